@@ -1,0 +1,353 @@
+"""Losses as modules; each calls the function of the same name in `functional`.
+
+A loss that compares element by element refuses to broadcast: a target of shape [n] against an output of shape
+[n, 1] would train on all n² pairs, in silence.
+"""
+
+from __future__ import annotations
+
+from .. import errors
+from .._core import Tensor
+from . import functional as F
+from .module import Module
+
+
+def _check_same_shape(name: str, input: Tensor, target: Tensor) -> None:
+    given, wanted = tuple(input.shape), tuple(target.shape)
+    if given != wanted:
+        hint = ""
+        if len(given) != len(wanted) and [n for n in given if n != 1] == [n for n in wanted if n != 1]:
+            hint = f" (help: target.reshape({', '.join(map(str, given))}))"
+        raise errors.ShapeError(
+            f"{name}: input {list(given)} and target {list(wanted)} differ in shape; "
+            f"equal shapes are needed, as a loss does not broadcast{hint}"
+        )
+
+
+class _Loss(Module):
+    reduction: str
+
+    def __init__(self, reduction: str = "mean") -> None:
+        """Reduce by "mean" or "sum", or not at all: "none"."""
+        super().__init__()
+        if reduction not in ("mean", "sum", "none"):
+            raise errors.ValueError(
+                f"{type(self).__name__}: reduction {reduction!r} is unknown; mean, sum or none is needed"
+            )
+        self.reduction = reduction
+
+
+class _WeightedLoss(_Loss):
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None = None, *, reduction: str = "mean") -> None:
+        """Keep the weights as a buffer."""
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+
+
+class L1Loss(_Loss):
+    """|input - target|.
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("L1Loss", input, target)
+        return F.l1_loss(input, target, reduction=self.reduction)
+
+
+class MSELoss(_Loss):
+    """(input - target)².
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("MSELoss", input, target)
+        return F.mse_loss(input, target, reduction=self.reduction)
+
+
+class SmoothL1Loss(_Loss):
+    """Squared below beta, linear above.   Girshick 2015, arXiv:1504.08083
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def __init__(self, *, reduction: str = "mean", beta: float = 1.0) -> None:
+        """Keep the place where the square ends."""
+        super().__init__(reduction)
+        self.beta = beta
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("SmoothL1Loss", input, target)
+        return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
+
+
+class HuberLoss(_Loss):
+    """Squared below delta, linear above with slope delta.   Huber 1964
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
+        """Keep the place where the square ends."""
+        super().__init__(reduction)
+        self.delta = delta
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("HuberLoss", input, target)
+        return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
+
+
+class CrossEntropyLoss(_WeightedLoss):
+    """-log softmax(input) at the target's class, or the mean of it over a target of probabilities.
+
+    Shapes: input [n, c, ...], target [n, ...] of classes or [n, c, ...] of probabilities; or [c] and []
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        """Keep the weights of the classes, the class to leave out, and the share of uniform probability."""
+        super().__init__(weight, reduction=reduction)
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare logits with classes or probabilities."""
+        return F.cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+class NLLLoss(_WeightedLoss):
+    """-input at the target's class, for an input of log-probabilities.
+
+    Shapes: input [n, c, ...], target [n, ...]; or [c] and []
+    """
+
+    def __init__(
+        self, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean"
+    ) -> None:
+        """Keep the weights of the classes, and the class to leave out."""
+        super().__init__(weight, reduction=reduction)
+        self.ignore_index = ignore_index
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare log-probabilities with classes."""
+        return F.nll_loss(
+            input, target, weight=self.weight, ignore_index=self.ignore_index, reduction=self.reduction
+        )
+
+
+class BCELoss(_WeightedLoss):
+    """Binary cross-entropy of probabilities; BCEWithLogitsLoss is more exact.
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("BCELoss", input, target)
+        return F.binary_cross_entropy(input, target, weight=self.weight, reduction=self.reduction)
+
+
+class BCEWithLogitsLoss(_WeightedLoss):
+    """Binary cross-entropy of sigmoid(input), without the loss of digits.
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    pos_weight: Tensor | None
+
+    def __init__(
+        self, weight: Tensor | None = None, *, reduction: str = "mean", pos_weight: Tensor | None = None
+    ) -> None:
+        """Keep the weights of elements, and of positive examples."""
+        super().__init__(weight, reduction=reduction)
+        self.register_buffer("pos_weight", pos_weight)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("BCEWithLogitsLoss", input, target)
+        return F.binary_cross_entropy_with_logits(
+            input, target, weight=self.weight, reduction=self.reduction, pos_weight=self.pos_weight
+        )
+
+
+class KLDivLoss(_Loss):
+    """target·(log target - input), for an input of log-probabilities; "batchmean" is the divergence itself.
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def __init__(self, reduction: str = "mean", *, log_target: bool = False) -> None:
+        """Take the target as probabilities, or as their logarithms."""
+        super().__init__("mean" if reduction == "batchmean" else reduction)
+        self.reduction = reduction
+        self.log_target = log_target
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("KLDivLoss", input, target)
+        return F.kl_div(input, target, reduction=self.reduction, log_target=self.log_target)
+
+
+class PoissonNLLLoss(_Loss):
+    """exp(input) - target·input, or input - target·log(input) without log_input.
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def __init__(
+        self, log_input: bool = True, full: bool = False, *, eps: float = 1e-8, reduction: str = "mean"
+    ) -> None:
+        """Take the logarithm of the rate, or the rate; full adds Stirling's term."""
+        super().__init__(reduction)
+        self.log_input = log_input
+        self.full = full
+        self.eps = eps
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("PoissonNLLLoss", input, target)
+        return F.poisson_nll_loss(
+            input, target, log_input=self.log_input, full=self.full, eps=self.eps, reduction=self.reduction
+        )
+
+
+class GaussianNLLLoss(_Loss):
+    """(log var + (input - target)² / var) / 2.
+
+    Raises: ShapeError if the shapes of input and target differ
+    """
+
+    def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
+        """Add the constant term if full is set; eps is the least variance."""
+        super().__init__(reduction)
+        self.full = full
+        self.eps = eps
+
+    def forward(self, input: Tensor, target: Tensor, var: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("GaussianNLLLoss", input, target)
+        return F.gaussian_nll_loss(input, target, var, full=self.full, eps=self.eps, reduction=self.reduction)
+
+
+class SoftMarginLoss(_Loss):
+    """log(1 + exp(-target·input)), target 1 or -1.
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("SoftMarginLoss", input, target)
+        return F.soft_margin_loss(input, target, reduction=self.reduction)
+
+
+class HingeEmbeddingLoss(_Loss):
+    """input where target is 1, max(0, margin - input) where it is -1.
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def __init__(self, margin: float = 1.0, *, reduction: str = "mean") -> None:
+        """Keep the margin."""
+        super().__init__(reduction)
+        self.margin = margin
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("HingeEmbeddingLoss", input, target)
+        return F.hinge_embedding_loss(input, target, margin=self.margin, reduction=self.reduction)
+
+
+class MarginRankingLoss(_Loss):
+    """max(0, margin - target·(input1 - input2)).
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def __init__(self, margin: float = 0.0, *, reduction: str = "mean") -> None:
+        """Keep the margin."""
+        super().__init__(reduction)
+        self.margin = margin
+
+    def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("MarginRankingLoss", input1, input2)
+        _check_same_shape("MarginRankingLoss", input1, target)
+        return F.margin_ranking_loss(input1, input2, target, margin=self.margin, reduction=self.reduction)
+
+
+class CosineEmbeddingLoss(_Loss):
+    """1 - cos(input1, input2) where target is 1, max(0, cos - margin) where it is -1.
+
+    Shapes: input1 and input2 [n, d], target [n]; or [d] and []
+    """
+
+    def __init__(self, margin: float = 0.0, *, reduction: str = "mean") -> None:
+        """Keep the margin."""
+        super().__init__(reduction)
+        self.margin = margin
+
+    def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
+        """Compare row by row."""
+        _check_same_shape("CosineEmbeddingLoss", input1, input2)
+        return F.cosine_embedding_loss(input1, input2, target, margin=self.margin, reduction=self.reduction)
+
+
+class TripletMarginLoss(_Loss):
+    """max(0, |anchor - positive| - |anchor - negative| + margin).   Balntas et al. 2016
+
+    Shapes: three times [n, d], or [d]
+    """
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        p: float = 2.0,
+        eps: float = 1e-6,
+        swap: bool = False,
+        *,
+        reduction: str = "mean",
+    ) -> None:
+        """Keep the margin and the norm; swap takes the nearer of anchor and positive to the negative."""
+        super().__init__(reduction)
+        self.margin = margin
+        self.p = p
+        self.eps = eps
+        self.swap = swap
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Compare row by row."""
+        _check_same_shape("TripletMarginLoss", anchor, positive)
+        _check_same_shape("TripletMarginLoss", anchor, negative)
+        return F.triplet_margin_loss(
+            anchor,
+            positive,
+            negative,
+            margin=self.margin,
+            p=self.p,
+            eps=self.eps,
+            swap=self.swap,
+            reduction=self.reduction,
+        )
+
+

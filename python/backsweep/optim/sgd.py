@@ -1,0 +1,75 @@
+"""Stochastic gradient descent, with momentum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import backsweep as bs
+
+from .. import _core, errors
+from .._core import Tensor
+from .optimizer import Optimizer, Params, check_range
+
+
+class SGD(Optimizer):
+    """p ← p - lr·g, or p - lr·v with momentum: v ← momentum·v + (1 - dampening)·g.
+
+    Nesterov's form uses g + momentum·v.   Sutskever et al. 2013
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        >>> net(bs.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        """Keep the settings."""
+        check_range("SGD", "lr", lr)
+        check_range("SGD", "momentum", momentum)
+        check_range("SGD", "weight_decay", weight_decay)
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise errors.ValueError(
+                f"SGD: nesterov with momentum={momentum}, dampening={dampening}; "
+                f"a momentum above 0 and no dampening are needed"
+            )
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+                "maximize": maximize,
+            },
+        )
+
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        settings = [group[name] for name in ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")]
+        if group["momentum"] == 0:
+            _core.sgd_step(params, grads, None, *settings, False)
+            return
+        buffers = [self.state[param].get("momentum_buffer") for param in params]
+        # The first step sets the momentum to the gradient itself, without dampening.
+        fresh = [bs.zeros_like(param) if buffer is None else None for param, buffer in zip(params, buffers, strict=True)]
+        for param, buffer in zip(params, fresh, strict=True):
+            if buffer is not None:
+                self.state[param]["momentum_buffer"] = buffer
+        for first in (True, False):
+            rows = [
+                (param, grad, new if first else old)
+                for param, grad, old, new in zip(params, grads, buffers, fresh, strict=True)
+                if (old is None) == first
+            ]
+            if rows:
+                _core.sgd_step(*map(list, zip(*rows, strict=True)), *settings, first)

@@ -1,0 +1,326 @@
+//! Who owns bytes: the arena of a device, and every block handed out of it with a tag.
+//!
+//! Regions are reserved from the system in large, huge-page-aligned pieces and kept; blocks are cut from them in O(1).
+//! Small blocks come from size classes, large ones from a two-level segregated fit. Every data-sized allocation can fail.
+//! Imports `error` only; knows no shape and no type.
+
+mod free_list;
+pub mod ledger;
+pub mod names;
+mod region;
+
+use crate::error::{Error, Kind, Result, size};
+use free_list::{FreeList, GRAIN};
+use ledger::{Category, Ledger, Record, Recording, Snapshot, Stats, Tag};
+use names::Name;
+use parking_lot::Mutex;
+use region::Region;
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::sync::LazyLock;
+
+/// Who is asking for memory on this thread: set by whoever calls an op, copied into each tag.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    pub op: &'static str,
+    pub module: Name,
+    pub line: Name,
+}
+
+thread_local! {
+    static CONTEXT: Cell<Context> = const { Cell::new(Context { op: "", module: Name::NONE, line: Name::NONE }) };
+}
+
+impl Context {
+    pub fn get() -> Context {
+        CONTEXT.get()
+    }
+    /// Sets the context; returns the one before, for restoring.
+    pub fn set(self) -> Context {
+        CONTEXT.replace(self)
+    }
+    pub fn tag(self, category: Category) -> Tag {
+        Tag { category, op: self.op, module: self.module, line: self.line }
+    }
+}
+
+/// A run of bytes owned by whoever holds this; freed on drop. 64-byte aligned, uninitialised.
+pub struct Block {
+    ptr: NonNull<u8>,
+    bytes: usize,
+    origin: Origin,
+    record: u32,
+}
+
+
+#[derive(Clone, Copy)]
+enum Origin {
+    Small { class: u8 },
+    Large { chunk: u32 },
+    /// Straight from the system allocator (`BACKSWEEP_ARENA=system`), so that outside witnesses see each block.
+    System,
+}
+
+// SAFETY: a block is plain memory; the arena it goes back to is behind a lock.
+unsafe impl Send for Block {}
+// SAFETY: as above; shared access hands out raw pointers only.
+unsafe impl Sync for Block {}
+
+impl Block {
+    pub fn ptr(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+    /// What the arena handed out: at least what was asked for.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+    pub fn retag(&self, category: Category) -> Category {
+        ARENA.lock().ledger.retag(self.record, category)
+    }
+    /// Re-tags the block if it has the role `from`, and leaves it alone otherwise.
+    pub fn swap_category(&self, from: Category, to: Category) {
+        let ledger = &mut ARENA.lock().ledger;
+        if ledger.category(self.record) == from {
+            ledger.retag(self.record, to);
+        }
+    }
+    pub fn category(&self) -> Category {
+        ARENA.lock().ledger.category(self.record)
+    }
+    pub fn id(&self) -> u32 {
+        self.record
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        ARENA.lock().free(self.ptr, self.bytes, self.origin, self.record);
+    }
+}
+
+/// Small blocks up to this many bytes come from size classes of a power of two.
+const SMALL: usize = 4096;
+const SMALLEST: usize = 16;
+const CLASSES: usize = (SMALL / SMALLEST).ilog2() as usize + 1;
+const SLAB: usize = 64 * 1024;
+const REGION: usize = 64 << 20;
+
+struct Arena {
+    regions: Vec<Region>,
+    large: FreeList,
+    small: [Vec<NonNull<u8>>; CLASSES],
+    ledger: Ledger,
+    limit: Option<usize>,
+    system: bool,
+}
+
+// SAFETY: the pointers in `small` are into regions that the arena owns.
+unsafe impl Send for Arena {}
+
+static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(|| {
+    Mutex::new(Arena {
+        regions: vec![],
+        large: FreeList::default(),
+        small: [const { Vec::new() }; CLASSES],
+        ledger: Ledger::default(),
+        limit: None,
+        system: std::env::var("BACKSWEEP_ARENA").is_ok_and(|v| v == "system"),
+    })
+});
+
+fn small_class(bytes: usize) -> usize {
+    (bytes.max(SMALLEST).next_power_of_two() / SMALLEST).ilog2() as usize
+}
+
+/// What a request of `bytes` is charged: the arena's rounding, a pure function.
+pub fn charge(bytes: usize) -> usize {
+    if bytes <= SMALL { SMALLEST << small_class(bytes) } else { bytes.next_multiple_of(GRAIN) }
+}
+
+/// Asks for `bytes` bytes under the thread's context. Errors when the limit or the system says no; nothing has changed then.
+pub fn alloc(bytes: usize, category: Category) -> Result<Block> {
+    let tag = Context::get().tag(category);
+    if bytes > isize::MAX as usize - GRAIN {
+        return Err(Error::value(format!("{}: {bytes} bytes cannot be addressed; ask for less", tag.op)));
+    }
+    ARENA.lock().alloc(bytes, tag)
+}
+
+pub fn stats() -> Stats {
+    ARENA.lock().ledger.stats().clone()
+}
+
+/// Bytes reserved from the system, free or not.
+pub fn reserved_bytes() -> usize {
+    ARENA.lock().regions.iter().map(Region::bytes).sum()
+}
+
+pub fn snapshot() -> Snapshot {
+    ARENA.lock().ledger.snapshot()
+}
+
+pub fn reset_peak() {
+    ARENA.lock().ledger.reset_peak();
+}
+
+pub fn record_start() {
+    ARENA.lock().ledger.record_start();
+}
+
+pub fn record_stop() -> Option<Recording> {
+    ARENA.lock().ledger.record_stop()
+}
+
+pub fn limit() -> Option<usize> {
+    ARENA.lock().limit
+}
+
+/// Sets the hard cap on live bytes; returns the one before. Refused when more than that is alive already.
+pub fn set_limit(limit: Option<usize>) -> Result<Option<usize>> {
+    let mut arena = ARENA.lock();
+    let live = arena.ledger.stats().live;
+    if let Some(cap) = limit
+        && cap < live
+    {
+        return Err(arena.over_limit(0, live, cap, "memory.limit"));
+    }
+    Ok(std::mem::replace(&mut arena.limit, limit))
+}
+
+impl Arena {
+    fn alloc(&mut self, bytes: usize, tag: Tag) -> Result<Block> {
+        let charged = charge(bytes);
+        let live = self.ledger.stats().live;
+        if let Some(limit) = self.limit
+            && live + charged > limit
+        {
+            return Err(self.over_limit(charged, live, limit, tag.op));
+        }
+        let found = if self.system {
+            region::system_alloc(charged).map(|ptr| (ptr, Origin::System))
+        } else if charged <= SMALL {
+            let class = small_class(charged);
+            self.small_block(class).map(|ptr| (ptr, Origin::Small { class: class as u8 }))
+        } else {
+            self.large_block(charged).map(|(ptr, chunk)| (ptr, Origin::Large { chunk }))
+        };
+        let (ptr, origin) = found.ok_or_else(|| self.system_refused(charged, live, tag.op))?;
+        let record = self.ledger.alloc(charged, tag);
+        Ok(Block { ptr, bytes: charged, origin, record })
+    }
+
+    fn free(&mut self, ptr: NonNull<u8>, bytes: usize, origin: Origin, record: u32) {
+        self.ledger.free(record);
+        match origin {
+            Origin::Small { class } => self.small[class as usize].push(ptr),
+            Origin::Large { chunk } => self.large.give(chunk),
+            Origin::System => region::system_free(ptr, bytes),
+        }
+    }
+
+    fn small_block(&mut self, class: usize) -> Option<NonNull<u8>> {
+        if let Some(ptr) = self.small[class].pop() {
+            return Some(ptr);
+        }
+        let (slab, _) = self.large_block(SLAB)?;
+        let bytes = SMALLEST << class;
+        for i in (0..SLAB / bytes).rev() {
+            // SAFETY: i * bytes < SLAB, the size of the slab just taken.
+            self.small[class].push(unsafe { slab.add(i * bytes) });
+        }
+        self.small[class].pop()
+    }
+
+    fn large_block(&mut self, bytes: usize) -> Option<(NonNull<u8>, u32)> {
+        let taken = match self.large.take(bytes) {
+            Some(taken) => taken,
+            None => {
+                // A sixteenth more, because the fit looks for a size class that is large enough as a whole.
+                let region = Region::reserve(REGION.max(bytes + bytes / 16 + GRAIN))?;
+                self.large.grow(self.regions.len() as u32, region.bytes());
+                self.regions.push(region);
+                self.large.take(bytes)?
+            }
+        };
+        Some((self.regions[taken.region as usize].at(taken.offset), taken.id))
+    }
+
+    fn over_limit(&self, asked: usize, live: usize, limit: usize, op: &str) -> Error {
+        let over = (live + asked).saturating_sub(limit);
+        let text = format!(
+            "{op}: {} asked with {} live would exceed the limit of {} by {}{}\nhelp: raise the limit to at least {}; \
+             or free {} of the holders above; or use a smaller batch (activations shrink in proportion)",
+            size(asked), size(live), size(limit), size(over), self.holders(), size(live + asked), size(over),
+        );
+        Error::new(Kind::OutOfMemory, text)
+    }
+
+    fn system_refused(&self, asked: usize, live: usize, op: &str) -> Error {
+        let text = format!(
+            "{op}: the system refused {} with {} live{}\nhelp: close other programs; or set memory.limit to learn the \
+             need earlier; or use a smaller batch (activations shrink in proportion)",
+            size(asked), size(live), self.holders(),
+        );
+        Error::new(Kind::OutOfMemory, text)
+    }
+
+    /// The largest holders by category, op, module and line, one a line.
+    fn holders(&self) -> String {
+        let mut text = String::new();
+        for (tag, bytes, blocks) in largest_holders(&self.ledger.snapshot(), 5) {
+            text += &format!("\n  {:>10}  {}", size(bytes), describe(&tag, blocks));
+        }
+        if text.is_empty() { text } else { format!("; the largest holders:{text}") }
+    }
+}
+
+fn describe(tag: &Tag, blocks: usize) -> String {
+    let mut text = tag.category.name().to_string();
+    if !tag.op.is_empty() {
+        text += &format!(" of {}", tag.op);
+    }
+    if !tag.module.is_none() {
+        text += &format!(" in {}", tag.module.text());
+    }
+    if !tag.line.is_none() {
+        text += &format!(" at {}", tag.line.text());
+    }
+    if blocks > 1 {
+        text += &format!(" ({blocks} blocks)");
+    }
+    text
+}
+
+/// Groups a snapshot by tag, largest first.
+pub fn largest_holders(snapshot: &Snapshot, most: usize) -> Vec<(Tag, usize, usize)> {
+    let mut groups: std::collections::HashMap<Tag, (usize, usize)> = Default::default();
+    for (_, Record { bytes, tag }) in snapshot {
+        let group = groups.entry(*tag).or_default();
+        *group = (group.0 + bytes, group.1 + 1);
+    }
+    let mut list: Vec<_> = groups.into_iter().map(|(tag, (bytes, blocks))| (tag, bytes, blocks)).collect();
+    list.sort_by_key(|(tag, bytes, _)| (std::cmp::Reverse(*bytes), tag.category, tag.op, tag.module, tag.line));
+    list.truncate(most);
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_do_not_overlap_and_are_writable_to_their_end() {
+        let sizes = [0, 1, 16, 17, 4096, 4097, 100_000, 70 << 20];
+        let blocks: Vec<Block> = sizes.iter().map(|&n| alloc(n, Category::Temporary).unwrap()).collect();
+        for (i, block) in blocks.iter().enumerate() {
+            assert!(block.bytes() >= sizes[i] && block.bytes() == charge(sizes[i]));
+            // SAFETY: the block owns `bytes()` bytes.
+            unsafe { block.ptr().write_bytes(i as u8, block.bytes()) };
+        }
+        for (i, block) in blocks.iter().enumerate() {
+            // SAFETY: written just above.
+            let bytes = unsafe { std::slice::from_raw_parts(block.ptr(), block.bytes()) };
+            assert!(bytes.iter().all(|&b| b == i as u8));
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! 2-D convolution and its two gradients, directly on channels-last data: no im2col of whole tensors.
+//!
+//! x and y are dense NHWC, the weight is dense `[c_out, c_in / groups, kh, kw]`; a 1-D convolution has h = kh = 1. The
+//! value and the gradient of x are both correlations with a packed weight (`correlate`), the gradient of the weight is
+//! a sum of products over pixels (`weight`), and one channel a group has kernels of its own (`depthwise`). Scratch
+//! memory comes from the caller. Leaves out: the gradient of the bias (a sum over pixels), transposed convolution
+//! (which is `backward_data`), and every other layout.
+
+mod correlate;
+mod depthwise;
+mod geometry;
+mod pack;
+mod weight;
+
+use super::simd::{Kernel, dispatch_f32, dispatch_f64};
+use geometry::Correlation;
+
+/// The sizes of a convolution. Pairs are vertical, horizontal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Conv {
+    pub n: usize,
+    pub c_in: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c_out: usize,
+    pub kh: usize,
+    pub kw: usize,
+    pub stride: [usize; 2],
+    pub padding: [usize; 2],
+    pub dilation: [usize; 2],
+    pub groups: usize,
+}
+
+impl Conv {
+    /// The height of y. The padded x must hold at least one window.
+    pub fn out_h(&self) -> usize {
+        (self.h + 2 * self.padding[0] - self.dilation[0] * (self.kh - 1) - 1) / self.stride[0] + 1
+    }
+
+    /// The width of y, as `out_h`.
+    pub fn out_w(&self) -> usize {
+        (self.w + 2 * self.padding[1] - self.dilation[1] * (self.kw - 1) - 1) / self.stride[1] + 1
+    }
+
+    fn is_depthwise(&self) -> bool {
+        self.groups == self.c_in && self.groups == self.c_out
+    }
+
+    /// The gradient of x falls into one correlation for each position within a stride.
+    fn phases(self) -> impl Iterator<Item = Correlation> {
+        let [rows, cols] = self.stride;
+        let mut packed_at = 0;
+        (0..rows * cols).filter_map(move |i| {
+            let phase = Correlation::data_gradient(&self, [i / cols, i % cols], packed_at)?;
+            packed_at += phase.packed_len();
+            Some(phase)
+        })
+    }
+}
+
+/// An element type with kernels: `f32` on the widest lanes there are, `f64` on lanes of one.
+pub trait Float: Copy + Default + Send + Sync + std::ops::Add<Output = Self> + 'static {
+    fn dispatch<K: Kernel<Self>>(kernel: K) -> K::Out;
+}
+
+impl Float for f32 {
+    #[inline]
+    fn dispatch<K: Kernel<f32>>(kernel: K) -> K::Out {
+        dispatch_f32(kernel)
+    }
+}
+
+impl Float for f64 {
+    #[inline]
+    fn dispatch<K: Kernel<f64>>(kernel: K) -> K::Out {
+        dispatch_f64(kernel)
+    }
+}
+
+/// A pointer that a job's threads share; each writes a part of its own.
+struct Shared<T>(*mut T);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Shared<T> {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn get(self) -> *mut T {
+        self.0
+    }
+}
+
+// SAFETY: the kernels cut what is behind the pointer into disjoint parts, one a chunk.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+/// Elements of scratch that [`forward`] asks for.
+pub fn forward_workspace(s: &Conv) -> usize {
+    let c = Correlation::forward(s);
+    if s.is_depthwise() { c.packed_len() } else { correlate::workspace(std::iter::once(c)) }
+}
+
+/// y = x ⋆ weight + bias.
+///
+/// # Safety
+/// x, weight, bias and y have the sizes that `s` says, y overlaps nothing else, and `workspace` has at least
+/// [`forward_workspace`] elements.
+pub unsafe fn forward<E: Float>(
+    s: &Conv,
+    x: *const E,
+    weight: *const E,
+    bias: Option<*const E>,
+    y: *mut E,
+    workspace: &mut [E],
+) {
+    let c = Correlation::forward(s);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if s.is_depthwise() {
+            depthwise::correlate(std::iter::once(c), x, weight, bias, y, workspace);
+        } else {
+            correlate::run(std::iter::once(c), x, weight, bias, y, workspace);
+        }
+    }
+}
+
+/// Elements of scratch that [`backward_data`] asks for.
+pub fn backward_data_workspace(s: &Conv) -> usize {
+    if s.is_depthwise() { s.phases().map(|c| c.packed_len()).sum() } else { correlate::workspace(s.phases()) }
+}
+
+/// dx from dy; all of dx is written.
+///
+/// # Safety
+/// As [`forward`], with dx in the place of y and [`backward_data_workspace`].
+pub unsafe fn backward_data<E: Float>(
+    s: &Conv,
+    dy: *const E,
+    weight: *const E,
+    dx: *mut E,
+    workspace: &mut [E],
+) {
+    // SAFETY: the caller's promise; the phases together write every element of dx once.
+    unsafe {
+        if s.is_depthwise() {
+            depthwise::correlate(s.phases(), dy, weight, None, dx, workspace);
+        } else {
+            correlate::run(s.phases(), dy, weight, None, dx, workspace);
+        }
+    }
+}
+
+/// Elements of scratch that [`backward_weight`] asks for.
+pub fn backward_weight_workspace(s: &Conv) -> usize {
+    if s.is_depthwise() { depthwise::weight_workspace(s) } else { weight::workspace(s) }
+}
+
+/// dweight from x and dy; all of dweight is written. The sum over pixels is cut by the sizes alone.
+///
+/// # Safety
+/// As [`forward`], with dweight in the place of y and [`backward_weight_workspace`].
+pub unsafe fn backward_weight<E: Float>(
+    s: &Conv,
+    x: *const E,
+    dy: *const E,
+    dweight: *mut E,
+    workspace: &mut [E],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if s.is_depthwise() {
+            depthwise::backward_weight(s, x, dy, dweight, workspace);
+        } else {
+            weight::run(s, x, dy, dweight, workspace);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,2 @@
+//! GEMM
+pub mod tile;

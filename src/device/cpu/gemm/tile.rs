@@ -1,0 +1,325 @@
+//! The micro-kernel: one tile of C, held in registers while k runs.
+//!
+//! `f32` has a tile for each SIMD level (12 rows of 2 registers with AVX-512, 6 rows of 2 with AVX2); `f64`, and `f32`
+//! without SIMD, have one of 6×8 that the compiler vectorises. A convolution can use it as it stands: the rows of A are
+//! output pixels at any stride, the columns of B a packed panel of output channels, and each run of `depth` steps
+//! (one tap of the filter, or one row of taps) begins at an offset of its own in A.
+
+use super::super::simd::{self, Kernel, Lanes, Level};
+use std::ops::{Add, Mul};
+
+/// `c[i, j] = alpha · Σ a[i, p] · b[p, j]`, plus what `accumulate` and `bias` say, for i < rows and j < columns.
+/// The sum over p is one chain of fused multiply-adds in rising p, whatever the shape of the tile.
+pub struct Tile<'a, T> {
+    /// 1 to `T::tile_shape().rows`.
+    pub rows: usize,
+    /// 1 to `T::tile_shape().columns`; with few rows to `T::widest(rows)`.
+    pub columns: usize,
+    /// Steps of p in a run.
+    pub depth: usize,
+    /// Run r of A begins at `a + runs[r]`, and its p-th step is `p * a_depth_stride` further.
+    pub runs: &'a [isize],
+    pub a: *const T,
+    pub a_row_stride: isize,
+    pub a_depth_stride: isize,
+    /// Row p of B, over all runs, is at `b + p * b_stride`. Whole registers are read: `columns` rounded up to them.
+    pub b: *const T,
+    pub b_stride: isize,
+    pub c: *mut T,
+    pub c_stride: isize,
+    pub alpha: T,
+    /// Adds to C rather than overwriting it (C is then read).
+    pub accumulate: bool,
+    pub bias: Bias<T>,
+}
+
+/// What is added to a tile once, pointing at its first element.
+#[derive(Clone, Copy)]
+pub enum Bias<T> {
+    None,
+    /// One number a column: `bias[j]`.
+    Columns(*const T),
+    /// One number a row: `bias[i]`.
+    Rows(*const T),
+}
+
+pub struct TileShape {
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// `f32` or `f64`.
+pub trait Element: Copy + Send + Sync + PartialEq + Add<Output = Self> + Mul<Output = Self> + 'static {
+    const ZERO: Self;
+    const ONE: Self;
+
+    /// The largest tile; B is packed in panels of its columns.
+    fn tile_shape() -> TileShape;
+    /// The most columns that a tile of so many rows may have when B is not packed.
+    fn widest(rows: usize) -> usize;
+    /// # Safety
+    /// The strides and sizes of the tile stay inside what its pointers are valid for.
+    unsafe fn tile(tile: &Tile<Self>);
+}
+
+impl Element for f32 {
+    const ZERO: f32 = 0.0;
+    const ONE: f32 = 1.0;
+
+    #[inline]
+    fn tile_shape() -> TileShape {
+        match simd::level() {
+            Level::Avx512 => TileShape { rows: 12, columns: 32 },
+            Level::Avx2 => TileShape { rows: 6, columns: 16 },
+            Level::Plain => PLAIN_SHAPE,
+        }
+    }
+
+    #[inline]
+    fn widest(rows: usize) -> usize {
+        match (simd::level(), rows) {
+            (Level::Avx512, 1 | 2) => 128,
+            (Level::Avx512, 3 | 4) => 64,
+            (Level::Avx2, 1) => 64,
+            (Level::Avx2, 2) => 32,
+            _ => Self::tile_shape().columns,
+        }
+    }
+
+    #[inline]
+    unsafe fn tile(tile: &Tile<f32>) {
+        simd::dispatch_f32(F32Tile(tile));
+    }
+}
+
+impl Element for f64 {
+    const ZERO: f64 = 0.0;
+    const ONE: f64 = 1.0;
+
+    #[inline]
+    fn tile_shape() -> TileShape {
+        PLAIN_SHAPE
+    }
+
+    #[inline]
+    fn widest(_rows: usize) -> usize {
+        PLAIN_SHAPE.columns
+    }
+
+    #[inline]
+    unsafe fn tile(tile: &Tile<f64>) {
+        match simd::level() {
+            Level::Plain => simd::dispatch_f64(F64Tile::<PLAIN_FUSED>(tile)),
+            _ => simd::dispatch_f64(F64Tile::<true>(tile)),
+        }
+    }
+}
+
+const PLAIN_SHAPE: TileShape = TileShape { rows: 6, columns: 8 };
+
+/// Whether a fused multiply-add is one instruction on every processor of the target.
+const PLAIN_FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+
+struct F32Tile<'a>(&'a Tile<'a, f32>);
+
+impl Kernel<f32> for F32Tile<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = f32>>(self) {
+        let tile = self.0;
+        // SAFETY: the promise of the caller of `Element::tile`.
+        unsafe {
+            match L::WIDTH {
+                16 => match tile.columns.div_ceil(16) {
+                    1 => up_to_12_rows::<L, 1>(tile),
+                    2 => up_to_12_rows::<L, 2>(tile),
+                    3 | 4 => up_to_4_rows::<L, 4>(tile),
+                    _ => up_to_2_rows::<L, 8>(tile),
+                },
+                8 => match tile.columns.div_ceil(8) {
+                    1 => up_to_6_rows::<L, 1>(tile),
+                    2 => up_to_6_rows::<L, 2>(tile),
+                    3 | 4 => up_to_2_rows::<L, 4>(tile),
+                    _ => lanes::<L, 1, 8>(tile),
+                },
+                _ => plain_rows::<f32, PLAIN_FUSED>(tile, f32::mul_add),
+            }
+        }
+    }
+}
+
+struct F64Tile<'a, const FUSED: bool>(&'a Tile<'a, f64>);
+
+impl<const FUSED: bool> Kernel<f64> for F64Tile<'_, FUSED> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = f64>>(self) {
+        // SAFETY: the promise of the caller of `Element::tile`.
+        unsafe { plain_rows::<f64, FUSED>(self.0, f64::mul_add) }
+    }
+}
+
+/// A function that calls `$body` with the number of rows of its tile as a constant.
+macro_rules! by_rows {
+    ($(#[$doc:meta])* $name:ident: $($rows:literal)*) => {
+        $(#[$doc])*
+        #[inline(always)]
+        unsafe fn $name<L: Lanes, const V: usize>(tile: &Tile<L::Elem>)
+        where
+            L::Elem: Element,
+        {
+            // SAFETY: the promise of the caller of `Element::tile`.
+            unsafe {
+                match tile.rows {
+                    $($rows => lanes::<L, $rows, V>(tile),)*
+                    rows => unreachable!("bug: a tile of {rows} rows"),
+                }
+            }
+        }
+    };
+}
+
+by_rows!(up_to_2_rows: 1 2);
+by_rows!(up_to_4_rows: 1 2 3 4);
+by_rows!(up_to_6_rows: 1 2 3 4 5 6);
+by_rows!(up_to_12_rows: 1 2 3 4 5 6 7 8 9 10 11 12);
+
+/// `M` rows of `V` registers.
+#[inline(always)]
+unsafe fn lanes<L: Lanes, const M: usize, const V: usize>(tile: &Tile<L::Elem>)
+where
+    L::Elem: Element,
+{
+    let zero = L::splat(L::Elem::ZERO);
+    let mut sums = [[zero; V]; M];
+    // SAFETY: the promise of the caller of `Element::tile`.
+    unsafe {
+        let mut b = tile.b;
+        for &run in tile.runs {
+            let mut a = tile.a.offset(run);
+            // Rows beside each other, as packing leaves them, are addressed by constants.
+            if tile.a_row_stride == 1 {
+                for _ in 0..tile.depth {
+                    step(&mut sums, a, 1, b);
+                    a = a.offset(tile.a_depth_stride);
+                    b = b.offset(tile.b_stride);
+                }
+            } else {
+                for _ in 0..tile.depth {
+                    step(&mut sums, a, tile.a_row_stride, b);
+                    a = a.offset(tile.a_depth_stride);
+                    b = b.offset(tile.b_stride);
+                }
+            }
+        }
+        let alpha = L::splat(tile.alpha);
+        for i in 0..M {
+            let row = tile.c.offset(i as isize * tile.c_stride);
+            for v in 0..V {
+                let from = v * L::WIDTH;
+                if from >= tile.columns {
+                    continue;
+                }
+                let (c, n) = (row.add(from), tile.columns - from);
+                let mut y = sums[i][v] * alpha;
+                match tile.bias {
+                    Bias::None => {}
+                    Bias::Columns(bias) if n < L::WIDTH => y = y + L::load_first(bias.add(from), n),
+                    Bias::Columns(bias) => y = y + L::load(bias.add(from)),
+                    Bias::Rows(bias) => y = y + L::splat(*bias.add(i)),
+                }
+                if n < L::WIDTH {
+                    if tile.accumulate {
+                        y = y + L::load_first(c, n);
+                    }
+                    y.store_first(c, n);
+                } else {
+                    if tile.accumulate {
+                        y = y + L::load(c);
+                    }
+                    y.store(c);
+                }
+            }
+        }
+    }
+}
+
+/// One step of k: an outer product of M numbers of A and V registers of B.
+#[inline(always)]
+unsafe fn step<L: Lanes, const M: usize, const V: usize>(
+    sums: &mut [[L; V]; M],
+    a: *const L::Elem,
+    a_row_stride: isize,
+    b: *const L::Elem,
+) {
+    // SAFETY: the promise of the caller of `Element::tile`.
+    unsafe {
+        let mut row = [L::load(b); V];
+        for v in 1..V {
+            row[v] = L::load(b.add(v * L::WIDTH));
+        }
+        for i in 0..M {
+            let x = L::splat(*a.offset(i as isize * a_row_stride));
+            for v in 0..V {
+                sums[i][v] = x.mul_add(row[v], sums[i][v]);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn plain_rows<T: Element, const FUSED: bool>(tile: &Tile<T>, mul_add: fn(T, T, T) -> T) {
+    // SAFETY: the promise of the caller of `Element::tile`.
+    unsafe {
+        match tile.rows {
+            1 => plain::<T, 1, FUSED>(tile, mul_add),
+            2 => plain::<T, 2, FUSED>(tile, mul_add),
+            3 => plain::<T, 3, FUSED>(tile, mul_add),
+            4 => plain::<T, 4, FUSED>(tile, mul_add),
+            5 => plain::<T, 5, FUSED>(tile, mul_add),
+            6 => plain::<T, 6, FUSED>(tile, mul_add),
+            rows => unreachable!("bug: a tile of {rows} rows"),
+        }
+    }
+}
+
+/// `M` rows of eight numbers, left to the compiler to vectorise.
+#[inline(always)]
+unsafe fn plain<T: Element, const M: usize, const FUSED: bool>(tile: &Tile<T>, mul_add: fn(T, T, T) -> T) {
+    let mut sums = [[T::ZERO; PLAIN_SHAPE.columns]; M];
+    // SAFETY: the promise of the caller of `Element::tile`.
+    unsafe {
+        let mut b = tile.b;
+        for &run in tile.runs {
+            let mut a = tile.a.offset(run);
+            for _ in 0..tile.depth {
+                let row = &*b.cast::<[T; PLAIN_SHAPE.columns]>();
+                for i in 0..M {
+                    let x = *a.offset(i as isize * tile.a_row_stride);
+                    for j in 0..PLAIN_SHAPE.columns {
+                        sums[i][j] = if FUSED { mul_add(x, row[j], sums[i][j]) } else { sums[i][j] + x * row[j] };
+                    }
+                }
+                a = a.offset(tile.a_depth_stride);
+                b = b.offset(tile.b_stride);
+            }
+        }
+        for i in 0..M {
+            let row = tile.c.offset(i as isize * tile.c_stride);
+            for j in 0..tile.columns {
+                let mut y = sums[i][j] * tile.alpha;
+                match tile.bias {
+                    Bias::None => {}
+                    Bias::Columns(bias) => y = y + *bias.add(j),
+                    Bias::Rows(bias) => y = y + *bias.add(i),
+                }
+                if tile.accumulate {
+                    y = y + *row.add(j);
+                }
+                *row.add(j) = y;
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Kernels for the CPU, and the threads they run on.
+
+pub mod convert;
+pub mod math;
+pub mod pointwise;
+pub mod pool;
+pub mod random;
+pub mod simd;
+pub mod view;

@@ -1,0 +1,111 @@
+//! Counter-based random numbers: Philox 4×32-10 (Salmon et al. 2011, Random123). A draw is a function of key and counter,
+//! so replay, threads and devices cannot change it, and the first n draws do not depend on how many are asked for.
+
+use super::pool;
+
+/// Four words from a 64-bit counter and a 64-bit key.
+pub fn philox4x32(counter: u64, key: u64) -> [u32; 4] {
+    philox([counter as u32, (counter >> 32) as u32, 0, 0], [key as u32, (key >> 32) as u32])
+}
+
+fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
+    for _ in 0..10 {
+        let a = u64::from(c[0]) * 0xD251_1F53;
+        let b = u64::from(c[2]) * 0xCD9E_8D57;
+        c = [(b >> 32) as u32 ^ c[1] ^ k[0], b as u32, (a >> 32) as u32 ^ c[3] ^ k[1], a as u32];
+        k = [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)];
+    }
+    c
+}
+
+/// A stream of draws: element i of draw `offset` is a function of (key, offset + i).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    pub key: u64,
+    pub offset: u64,
+}
+
+impl Stream {
+    /// The 32 random bits of element `i`.
+    pub fn bits(self, i: u64) -> u32 {
+        let at = self.offset + i;
+        philox4x32(at / 4, self.key)[(at % 4) as usize]
+    }
+
+    /// In [0, 1), 24 bits.
+    pub fn uniform(self, i: u64) -> f32 {
+        unit(self.bits(i))
+    }
+}
+
+fn unit(bits: u32) -> f32 {
+    (bits >> 8) as f32 * (1.0 / 16_777_216.0)
+}
+
+const CHUNK: usize = 16 * 1024;
+
+/// out[i] = f(bits of element i), in parallel.
+fn fill<T: Send + Sync + Copy>(out: &mut [T], stream: Stream, f: impl Fn(u32) -> T + Sync) {
+    let chunks: Vec<&mut [T]> = out.chunks_mut(CHUNK).collect();
+    let chunks: Vec<parking_lot::Mutex<&mut [T]>> = chunks.into_iter().map(parking_lot::Mutex::new).collect();
+    pool::run(chunks.len(), &|c| {
+        let mut chunk = chunks[c].lock();
+        let start = stream.offset + (c * CHUNK) as u64;
+        let mut words = philox4x32(start / 4, stream.key);
+        for (i, value) in chunk.iter_mut().enumerate() {
+            let at = start + i as u64;
+            if i > 0 && at.is_multiple_of(4) {
+                words = philox4x32(at / 4, stream.key);
+            }
+            *value = f(words[(at % 4) as usize]);
+        }
+    });
+}
+
+/// Uniform numbers in [0, 1).
+pub fn uniform(out: &mut [f32], stream: Stream) {
+    fill(out, stream, unit);
+}
+
+/// 1 with probability `p`, else 0.
+pub fn keep(out: &mut [f32], stream: Stream, p: f64, scale: f32) {
+    fill(out, stream, |bits| if f64::from(unit(bits)) < p { scale } else { 0.0 });
+}
+
+/// Standard normal numbers by the inverse of Box and Muller's transform, two words each.
+pub fn normal(out: &mut [f32], stream: Stream) {
+    let chunks: Vec<parking_lot::Mutex<&mut [f32]>> = out.chunks_mut(CHUNK).map(parking_lot::Mutex::new).collect();
+    pool::run(chunks.len(), &|c| {
+        for (i, value) in chunks[c].lock().iter_mut().enumerate() {
+            let at = stream.offset + (c * CHUNK + i) as u64;
+            let words = philox4x32(at, stream.key);
+            // In (0, 1], so that the logarithm is finite.
+            let radius = (-2.0 * ((f64::from(words[0]) + 1.0) / 4_294_967_296.0).ln()).sqrt();
+            let angle = std::f64::consts::TAU * f64::from(words[1]) / 4_294_967_296.0;
+            *value = (radius * angle.cos()) as f32;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_answers_come_out() {
+        let (ones, pi) = (u32::MAX, [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]);
+        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(philox([ones; 4], [ones; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        assert_eq!(philox(pi, [0xa409_3822, 0x299f_31d0]), [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
+    }
+
+    #[test]
+    fn the_first_draws_do_not_depend_on_how_many_are_asked_for() {
+        let stream = Stream { key: 7, offset: 3 };
+        let (mut few, mut many) = ([0.0; 15], vec![0.0; 40_000]);
+        uniform(&mut few, stream);
+        uniform(&mut many, stream);
+        assert_eq!(few, many[..15]);
+        assert_eq!(many[20_000], stream.uniform(20_000));
+    }
+}

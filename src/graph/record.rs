@@ -1,0 +1,189 @@
+//! Applying an op: compute now, and append a node if a gradient may be asked for later.
+
+use super::node::{Extra, Input, Node, Saved};
+use super::store::{self, NodeId, NodeRef};
+use super::{Var, replay};
+use crate::arena::Context;
+use crate::arena::ledger::Category;
+use crate::error::{Error, Result};
+use crate::ops::{Mask, Op, OpRef, bit, run};
+use crate::tensor::Tensor;
+use smallvec::SmallVec;
+use std::cell::Cell;
+
+thread_local! {
+    static GRAD: Cell<bool> = const { Cell::new(true) };
+}
+
+pub fn grad_enabled() -> bool {
+    GRAD.get()
+}
+
+/// Turns recording on or off for this thread; returns what it was.
+pub fn set_grad_enabled(on: bool) -> bool {
+    GRAD.replace(on)
+}
+
+pub type Vars = SmallVec<[Var; 1]>;
+
+/// Applies an op to values; returns its visible outputs.
+pub fn apply(op: OpRef, x: &[&Var]) -> Result<Vars> {
+    let before = Context::get();
+    Context { op: op.name(), ..before }.set();
+    let result = apply_tagged(op, x);
+    before.set();
+    result
+}
+
+fn apply_tagged(op: OpRef, x: &[&Var]) -> Result<Vars> {
+    let needs = if grad_enabled() { needs(&*op, x) } else { 0 };
+    let tensors: SmallVec<[&Tensor; 4]> = x.iter().map(|v| &v.tensor).collect();
+    let mut y = run::compute(&*op, &tensors, needs != 0)?;
+    if needs == 0 {
+        y.truncate(op.visible());
+        return Ok(y.into_iter().map(Var::constant).collect());
+    }
+    for v in x {
+        v.check_fresh(op.name())?;
+    }
+    let visible = op.visible();
+    let node = record(op, x, &y, needs);
+    y.truncate(visible);
+    let (id, mut first) = (node.id(), Some(node));
+    let output = |(i, tensor): (usize, Tensor)| {
+        if !tensor.dtype().is_float() {
+            return Var::constant(tensor);
+        }
+        let hold = if i == 0 { first.take() } else { None };
+        Var::made_by(tensor, hold.unwrap_or_else(|| NodeRef::hold(id, i as u32)))
+    };
+    Ok(y.into_iter().enumerate().map(output).collect())
+}
+
+/// The inputs whose gradient will be wanted.
+fn needs(op: &dyn Op, x: &[&Var]) -> Mask {
+    let wanted = x.iter().enumerate().filter(|(_, v)| v.node.is_some() && v.tensor.dtype().is_float());
+    let mask = wanted.fold(0, |mask, (i, _)| mask | bit(i));
+    if mask == 0 { 0 } else { mask & op.differentiable() }
+}
+
+fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
+    let saves = op.saves(needs);
+    let mut saved: SmallVec<[Saved; 4]> = SmallVec::new();
+    for (i, v) in x.iter().enumerate() {
+        if saves.inputs & bit(i) != 0 {
+            saved.push(Saved::input(i, &v.tensor));
+        }
+    }
+    for (i, tensor) in y.iter().enumerate() {
+        if saves.outputs & bit(i) != 0 {
+            saved.push(Saved::output(i, tensor));
+        }
+    }
+    let input = |(i, v): (usize, &&Var)| {
+        let (node, output) = match &v.node {
+            Some(n) if needs & bit(i) != 0 => (n.id(), n.output()),
+            _ => (NodeId::NONE, 0),
+        };
+        Input { meta: v.tensor.meta.clone(), node, output }
+    };
+    let context = Context::get();
+    let extra = replay::pinning().then(|| Box::new(Extra { pins: replay::pins(x), ..Extra::default() }));
+    store::push(Node {
+        op,
+        inputs: x.iter().enumerate().map(input).collect(),
+        outputs: y.iter().map(|t| t.meta.clone()).collect(),
+        saved: Some(saved.into_vec().into_boxed_slice()),
+        extra,
+        holders: 0,
+        module: context.module,
+        line: context.line,
+    })
+}
+
+/// x = op(x, others…), written into the memory of x. Returns the value with its new history.
+pub fn apply_in_place(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
+    let before = Context::get();
+    Context { op: op.name(), ..before }.set();
+    let result = in_place_tagged(op, x, others);
+    before.set();
+    result
+}
+
+fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
+    let name = op.name();
+    if x.tensor.layout().strides().iter().zip(x.tensor.shape()).any(|(&s, &d)| s == 0 && d > 1) {
+        return Err(Error::graph(format!(
+            "{name}_: the target is broadcast, so one element stands for many; clone it first"
+        )));
+    }
+    let old;
+    let mut inputs: SmallVec<[&Var; 4]> = SmallVec::from_elem(x, 1);
+    inputs.extend(others.iter().copied());
+    let needs = if grad_enabled() { needs(&*op, &inputs) } else { 0 };
+    let mut target = x.clone();
+    if needs != 0 {
+        if x.requires_grad() && x.is_leaf() {
+            return Err(Error::graph(format!(
+                "{name}_: the target is a leaf that requires a gradient; write to it under no_grad, or use {name}"
+            )));
+        }
+        if x.node.as_ref().is_some_and(|n| store::with(n.id(), |node| node.op.is_view())) {
+            return Err(Error::graph(format!(
+                "{name}_: the target is a view, and the gradient of what it looks at would be lost; use {name}, or \
+                 clone the view first"
+            )));
+        }
+        // The vjp may read the old value: it reads a copy, because the memory is about to be overwritten.
+        if op.saves(needs).inputs & 1 != 0 {
+            let copy = run::relaid(&x.tensor, dense_like(&x.tensor)?, Category::Temporary)?;
+            let version = copy.storage().version();
+            old = Var { tensor: copy, node: x.node.clone(), version };
+            inputs[0] = &old;
+        }
+        let y = apply(op, &inputs)?.swap_remove(0);
+        fits(name, &y.tensor, &x.tensor)?;
+        crate::ops::pointwise::copy_into(&y.tensor, &x.tensor);
+        target.node = y.node;
+    } else {
+        let tensors: SmallVec<[&Tensor; 4]> = inputs.iter().map(|v| &v.tensor).collect();
+        let metas: SmallVec<[&crate::tensor::Meta; 4]> = tensors.iter().map(|t| &t.meta).collect();
+        let inferred = op.infer(&metas, false)?;
+        let elementwise = (0..tensors.len()).all(|i| op.layouts(i) == crate::ops::Layouts::Any) && op.takes_half();
+        let apart = others.iter().all(|o| !o.tensor.shares_storage(&x.tensor));
+        let same = inferred[0].shape() == x.tensor.shape() && inferred[0].dtype == x.tensor.dtype();
+        if elementwise && apart && same && !op.is_view() {
+            op.cpu(&tensors, std::slice::from_ref(&x.tensor))?;
+        } else {
+            let y = run::compute(&*op, &tensors, false)?.swap_remove(0);
+            fits(name, &y, &x.tensor)?;
+            crate::ops::pointwise::copy_into(&y, &x.tensor);
+        }
+    }
+    x.tensor.storage().bump();
+    target.refresh();
+    Ok(target)
+}
+
+fn dense_like(t: &Tensor) -> Result<std::sync::Arc<crate::shape::Layout>> {
+    if t.layout().is_dense() { Ok(t.layout().clone()) } else { crate::shape::Layout::contiguous("copy", t.shape()) }
+}
+
+/// The result of an in-place op must have the target's shape, and a type that fits without loss of kind.
+fn fits(op: &str, y: &Tensor, x: &Tensor) -> Result<()> {
+    if y.shape() != x.shape() {
+        return Err(Error::shape(format!(
+            "{op}_: the result has shape {:?} and the target {:?}; the target of an in-place op cannot grow",
+            y.shape(),
+            x.shape()
+        )));
+    }
+    if y.dtype().is_float() && !x.dtype().is_float() {
+        return Err(Error::dtype(format!(
+            "{op}_: the result is {} and the target {}; use {op}, or a floating target",
+            y.dtype().name(),
+            x.dtype().name()
+        )));
+    }
+    Ok(())
+}

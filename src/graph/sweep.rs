@@ -1,0 +1,352 @@
+//! The way back: one loop in descending id. Knows no op.
+
+use super::node::{Hook, Input, Saved};
+use super::record;
+use super::replay;
+use super::store::{self, NodeId, NodeRef};
+use super::{Leaf, Var};
+use crate::arena::Context;
+use crate::arena::ledger::Category;
+use crate::error::{Error, Result};
+use crate::ops::{Back, Engine, Mask, Metas, OpRef, V, bit, run};
+use crate::shape::Layout;
+use crate::tensor::{Meta, Tensor};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a sweep is asked for.
+pub struct Request<'a> {
+    /// Where it starts, each with its gradient.
+    pub roots: &'a [(Var, Var)],
+    /// With targets, their gradients are returned and no leaf is touched.
+    pub targets: Option<&'a [Var]>,
+    pub retain_graph: bool,
+    pub create_graph: bool,
+    /// Called at every node; an error ends the sweep.
+    pub check: &'a mut dyn FnMut() -> Result<()>,
+}
+
+type Slots = SmallVec<[Option<Var>; 1]>;
+
+/// Runs a request. Leaves receive their gradients at the very end, so that an error or a Ctrl-C leaves them as they were.
+pub fn sweep(request: Request) -> Result<Vec<Option<Var>>> {
+    let before = (Context::get(), record::set_grad_enabled(request.create_graph));
+    let result = Sweep::new(&request).and_then(|sweep| sweep.run(request));
+    record::set_grad_enabled(before.1);
+    before.0.set();
+    result
+}
+
+struct Sweep {
+    pending: BTreeMap<NodeId, Slots>,
+    leaves: Vec<(Arc<Leaf>, Var)>,
+    found: Vec<Option<Var>>,
+}
+
+impl Sweep {
+    fn new(request: &Request) -> Result<Sweep> {
+        let found = vec![None; request.targets.map_or(0, <[Var]>::len)];
+        let mut sweep = Sweep { pending: BTreeMap::new(), leaves: vec![], found };
+        for (root, dy) in request.roots {
+            let node = root.node().ok_or_else(|| {
+                Error::graph("backward: this tensor does not require a gradient and was not made from one that does")
+            })?;
+            sweep.add(node.id(), node.output(), dy.clone(), request.create_graph)?;
+        }
+        Ok(sweep)
+    }
+
+    fn run(mut self, request: Request) -> Result<Vec<Option<Var>>> {
+        let targets = request.targets.unwrap_or(&[]);
+        let last = targets.iter().filter_map(|t| Some(t.node()?.id())).min();
+        while let Some((id, mut dy)) = self.pending.pop_last() {
+            (request.check)()?;
+            if request.targets.is_some() && last.is_none_or(|last| id < last) {
+                break;
+            }
+            let visit = Visit::begin(id, request.retain_graph)?;
+            visit.run_hooks(&mut dy)?;
+            for (found, target) in self.found.iter_mut().zip(targets) {
+                let node = target.node().filter(|n| n.id() == id);
+                if let Some(dy) = node.and_then(|n| dy.get(n.output() as usize)) {
+                    *found = dy.clone();
+                }
+            }
+            if request.targets.is_none() {
+                for (output, leaf) in &visit.slots {
+                    if let Some(Some(dy)) = dy.get(*output as usize) {
+                        self.leaves.push((leaf.clone(), dy.clone()));
+                    }
+                }
+            }
+            for (node, output, dx) in visit.vjp(dy, request.create_graph)? {
+                self.add(node, output, dx, request.create_graph)?;
+            }
+        }
+        for (leaf, dy) in std::mem::take(&mut self.leaves) {
+            arrive(&leaf, dy, request.create_graph)?;
+        }
+        Ok(self.found)
+    }
+
+    /// Moves the first gradient in, adds later ones.
+    fn add(&mut self, id: NodeId, output: u32, dy: Var, recorded: bool) -> Result<()> {
+        let slots = self.pending.entry(id).or_default();
+        if slots.len() <= output as usize {
+            slots.resize(output as usize + 1, None);
+        }
+        let slot = &mut slots[output as usize];
+        *slot = Some(match slot.take() {
+            None => dy,
+            Some(sum) => accumulate(sum, dy, recorded)?,
+        });
+        Ok(())
+    }
+}
+
+fn add() -> OpRef {
+    crate::ops::registry::build("add", &[]).expect("bug: there is no add")
+}
+
+/// sum + more, in the memory of `sum` when nobody else looks at it.
+fn accumulate(sum: Var, more: Var, recorded: bool) -> Result<Var> {
+    let alone = Arc::strong_count(sum.tensor.storage()) == 1 && sum.tensor.layout().is_dense();
+    if !recorded && alone {
+        return record::apply_in_place(add(), &sum, &[&more]);
+    }
+    Ok(record::apply(add(), &[&sum, &more])?.swap_remove(0))
+}
+
+/// A gradient reaches a leaf. It gets memory of its own, so that a later in-place sum changes nobody else's value.
+fn arrive(leaf: &Leaf, dy: Var, recorded: bool) -> Result<()> {
+    let mut grad = leaf.grad.lock();
+    let sum = match grad.take() {
+        None => {
+            let own = recorded || Arc::strong_count(dy.tensor.storage()) == 1 && dy.tensor.layout().is_dense();
+            if own { dy } else { Var::constant(copied(&dy.tensor)?) }
+        }
+        Some(old) if recorded => record::apply(add(), &[&old, &dy])?.swap_remove(0),
+        Some(old) => record::apply_in_place(add(), &old.detach(), &[&dy])?,
+    };
+    sum.tensor.storage().retag(Category::Gradient);
+    *grad = Some(sum);
+    Ok(())
+}
+
+fn copied(t: &Tensor) -> Result<Tensor> {
+    let layout = if t.layout().is_dense() { t.layout().clone() } else { Layout::contiguous("copy", t.shape())? };
+    run::relaid(t, layout, Category::Gradient)
+}
+
+/// All of a node that the sweep needs, taken out under one lock.
+struct Visit {
+    op: OpRef,
+    inputs: SmallVec<[(Meta, NodeId, u32); 2]>,
+    outputs: Metas,
+    saved: Kept,
+    slots: SmallVec<[(u32, Arc<Leaf>); 1]>,
+    hooks: Vec<(u32, Hook)>,
+    context: Context,
+    /// Holds the node alive through its vjp.
+    hold: NodeRef,
+}
+
+/// The saved values: taken out for good, or lent because the graph is retained.
+enum Kept {
+    Taken(Box<[Saved]>),
+    Lent(Vec<Saved>),
+}
+
+impl Kept {
+    fn find(&self, wanted: impl Fn(&Saved) -> bool) -> Option<&Saved> {
+        match self {
+            Kept::Taken(list) => list.iter().find(|s| wanted(s)),
+            Kept::Lent(list) => list.iter().find(|s| wanted(s)),
+        }
+    }
+}
+
+impl Visit {
+    fn begin(id: NodeId, retain: bool) -> Result<Visit> {
+        let hold = NodeRef::hold(id, 0);
+        store::with_mut(id, |node| {
+            let name = node.op.name();
+            let saved = if retain {
+                node.saved.as_ref().map(|list| Kept::Lent(list.iter().map(Saved::lend).collect()))
+            } else if node.is_leaf() {
+                Some(Kept::Lent(vec![]))
+            } else {
+                node.saved.take().map(Kept::Taken)
+            };
+            let saved = saved.ok_or_else(|| {
+                let line = if node.line.is_none() { String::new() } else { format!(" at {}", node.line.text()) };
+                Error::graph(format!(
+                    "backward: the values that {name}{line} saved were freed by an earlier backward; \
+                     pass retain_graph=True to that one"
+                ))
+            })?;
+            let (slots, hooks) = node.extra.as_ref().map_or_else(Default::default, |e| {
+                (e.slots.clone(), e.hooks.iter().map(|(_, out, hook)| (*out, hook.clone())).collect())
+            });
+            Ok(Visit {
+                op: node.op.clone(),
+                inputs: node.inputs.iter().map(|Input { meta, node, output }| (meta.clone(), *node, *output)).collect(),
+                outputs: node.outputs.clone(),
+                saved,
+                slots,
+                hooks,
+                context: Context { op: name, module: node.module, line: node.line },
+                hold,
+            })
+        })
+    }
+
+    fn run_hooks(&self, dy: &mut Slots) -> Result<()> {
+        for (output, hook) in &self.hooks {
+            if let Some(Some(slot)) = dy.get_mut(*output as usize)
+                && let Some(replaced) = hook(slot)?
+            {
+                if replaced.tensor.shape() != slot.tensor.shape() {
+                    return Err(Error::shape(format!(
+                        "hook: it returned a gradient of shape {:?} for a value of shape {:?}; return the same shape",
+                        replaced.tensor.shape(),
+                        slot.tensor.shape()
+                    )));
+                }
+                *slot = replaced;
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradients of the inputs, in the inputs' shapes and types.
+    fn vjp(self, dy: Slots, recorded: bool) -> Result<Vec<(NodeId, u32, Var)>> {
+        let needs = self.inputs.iter().enumerate().filter(|(_, i)| i.1.is_some()).fold(0 as Mask, |m, (i, _)| m | bit(i));
+        if needs == 0 {
+            return Ok(vec![]);
+        }
+        self.context.set();
+        let metas: SmallVec<[Meta; 4]> = self.inputs.iter().map(|i| i.0.clone()).collect();
+        let outputs = self.outputs.clone();
+        let mut engine = Running { visit: &self, values: Vec::with_capacity(8), recorded };
+        let dy: SmallVec<[Option<V>; 2]> = (0..outputs.len())
+            .map(|i| dy.get(i).cloned().flatten().map(|var| engine.push(var)))
+            .collect();
+        let mut back = Back::new(&mut engine, needs, &dy, &metas, &outputs);
+        self.op.vjp(&mut back)?;
+        let dx = back.finish();
+        let mut given = Vec::with_capacity(dx.len());
+        for (i, v) in dx.into_iter().enumerate() {
+            let (meta, node, output) = &self.inputs[i];
+            if let (Some(v), true) = (v, node.is_some()) {
+                let v = fitted(&mut engine, v, meta)?;
+                // Moved out, so that a gradient nobody else holds can be added to in place.
+                let var = engine.take(v);
+                given.push((*node, *output, var));
+            }
+        }
+        drop(engine);
+        Ok(given)
+    }
+}
+
+/// Undoes broadcasting and promotion: the gradient of an input has the input's shape and type. The only place that does.
+fn fitted(engine: &mut Running, v: V, meta: &Meta) -> Result<V> {
+    let mut v = v;
+    let shape: crate::shape::Dims = engine.tensor(v).shape().into();
+    if shape.as_slice() != meta.shape() {
+        let extra = shape.len().checked_sub(meta.rank()).ok_or_else(|| {
+            Error::internal(format!(
+                "bug: {} gave a gradient of shape {shape:?} for an input of shape {:?}",
+                engine.visit.op.name(),
+                meta.shape()
+            ))
+        })?;
+        let summed: Vec<usize> =
+            (0..shape.len()).filter(|&i| i < extra || meta.shape()[i - extra] == 1 && shape[i] != 1).collect();
+        let mut back = Back::new(engine, 0, &[], &[], &[]);
+        v = back.sum(v, &summed, false)?;
+        v = back.reshape(v, meta.shape())?;
+    }
+    if engine.tensor(v).dtype() != meta.dtype {
+        v = Back::new(engine, 0, &[], &[], &[]).cast(v, meta.dtype)?;
+    }
+    Ok(v)
+}
+
+/// The engine behind one vjp: its values, and whether their making is recorded.
+struct Running<'a> {
+    visit: &'a Visit,
+    values: Vec<Option<Var>>,
+    recorded: bool,
+}
+
+impl Running<'_> {
+    fn push(&mut self, var: Var) -> V {
+        self.values.push(Some(var));
+        V(self.values.len() as u32 - 1)
+    }
+
+    fn var(&self, v: V) -> &Var {
+        self.values[v.0 as usize].as_ref().expect("bug: a value was used after it was given away")
+    }
+
+    /// The last use of a value: a copy of the handle when the same value was given to several inputs.
+    fn take(&mut self, v: V) -> Var {
+        self.var(v).clone()
+    }
+
+    fn saved(&self, slot: impl Fn(&Saved) -> bool, replayed: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        let name = self.visit.op.name();
+        let saved = self.visit.saved.find(slot);
+        let saved = saved.ok_or_else(|| Error::internal(format!("bug: {name} reads a value it did not declare")))?;
+        saved.check(name, self.visit.context.line)?;
+        saved.tensor().map_or_else(replayed, |t| Ok(t.clone()))
+    }
+}
+
+impl Engine for Running<'_> {
+    fn apply(&mut self, op: OpRef, x: &[V]) -> Result<V> {
+        let outputs = {
+            let inputs: SmallVec<[&Var; 4]> = x.iter().map(|v| self.var(*v)).collect();
+            record::apply(op, &inputs)?
+        };
+        let first = V(self.values.len() as u32);
+        self.values.extend(outputs.into_iter().map(Some));
+        // The op set its own tag; what follows in this vjp belongs to the node again.
+        self.visit.context.set();
+        Ok(first)
+    }
+
+    fn tensor(&self, v: V) -> &Tensor {
+        &self.var(v).tensor
+    }
+
+    fn constant(&mut self, tensor: Tensor) -> V {
+        self.push(Var::constant(tensor))
+    }
+
+    fn input(&mut self, i: usize) -> Result<V> {
+        let (_, node, output) = self.visit.inputs[i];
+        let tensor = self.saved(
+            |s| s.is_input(i),
+            || Ok(replay::replay(node)?.swap_remove(output as usize)),
+        )?;
+        let history = self.recorded && node.is_some();
+        let var = if history { Var::made_by(tensor, NodeRef::hold(node, output)) } else { Var::constant(tensor) };
+        Ok(self.push(var))
+    }
+
+    fn output(&mut self, i: usize) -> Result<V> {
+        let id = self.visit.hold.id();
+        let tensor = self.saved(|s| s.is_output(i), || Ok(replay::replay(id)?.swap_remove(i)))?;
+        let history = self.recorded && tensor.dtype().is_float() && i < self.visit.op.visible();
+        let var = if history { Var::made_by(tensor, NodeRef::hold(id, i as u32)) } else { Var::constant(tensor) };
+        Ok(self.push(var))
+    }
+
+    fn records(&self) -> bool {
+        self.recorded
+    }
+}

@@ -1,0 +1,352 @@
+//! Elementwise ops: one formula each, for its value and for its derivative; everything else is shared.
+//!
+//! The formulas stand in the files beside this one, by family. Attributes such as a slope or a bound are 0-d tensors, so
+//! that a formula has operands only.
+
+mod activation;
+mod arithmetic;
+mod compare;
+mod exponential;
+pub mod expr;
+
+use super::args::Args;
+use super::laws::{Domain, Exact, Sample};
+use super::registry::Entry;
+use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, bit, expect_inputs, one_device};
+use crate::device::cpu::pointwise::{Formula, Kernels, MOST, launch};
+use crate::device::cpu::view::View;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::real::Real;
+use crate::shape::{self, Dims, Layout};
+use crate::tensor::{Meta, Tensor};
+use smallvec::SmallVec;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// How the result's type follows from the inputs' types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Promoted; integers stay integers.
+    Arithmetic,
+    /// Promoted, and integers become float32.
+    Float,
+    /// Bool, from operands promoted among each other.
+    Compare,
+    /// The first input chooses, the others are promoted.
+    Select,
+}
+
+/// What the gradient of one input reads: one bit an input, and `Y` for the output.
+pub const X: u8 = 1;
+pub const X1: u8 = 2;
+pub const X2: u8 = 4;
+pub const Y: u8 = 0x40;
+/// Reads nothing but the incoming gradient.
+pub const NOTHING: u8 = 0;
+/// There is no gradient of this input.
+pub const NEVER: u8 = 0xff;
+
+/// A differentiable function of N numbers.
+pub trait Pointwise<const N: usize>: Send + Sync + 'static {
+    const NAME: &'static str;
+    const RULE: Rule;
+    const READS: [u8; N];
+    /// Where the function and its derivative are smooth, for the samples of the laws.
+    const DOMAINS: [Domain; N];
+    /// Rough operations an element.
+    const FLOPS: f64 = 1.0;
+
+    fn forward<R: Real>(x: [R; N]) -> R;
+
+    /// dx from x, y = f(x) and dy. Operands that `READS` does not name are NaN here.
+    fn vjp<R: Real>(x: [R; N], y: R, dy: R) -> [R; N];
+}
+
+/// The op of a formula.
+pub struct Elementwise<P, const N: usize>(PhantomData<P>);
+
+impl<P: Pointwise<N>, const N: usize> Elementwise<P, N> {
+    const OP: Elementwise<P, N> = Elementwise(PhantomData);
+    const KERNELS: Kernels = Kernels::of::<Forward<P, N>>();
+    const SLOPES: [Kernels; 3] =
+        [Kernels::of::<Vjp<P, N, 0>>(), Kernels::of::<Vjp<P, N, 1>>(), Kernels::of::<Vjp<P, N, 2>>()];
+
+    fn entry() -> Entry {
+        fn build<P: Pointwise<N>, const N: usize>(_: &mut Args) -> Result<OpRef> {
+            Ok(Elementwise::<P, N>::op())
+        }
+        Entry { name: P::NAME, build: build::<P, N>, samples: samples::<P, N> }
+    }
+
+    pub fn op() -> OpRef {
+        OpRef::Static(const { &Elementwise::<P, N>::OP })
+    }
+
+    fn promoted(x: &[&Meta]) -> DType {
+        let from = if P::RULE == Rule::Select { 1 } else { 0 };
+        x[from..].iter().map(|m| m.dtype).reduce(DType::promote).unwrap_or(DType::F32)
+    }
+
+    /// The type the formula is evaluated in.
+    fn compute(x: &[&Meta]) -> DType {
+        let promoted = Self::promoted(x);
+        if P::RULE == Rule::Float { promoted.to_float().compute() } else { promoted.compute() }
+    }
+}
+
+impl<P: Pointwise<N>, const N: usize> fmt::Debug for Elementwise<P, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(P::NAME)
+    }
+}
+
+struct Forward<P, const N: usize>(PhantomData<P>);
+
+impl<P: Pointwise<N>, const N: usize> Formula for Forward<P, N> {
+    const ARITY: usize = N;
+    #[inline(always)]
+    fn eval<R: Real>(x: [R; MOST]) -> R {
+        P::forward(first::<R, N>(x))
+    }
+}
+
+/// The derivative by input I, as a formula of x…, y, dy.
+struct Vjp<P, const N: usize, const I: usize>(PhantomData<P>);
+
+impl<P: Pointwise<N>, const N: usize, const I: usize> Formula for Vjp<P, N, I> {
+    const ARITY: usize = N + 2;
+    #[inline(always)]
+    fn eval<R: Real>(x: [R; MOST]) -> R {
+        if I < N { P::vjp(first::<R, N>(x), x[N], x[N + 1])[I] } else { R::lit(0.0) }
+    }
+}
+
+#[inline(always)]
+fn first<R: Real, const N: usize>(x: [R; MOST]) -> [R; N] {
+    let mut out = [x[0]; N];
+    let mut i = 0;
+    while i < N {
+        out[i] = x[i];
+        i += 1;
+    }
+    out
+}
+
+impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
+    fn name(&self) -> &'static str {
+        P::NAME
+    }
+
+    fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
+        expect_inputs(P::NAME, x, N)?;
+        let device = one_device(P::NAME, x)?;
+        let promoted = Self::promoted(x);
+        let dtype = match P::RULE {
+            Rule::Arithmetic | Rule::Select => promoted,
+            Rule::Float => promoted.to_float(),
+            Rule::Compare => DType::Bool,
+        };
+        Ok(SmallVec::from_iter([Meta { layout: elementwise_layout(P::NAME, x)?, dtype, device }]))
+    }
+
+    fn differentiable(&self) -> Mask {
+        P::READS.iter().enumerate().filter(|(_, r)| **r != NEVER).map(|(i, _)| bit(i)).sum()
+    }
+
+    fn saves(&self, needs: Mask) -> Saves {
+        let reads = P::READS.iter().enumerate().filter(|(i, r)| needs & bit(*i) != 0 && **r != NEVER);
+        let reads = reads.fold(0, |all, (_, r)| all | r);
+        Saves { inputs: Mask::from(reads & (Y - 1)), outputs: Mask::from(reads & Y != 0) }
+    }
+
+    fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
+        Cost::streaming(x, y, P::FLOPS)
+    }
+
+    fn layouts(&self, _input: usize) -> Layouts {
+        Layouts::Any
+    }
+
+    fn takes_half(&self) -> bool {
+        true
+    }
+
+    fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+        let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
+        let views: SmallVec<[Option<View>; MOST]> = x.iter().map(|t| Some(t.view())).collect();
+        launch(&Self::KERNELS, Self::compute(&metas), &views, &y[0].view());
+        Ok(())
+    }
+
+    fn vjp(&self, back: &mut Back) -> Result<()> {
+        if back.records() {
+            return expr::recorded_vjp::<P, N>(back);
+        }
+        for i in 0..N {
+            if !back.needs(i) || P::READS[i] == NEVER {
+                continue;
+            }
+            let reads = P::READS[i];
+            let mut operands: SmallVec<[super::V; MOST]> = SmallVec::new();
+            for k in 0..N {
+                if reads & (1 << k) != 0 {
+                    operands.push(back.input(k)?);
+                }
+            }
+            if reads & Y != 0 {
+                operands.push(back.output(0)?);
+            }
+            operands.push(back.dy());
+            let slope = Slope { name: P::NAME, kernels: &Self::SLOPES[i], inputs: N, reads };
+            let dx = back.apply(slope, &operands)?;
+            back.give(i, dx);
+        }
+        Ok(())
+    }
+
+    fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>> {
+        let shape = x.iter().try_fold(Dims::new(), |s, e| shape::broadcast(P::NAME, &s, &e.shape)).ok()?;
+        Some(vec![Exact::build(&shape, |index| {
+            let mut values = [0.0; N];
+            values.iter_mut().zip(x).for_each(|(v, e)| *v = e.at_broadcast(index));
+            P::forward::<f64>(values)
+        })])
+    }
+}
+
+/// The fused derivative of a formula by one input. Runs inside a sweep that is not recorded, so it needs no vjp.
+struct Slope {
+    name: &'static str,
+    kernels: &'static Kernels,
+    inputs: usize,
+    reads: u8,
+}
+
+impl fmt::Debug for Slope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "slope of {}", self.name)
+    }
+}
+
+impl Op for Slope {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
+        let dtype = x.iter().map(|m| m.dtype).filter(|d| d.is_float()).reduce(DType::promote).unwrap_or(DType::F32);
+        Ok(SmallVec::from_iter([Meta { layout: elementwise_layout(self.name, x)?, dtype, device: x[0].device }]))
+    }
+
+    fn layouts(&self, _input: usize) -> Layouts {
+        Layouts::Any
+    }
+
+    fn takes_half(&self) -> bool {
+        true
+    }
+
+    fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+        let mut given = x.iter();
+        let mut take = |read: bool| if read { given.next().map(|t| t.view()) } else { None };
+        let mut views: SmallVec<[Option<View>; MOST]> = (0..self.inputs).map(|k| take(self.reads & (1 << k) != 0)).collect();
+        views.push(take(self.reads & Y != 0));
+        views.push(take(true));
+        launch(self.kernels, y[0].dtype().compute(), &views, &y[0].view());
+        Ok(())
+    }
+
+    fn vjp(&self, _back: &mut Back) -> Result<()> {
+        Err(Error::internal(format!("bug: the fused derivative of {} was recorded", self.name)))
+    }
+
+    fn reference(&self, _x: &[Exact]) -> Option<Vec<Exact>> {
+        None
+    }
+}
+
+/// The layout of an elementwise result: that of an input which already has the full shape and no gaps, so that a chain of
+/// channels-last tensors stays so; else contiguous.
+fn elementwise_layout(op: &str, x: &[&Meta]) -> Result<std::sync::Arc<Layout>> {
+    if let [a] = x
+        && a.layout.is_dense()
+    {
+        return Ok(a.layout.clone());
+    }
+    if let [a, b] = x
+        && a.layout.is_dense()
+        && a.layout == b.layout
+    {
+        return Ok(a.layout.clone());
+    }
+    let mut shape = Dims::new();
+    for m in x {
+        shape = shape::broadcast(op, &shape, m.shape())?;
+    }
+    let full = x.iter().find(|m| m.shape() == shape.as_slice() && m.layout.is_dense());
+    full.map_or_else(|| Layout::contiguous(op, &shape), |m| Ok(m.layout.clone()))
+}
+
+struct Identity;
+
+impl Formula for Identity {
+    const ARITY: usize = 1;
+    #[inline(always)]
+    fn eval<R: Real>(x: [R; MOST]) -> R {
+        x[0]
+    }
+}
+
+/// Copies `from`, broadcast, into every element of `to`, converting as needed.
+pub fn copy_into(from: &Tensor, to: &Tensor) {
+    const COPY: Kernels = Kernels::of::<Identity>();
+    launch(&COPY, from.dtype().compute(), &[Some(from.view())], &to.view());
+}
+
+/// The shapes every formula is tried on: plain, broadcast both ways, 0-d, empty, and longer than any vector.
+fn samples<P: Pointwise<N>, const N: usize>() -> Vec<Sample> {
+    let shapes: [[&[usize]; 3]; 6] = [
+        [&[3, 5], &[3, 5], &[3, 5]],
+        [&[4, 1, 3], &[2, 1], &[3]],
+        [&[], &[], &[]],
+        [&[0, 2], &[1, 2], &[2]],
+        [&[71], &[1], &[71]],
+        [&[2, 3, 2, 5], &[3, 1, 5], &[]],
+    ];
+    let sample = |list: &[&[usize]; 3]| {
+        let inputs = list.iter().zip(P::DOMAINS).take(N).map(|(shape, domain)| (shape.to_vec(), domain));
+        Sample::new(Elementwise::<P, N>::op(), inputs)
+    };
+    shapes.iter().map(sample).collect()
+}
+
+pub fn register(list: &mut Vec<Entry>) {
+    arithmetic::register(list);
+    compare::register(list);
+    exponential::register(list);
+    activation::register(list);
+}
+
+/// Declares formulas. `reads` says what the gradient of each input reads.
+macro_rules! pointwise {
+    ($($(#[$doc:meta])* $type:ident[$n:literal] $name:literal $rule:ident $domains:expr, reads $reads:expr;
+        $x:pat => $forward:expr;
+        $vx:pat, $y:pat, $dy:pat => $vjp:expr;)*) => {
+        $($(#[$doc])* struct $type;
+        impl $crate::ops::pointwise::Pointwise<$n> for $type {
+            const NAME: &'static str = $name;
+            const RULE: $crate::ops::pointwise::Rule = $crate::ops::pointwise::Rule::$rule;
+            const READS: [u8; $n] = $reads;
+            const DOMAINS: [$crate::ops::laws::Domain; $n] = $domains;
+            #[inline(always)]
+            fn forward<R: $crate::real::Real>($x: [R; $n]) -> R { $forward }
+            #[inline(always)]
+            fn vjp<R: $crate::real::Real>($vx: [R; $n], $y: R, $dy: R) -> [R; $n] { $vjp }
+        })*
+        pub fn register(list: &mut Vec<$crate::ops::registry::Entry>) {
+            list.extend([$($crate::ops::pointwise::Elementwise::<$type, $n>::entry()),*]);
+        }
+    };
+}
+use pointwise;

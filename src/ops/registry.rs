@@ -1,0 +1,42 @@
+//! The list of ops. It is also the list of what is tested: see `laws`.
+
+use super::OpRef;
+use super::args::{Args, Attribute};
+use super::laws::Sample;
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+/// One line of the registry.
+pub struct Entry {
+    pub name: &'static str,
+    pub build: fn(&mut Args) -> Result<OpRef>,
+    pub samples: fn() -> Vec<Sample>,
+}
+
+static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+    let mut list = Vec::new();
+    super::pointwise::register(&mut list);
+    super::views::register(&mut list);
+    super::cast::register(&mut list);
+    list
+});
+
+static BY_NAME: LazyLock<HashMap<&'static str, &'static Entry>> = LazyLock::new(|| {
+    let map: HashMap<_, _> = ENTRIES.iter().map(|e| (e.name, e)).collect();
+    assert_eq!(map.len(), ENTRIES.len(), "bug: two ops of one name");
+    map
+});
+
+pub fn entries() -> &'static [Entry] {
+    &ENTRIES
+}
+
+pub fn entry(name: &str) -> Result<&'static Entry> {
+    BY_NAME.get(name).copied().ok_or_else(|| Error::value(format!("apply: there is no op '{name}'; see registry.names()")))
+}
+
+pub fn build(name: &str, attributes: &[Attribute]) -> Result<OpRef> {
+    let entry = entry(name)?;
+    (entry.build)(&mut Args::new(entry.name, attributes))
+}

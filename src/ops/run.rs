@@ -1,0 +1,114 @@
+//! Runs one op: infers, allocates, converts what the kernel does not take, and hands over to the device.
+
+use super::{Layouts, Op, registry};
+use crate::arena::ledger::Category;
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::shape::Layout;
+use crate::tensor::{Meta, Tensor};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+pub type Outputs = SmallVec<[Tensor; 1]>;
+
+/// Computes an op's outputs, the extra ones included when `recording`.
+pub fn compute(op: &dyn Op, x: &[&Tensor], recording: bool) -> Result<Outputs> {
+    if op.is_view()
+        && let Some(&first) = x.first()
+        && let Some(view) = op.view(first)
+    {
+        return Ok(SmallVec::from_iter([view?]));
+    }
+    let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
+    let inferred = op.infer(&metas, recording)?;
+    if !op.takes_half() && (x.iter().any(|t| t.dtype().is_half()) || inferred.iter().any(|m| m.dtype.is_half())) {
+        return through_f32(op, x, &inferred, recording);
+    }
+    launch(op, x, inferred)
+}
+
+fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
+    let y: Outputs = metas.into_iter().map(|m| Tensor::empty(m, Category::Temporary)).collect::<Result<_>>()?;
+    let mut copies: SmallVec<[Tensor; 2]> = SmallVec::new();
+    let mut which: SmallVec<[Option<usize>; 4]> = SmallVec::new();
+    for (i, t) in x.iter().enumerate() {
+        let fits = fitting_layout(op.layouts(i), &t.meta)?;
+        which.push(match fits {
+            None => None,
+            Some(layout) => {
+                copies.push(relaid(t, layout, Category::Workspace)?);
+                Some(copies.len() - 1)
+            }
+        });
+    }
+    let laid: SmallVec<[&Tensor; 4]> = x.iter().zip(&which).map(|(&t, w)| w.map_or(t, |i| &copies[i])).collect();
+    match y.first().map_or(Device::Cpu, |t| t.meta.device) {
+        Device::Cpu => op.cpu(&laid, &y)?,
+    }
+    Ok(y)
+}
+
+/// The layout an input must be copied to, or `None` when it will do as it is.
+fn fitting_layout(wanted: Layouts, meta: &Meta) -> Result<Option<Arc<Layout>>> {
+    Ok(match wanted {
+        Layouts::Any => None,
+        Layouts::ChannelsLast if meta.rank() >= 3 => {
+            if meta.layout.is_channels_last() { None } else { Some(Layout::channels_last("copy", meta.shape())?) }
+        }
+        _ if meta.layout.is_contiguous() => None,
+        _ => Some(Layout::contiguous("copy", meta.shape())?),
+    })
+}
+
+/// A copy in another layout.
+pub fn relaid(t: &Tensor, layout: Arc<Layout>, category: Category) -> Result<Tensor> {
+    converted(t, Meta { layout, ..t.meta.clone() }, category)
+}
+
+/// A copy in another layout and element type.
+pub fn converted(t: &Tensor, meta: Meta, category: Category) -> Result<Tensor> {
+    let copy = Tensor::empty(meta, category)?;
+    super::pointwise::copy_into(t, &copy);
+    Ok(copy)
+}
+
+/// Runs the op on f32 copies of its 16-bit inputs, and rounds its outputs back.
+fn through_f32(op: &dyn Op, x: &[&Tensor], inferred: &[Meta], recording: bool) -> Result<Outputs> {
+    let mut wide: SmallVec<[Tensor; 4]> = SmallVec::new();
+    for t in x {
+        wide.push(if t.dtype().is_half() {
+            let meta = Meta { layout: Layout::contiguous("copy", t.shape())?, dtype: DType::F32, device: t.meta.device };
+            converted(t, meta, Category::Workspace)?
+        } else {
+            (*t).clone()
+        });
+    }
+    let references: SmallVec<[&Tensor; 4]> = wide.iter().collect();
+    let metas: SmallVec<[&Meta; 4]> = wide.iter().map(|t| &t.meta).collect();
+    // Ops that name their result type (a cast, a sum with dtype=) may still infer a half; those widen it here.
+    let mut outputs = op.infer(&metas, recording)?;
+    for meta in &mut outputs {
+        if meta.dtype.is_half() {
+            meta.dtype = DType::F32;
+        }
+    }
+    let y = launch(op, &references, outputs)?;
+    y.into_iter()
+        .zip(inferred)
+        .map(|(t, meta)| if t.dtype() == meta.dtype { Ok(t) } else { converted(&t, meta.clone(), Category::Temporary) })
+        .collect()
+}
+
+/// What the op would cost on these inputs.
+pub fn cost(op: &dyn Op, x: &[&Tensor]) -> Result<super::Cost> {
+    let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
+    let y = op.infer(&metas, false)?;
+    Ok(op.cost(&metas, &y))
+}
+
+/// Applies a registered op outside any graph.
+pub fn call(name: &str, x: &[&Tensor], attributes: &[super::args::Attribute]) -> Result<Tensor> {
+    let op = registry::build(name, attributes)?;
+    Ok(compute(&*op, x, false)?.swap_remove(0))
+}

@@ -1,0 +1,243 @@
+//! A tensor: a layout over a storage of some type on some device. No history.
+
+use crate::arena::ledger::Category;
+use crate::arena::names::Name;
+use crate::arena::{self, Block, Context};
+use crate::device::Device;
+use crate::device::cpu::view::View;
+use crate::dtype::{DType, Element};
+use crate::error::Result;
+use crate::shape::Layout;
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// What is known of a tensor without its elements.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Meta {
+    pub layout: Arc<Layout>,
+    pub dtype: DType,
+    pub device: Device,
+}
+
+impl Meta {
+    pub fn contiguous(op: &str, shape: &[usize], dtype: DType, device: Device) -> Result<Meta> {
+        Ok(Meta { layout: Layout::contiguous(op, shape)?, dtype, device })
+    }
+    pub fn shape(&self) -> &[usize] {
+        self.layout.shape()
+    }
+    pub fn rank(&self) -> usize {
+        self.layout.rank()
+    }
+    pub fn numel(&self) -> usize {
+        self.layout.numel()
+    }
+    pub fn bytes(&self) -> usize {
+        self.numel() * self.dtype.bytes()
+    }
+}
+
+/// Memory that somebody else owns, such as a NumPy array; kept alive by `owner`, and not on the bill.
+pub struct Foreign {
+    pub address: usize,
+    pub bytes: usize,
+    pub owner: Box<dyn Any + Send + Sync>,
+}
+
+enum Memory {
+    Arena(Block),
+    Foreign(Foreign),
+}
+
+/// The bytes that one or more tensors look at.
+pub struct Storage {
+    memory: Memory,
+    /// Bumped by every in-place write.
+    version: AtomicU32,
+    /// How many later vjps need these bytes.
+    saves: AtomicU32,
+    /// The source line of the last in-place write.
+    written_at: AtomicU32,
+}
+
+impl Storage {
+    fn ptr(&self) -> *mut u8 {
+        match &self.memory {
+            Memory::Arena(block) => block.ptr(),
+            Memory::Foreign(foreign) => std::ptr::with_exposed_provenance_mut(foreign.address),
+        }
+    }
+
+    /// Bytes on the bill: none for foreign memory.
+    pub fn charged_bytes(&self) -> usize {
+        match &self.memory {
+            Memory::Arena(block) => block.bytes(),
+            Memory::Foreign(_) => 0,
+        }
+    }
+
+    pub fn version(&self) -> u32 {
+        self.version.load(Relaxed)
+    }
+
+    pub fn written_at(&self) -> Name {
+        Name::from_bits(self.written_at.load(Relaxed))
+    }
+
+    /// Marks an in-place write by the op that runs on this thread now.
+    pub fn bump(&self) {
+        self.version.fetch_add(1, Relaxed);
+        self.written_at.store(Context::get().line.bits(), Relaxed);
+    }
+
+    pub fn is_saved(&self) -> bool {
+        self.saves.load(Relaxed) > 0
+    }
+
+    /// A vjp will need these bytes: a temporary becomes an activation.
+    pub fn mark_saved(&self) {
+        if self.saves.fetch_add(1, Relaxed) == 0
+            && let Memory::Arena(block) = &self.memory
+        {
+            block.swap_category(Category::Temporary, Category::Activation);
+        }
+    }
+
+    pub fn unmark_saved(&self) {
+        if self.saves.fetch_sub(1, Relaxed) == 1
+            && let Memory::Arena(block) = &self.memory
+        {
+            block.swap_category(Category::Activation, Category::Temporary);
+        }
+    }
+
+    pub fn retag(&self, category: Category) {
+        if let Memory::Arena(block) = &self.memory {
+            block.retag(category);
+        }
+    }
+
+    pub fn category(&self) -> Option<Category> {
+        match &self.memory {
+            Memory::Arena(block) => Some(block.category()),
+            Memory::Foreign(_) => None,
+        }
+    }
+
+    pub fn block_id(&self) -> Option<u32> {
+        match &self.memory {
+            Memory::Arena(block) => Some(block.id()),
+            Memory::Foreign(_) => None,
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct Tensor {
+    pub meta: Meta,
+    storage: Arc<Storage>,
+    /// Of element [0, …, 0], in elements.
+    offset: usize,
+}
+
+impl Tensor {
+    /// Uninitialised, in the order of the layout, which must be dense.
+    pub fn empty(meta: Meta, category: Category) -> Result<Tensor> {
+        debug_assert!(meta.layout.is_dense());
+        let block = arena::alloc(meta.bytes(), category)?;
+        Ok(Tensor::over(meta, Memory::Arena(block)))
+    }
+
+    /// Over memory that somebody else owns.
+    pub fn foreign(meta: Meta, memory: Foreign) -> Tensor {
+        Tensor::over(meta, Memory::Foreign(memory))
+    }
+
+    fn over(meta: Meta, memory: Memory) -> Tensor {
+        let storage = Storage {
+            memory,
+            version: AtomicU32::new(0),
+            saves: AtomicU32::new(0),
+            written_at: AtomicU32::new(0),
+        };
+        Tensor { meta, storage: Arc::new(storage), offset: 0 }
+    }
+
+    /// The elements of a slice, copied.
+    pub fn from_slice<T: Element>(op: &str, shape: &[usize], values: &[T], category: Category) -> Result<Tensor> {
+        let meta = Meta::contiguous(op, shape, T::DTYPE, Device::Cpu)?;
+        assert_eq!(meta.numel(), values.len(), "bug: {op}: {} values for shape {shape:?}", values.len());
+        let tensor = Tensor::empty(meta, category)?;
+        tensor.view().out::<T>().copy_from_slice(values);
+        Ok(tensor)
+    }
+
+    /// A 0-d tensor holding one number.
+    pub fn scalar(value: f64, dtype: DType) -> Result<Tensor> {
+        let tensor = Tensor::empty(Meta { layout: scalar_layout(), dtype, device: Device::Cpu }, Category::Temporary)?;
+        let view = tensor.view();
+        match dtype {
+            DType::F32 => view.out::<f32>()[0] = value as f32,
+            DType::F64 => view.out::<f64>()[0] = value,
+            DType::F16 => view.out::<half::f16>()[0] = half::f16::from_f64(value),
+            DType::BF16 => view.out::<half::bf16>()[0] = half::bf16::from_f64(value),
+            DType::I64 => view.out::<i64>()[0] = value as i64,
+            DType::I32 => view.out::<i32>()[0] = value as i32,
+            DType::U8 => view.out::<u8>()[0] = value as i64 as u8,
+            DType::Bool => view.out::<u8>()[0] = (value != 0.0) as u8,
+        }
+        Ok(tensor)
+    }
+
+    /// The same storage seen through another layout. The caller has checked that it stays within the storage.
+    pub fn with_layout(&self, layout: Arc<Layout>, offset: usize) -> Tensor {
+        Tensor { meta: Meta { layout, ..self.meta.clone() }, storage: self.storage.clone(), offset }
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        self.meta.shape()
+    }
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.meta.layout
+    }
+    pub fn dtype(&self) -> DType {
+        self.meta.dtype
+    }
+    pub fn numel(&self) -> usize {
+        self.meta.numel()
+    }
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+    pub fn storage(&self) -> &Arc<Storage> {
+        &self.storage
+    }
+
+    /// True when a write through one may be seen through the other.
+    pub fn shares_storage(&self, other: &Tensor) -> bool {
+        Arc::ptr_eq(&self.storage, &other.storage)
+    }
+
+    pub fn view(&self) -> View<'_> {
+        let bytes = self.offset * self.meta.dtype.bytes();
+        View::new(self.storage.ptr().wrapping_add(bytes), &self.meta.layout, self.meta.dtype)
+    }
+
+    /// Converts a few elements to f64, for messages and tests.
+    pub fn to_f64(&self) -> Vec<f64> {
+        crate::device::cpu::convert::read_f64(&self.view())
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({:?}, {})", self.shape(), self.dtype().name())
+    }
+}
+
+/// The layout of every 0-d tensor, made once.
+pub fn scalar_layout() -> Arc<Layout> {
+    static LAYOUT: std::sync::LazyLock<Arc<Layout>> = std::sync::LazyLock::new(|| Layout::strided(&[], &[]));
+    LAYOUT.clone()
+}
