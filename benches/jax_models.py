@@ -1,11 +1,13 @@
 """JAX twins of the workloads: pure functions of a dictionary with torch's parameter names.
 
-Written as a JAX user would for speed: one jitted step with donated buffers, channels-last convolutions, `lax.scan`
-over time with the input product hoisted. Running statistics of batch norm are left out: no training step reads them.
+Written as a JAX user would for speed: one jitted step with donated buffers, channels-last convolutions,
+`lax.scan` over time with the input product hoisted. Running statistics of batch norm are left out: no
+training step reads them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +48,8 @@ def _conv(p: Params, name: str, x: jax.Array, stride: int = 1) -> jax.Array:
     weight = p[f"{name}.weight"]
     pad = weight.shape[2] // 2
     return lax.conv_general_dilated(
-        x, weight, (stride, stride), [(pad, pad), (pad, pad)], dimension_numbers=("NHWC", "OIHW", "NHWC"))
+        x, weight, (stride, stride), [(pad, pad), (pad, pad)], dimension_numbers=("NHWC", "OIHW", "NHWC")
+    )
 
 
 def _batch_norm(p: Params, name: str, x: jax.Array) -> jax.Array:
@@ -98,7 +101,7 @@ def loss_function(workload: Workload) -> Callable[[Params, jax.Array, jax.Array]
     forward: Any = {Gpt: _gpt, ResNet: _resnet, Mlp: _mlp, Lstm: _lstm}[type(workload.model)]
 
     def loss(p: Params, x: jax.Array, y: jax.Array) -> jax.Array:
-        output = forward(workload.model, p, x)
+        output: jax.Array = forward(workload.model, p, x)
         if workload.loss == "mse":
             return jnp.mean((output - y) ** 2)
         logits = output.reshape(-1, output.shape[-1])
@@ -111,7 +114,10 @@ def loss_function(workload: Workload) -> Callable[[Params, jax.Array, jax.Array]
 def optimizer(workload: Workload) -> tuple[Callable[[Params], Any], Callable[[Params, Params, Any], Any]]:
     """(initial state, update) of the workload's optimizer, with torch's formulas and defaults."""
     rate, decay = workload.settings["lr"], workload.settings.get("weight_decay", 0.0)
-    zeros = jax.tree_util.Partial(jax.tree.map, jnp.zeros_like)
+
+    def zeros(p: Params) -> Any:
+        return jax.tree.map(jnp.zeros_like, p)
+
     if workload.optimizer == "SGD":
         momentum = workload.settings.get("momentum", 0.0)
         if momentum == 0.0:
@@ -128,9 +134,11 @@ def optimizer(workload: Workload) -> tuple[Callable[[Params], Any], Callable[[Pa
         count = count + 1
         first = jax.tree.map(lambda m, d: 0.9 * m + 0.1 * d, first, g)
         second = jax.tree.map(lambda v, d: 0.999 * v + 0.001 * d * d, second, g)
-        size, root = rate / (1 - 0.9**count), lax.sqrt(1 - 0.999**count)
+        # 1 - 0.999**count in float32 would lose four digits
+        size = rate / -jnp.expm1(count * math.log(0.9))
+        root = jnp.sqrt(-jnp.expm1(count * math.log(0.999)))
 
-        def move(w: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
+        def move(w: jax.Array, m: jax.Array, v: jax.Array) -> Any:
             return w * (1 - rate * decay) - size * m / (jnp.sqrt(v) / root + 1e-8)
 
         return jax.tree.map(move, p, first, second), (first, second, count)

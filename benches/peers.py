@@ -3,9 +3,9 @@
     python benches/peers.py [--workloads tiny,mlp] [--peers torch,torch_fused,compile,jax] [--rounds 9]
                             [--peer-python PATH] [--threads N] [--json FILE] [--check]
 
-Every library runs in a process of its own (worker.py) from the same weights and batches, on the same number of
-threads, and in turns: while one steps, the others sleep. Losses must agree step by step; the exit code is 1 if they
-do not, or with `--check` if a workload is slower than eager torch by more than the allowed factor.
+Every library runs in a process of its own (worker.py) from the same weights and batches, on the same number
+of threads, and in turns: while one steps, the others sleep. Losses must agree step by step; the exit code is
+1 if they do not, or with `--check` if a workload is slower than eager torch by more than the allowed factor.
 """
 
 from __future__ import annotations
@@ -54,14 +54,23 @@ class Worker:
     def __init__(self, peer: str, workload: Workload, python: str, threads: int) -> None:
         count = str(threads)
         environment = {
-            **os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "BACKSWEEP_THREADS": count,
-            "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+            **os.environ,
+            "OMP_NUM_THREADS": count,
+            "MKL_NUM_THREADS": count,
+            "BACKSWEEP_THREADS": count,
+            "JAX_PLATFORMS": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         script = str(Path(__file__).with_name("worker.py"))
         # XLA takes as many threads as the process has processors
         processors = sorted(os.sched_getaffinity(0))[:threads] if hasattr(os, "sched_setaffinity") else None
         self.process = subprocess.Popen(
-            [python, script, peer, workload.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment)
+            [python, script, peer, workload.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
         if processors is not None:
             os.sched_setaffinity(self.process.pid, processors)
         started = self.read()
@@ -142,7 +151,8 @@ def judge(workload: Workload, results: dict[str, Figures]) -> list[str]:
             if not apart <= allowed:
                 complaints.append(
                     f"{workload.name}: {peer} parts from {oracle} at step {step}: "
-                    f"{mine:.7g} vs {theirs:.7g}, {apart:.1e} apart, {allowed:.1e} allowed")
+                    f"{mine:.7g} vs {theirs:.7g}, {apart:.1e} apart, {allowed:.1e} allowed"
+                )
                 break
             figures.worst_disagreement = max(figures.worst_disagreement, apart / allowed)
     return complaints
@@ -181,13 +191,16 @@ def row(workload: Workload, peer: str, results: dict[str, Figures], peak: dict[s
     floor = floor_seconds(workload, figures.parameters, peak)
     kept = figures.kept_bytes
     return COLUMNS.format(
-        workload.name, peer, f"{1e3 * seconds:.3f}",
+        workload.name,
+        peer,
+        f"{1e3 * seconds:.3f}",
         f"{ratio(figures, results[OURS]):.2f}" if OURS in results else "–",
         "–" if floor is None else f"{floor / seconds:.1%}",
         "–" if kept is None else f"{kept / 2**20:.2f}",
         f"{figures.backward_to_forward():.2f}",
         f"{figures.worst_disagreement:.2f}",
-        f"{peer} {figures.version}")
+        figures.version,
+    )
 
 
 def options_from(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -210,8 +223,19 @@ def main() -> int:
     options = options_from()
     peak = roofline.measure()
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, roofline {peak}")
-    print(COLUMNS.format("workload", "library", "ms/step", "÷ ours", "of floor", "kept MiB", "bwd/fwd",
-                         "loss/tol", "version"))
+    print(
+        COLUMNS.format(
+            "workload",
+            "library",
+            "ms/step",
+            "÷ ours",
+            "of floor",
+            "kept MiB",
+            "bwd/fwd",
+            "loss/tol",
+            "version",
+        )
+    )
     everything: dict[str, Any] = {}
     complaints: list[str] = []
     for name in options.workloads:

@@ -44,7 +44,8 @@ def measure_level(level: str) -> dict[str, Any]:
     """Measure in a process of its own, since the level is fixed once a process has started."""
     environment = {**os.environ, "BACKSWEEP_SIMD": level}
     run = subprocess.run(
-        [sys.executable, __file__, "--here"], env=environment, capture_output=True, text=True, check=True)
+        [sys.executable, __file__, "--here"], env=environment, capture_output=True, text=True, check=True
+    )
     return dict(json.loads(run.stdout))
 
 

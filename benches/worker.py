@@ -1,7 +1,7 @@
 """One library in one process: does what peers.py writes on standard input, one JSON object a line each way.
 
-A process each keeps thread pools apart; a worker that is not asked sleeps in `readline`. Imports a library only when
-it is the one asked for, and exits with a last line `{"missing": …}` where it is not installed.
+A process each keeps thread pools apart; a worker that is not asked sleeps in `readline`. Imports only the
+library that is asked for, and ends with the line `{"missing": …}` where that is not installed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Eager:
         if peer == "compile":
             self.loss_of = self.lib.compile(self.loss_of)
         self.batches = [
-            (self.lib.from_numpy(x), self.lib.from_numpy(y)) for x, y in workload.batches(CHECKED_STEPS)]
+            (self.lib.from_numpy(x), self.lib.from_numpy(y)) for x, y in workload.batches(CHECKED_STEPS)
+        ]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
@@ -108,7 +109,7 @@ class Jax:
         import jax  # here, since only a peer's environment need have it
         import jax_models
 
-        self.jax = jax
+        self.jax: Any = jax
         self.version = jax.__version__
         self.jitted_step = jax_models.training_step(workload)
         self.initial_state = jax_models.optimizer(workload)[0]
@@ -136,7 +137,9 @@ class Jax:
         return {"forward": forward - start, "backward": both - (forward - start)}
 
     def kept_bytes(self, x: Any, y: Any) -> int | None:
-        return None  # XLA plans the buffers of the whole step; there is no forward that ends with something kept
+        return (
+            None  # XLA plans the buffers of the whole step; there is no forward that ends with something kept
+        )
 
 
 def answers(peer: str, workload: Workload) -> dict[str, Callable[..., Any]]:

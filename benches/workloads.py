@@ -1,7 +1,8 @@
 """The eight training workloads, each defined once for every library with PyTorch's names.
 
-A model is built by a function of `(lib, nn, F)`, so that torch and backsweep run the same definition. Weights and
-batches are NumPy arrays drawn from fixed seeds. May import NumPy alone; JAX's functional twins are in jax_models.py.
+A model is built by a function of `(lib, nn, F)`, so that torch and backsweep run the same definition. Weights
+and batches are NumPy arrays drawn from fixed seeds. May import NumPy alone; JAX's functional twins are in
+jax_models.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ SYMBOLS = 65  # the characters of tiny-shakespeare
 CLASSES = 10
 
 
+def walk(random: np.random.Generator, rows: int, length: int) -> Array:
+    """Tokens that move on by 1 to 3 symbols: something to learn, so that losses depend on gradients."""
+    return np.cumsum(random.integers(1, 4, (rows, length)), axis=1) % SYMBOLS
+
+
 @dataclass(frozen=True)
 class Gpt:
     layers: int
@@ -30,7 +36,7 @@ class Gpt:
     def build(self, lib: Any, nn: Any, F: Any) -> Any:
         heads, width = self.heads, self.width
 
-        class Attention(nn.Module):  # type: ignore[misc, name-defined]
+        class Attention(nn.Module):  # type: ignore[misc]
             def __init__(self) -> None:
                 super().__init__()
                 self.c_attn = nn.Linear(width, 3 * width)
@@ -38,12 +44,14 @@ class Gpt:
 
             def forward(self, x: Any) -> Any:
                 b, t, c = x.shape
-                q, k, v = (part.view(b, t, heads, c // heads).transpose(1, 2)
-                           for part in self.c_attn(x).split(c, dim=2))
+                q, k, v = (
+                    part.view(b, t, heads, c // heads).transpose(1, 2)
+                    for part in self.c_attn(x).split(c, dim=2)
+                )
                 y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
                 return self.c_proj(y.transpose(1, 2).contiguous().view(b, t, c))
 
-        class Block(nn.Module):  # type: ignore[misc, name-defined]
+        class Block(nn.Module):  # type: ignore[misc]
             def __init__(self) -> None:
                 super().__init__()
                 self.ln_1 = nn.LayerNorm(width)
@@ -57,7 +65,7 @@ class Gpt:
                 x = x + self.attn(self.ln_1(x))
                 return x + self.c_proj(self.gelu(self.c_fc(self.ln_2(x))))
 
-        class Model(nn.Module):  # type: ignore[misc, name-defined]
+        class Model(nn.Module):  # type: ignore[misc]
             def __init__(self, gpt: Gpt) -> None:
                 super().__init__()
                 self.wte = nn.Embedding(SYMBOLS, width)
@@ -76,7 +84,7 @@ class Gpt:
         return Model(self)
 
     def draw(self, random: np.random.Generator) -> tuple[Array, Array]:
-        tokens = random.integers(0, SYMBOLS, (self.batch, self.block + 1))
+        tokens = walk(random, self.batch, self.block + 1)
         return np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
 
     def flops(self) -> int:
@@ -104,7 +112,7 @@ class ResNet:
         return shapes
 
     def build(self, lib: Any, nn: Any, F: Any) -> Any:
-        class Block(nn.Module):  # type: ignore[misc, name-defined]
+        class Block(nn.Module):  # type: ignore[misc]
             def __init__(self, inside: int, outside: int, stride: int) -> None:
                 super().__init__()
                 self.conv1 = nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False)
@@ -114,14 +122,15 @@ class ResNet:
                 self.project = None
                 if stride != 1 or inside != outside:
                     self.project = nn.Sequential(
-                        nn.Conv2d(inside, outside, 1, stride=stride, bias=False), nn.BatchNorm2d(outside))
+                        nn.Conv2d(inside, outside, 1, stride=stride, bias=False), nn.BatchNorm2d(outside)
+                    )
 
             def forward(self, x: Any) -> Any:
                 y = F.relu(self.bn1(self.conv1(x)))
                 y = self.bn2(self.conv2(y))
                 return F.relu(y + (x if self.project is None else self.project(x)))
 
-        class Model(nn.Module):  # type: ignore[misc, name-defined]
+        class Model(nn.Module):  # type: ignore[misc]
             def __init__(self, resnet: ResNet) -> None:
                 super().__init__()
                 self.conv = nn.Conv2d(3, resnet.widths[0], 3, padding=1, bias=False)
@@ -184,7 +193,7 @@ class Lstm:
     batch: int
 
     def build(self, lib: Any, nn: Any, F: Any) -> Any:
-        class Model(nn.Module):  # type: ignore[misc, name-defined]
+        class Model(nn.Module):  # type: ignore[misc]
             def __init__(self, lstm: Lstm) -> None:
                 super().__init__()
                 self.embedding = nn.Embedding(SYMBOLS, lstm.embedding)
@@ -198,8 +207,8 @@ class Lstm:
         return Model(self)
 
     def draw(self, random: np.random.Generator) -> tuple[Array, Array]:
-        tokens = random.integers(0, SYMBOLS, (self.steps + 1, self.batch))  # time first, as nn.LSTM has it
-        return tokens[:-1], tokens[1:]
+        tokens = walk(random, self.batch, self.steps + 1).T  # time first, as nn.LSTM has it
+        return np.ascontiguousarray(tokens[:-1]), np.ascontiguousarray(tokens[1:])
 
     def flops(self) -> int:
         tokens = self.steps * self.batch
@@ -242,7 +251,7 @@ class Workload:
         return [self.model.draw(np.random.default_rng(step)) for step in range(count)]
 
     def tolerance(self, step: int, steps: int) -> float:
-        """How far two libraries' losses may part at `step`: 1e-5 at the first, growing to `drift` at the last."""
+        """How far two libraries' losses may part: 1e-5 at the first step, growing to `drift` at the last."""
         return 1e-5 * math.pow(self.drift / 1e-5, step / (steps - 1))
 
 
@@ -260,17 +269,17 @@ def initial_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
 
 
 def _workloads() -> dict[str, Workload]:
-    momentum = {"lr": 0.01, "momentum": 0.9}
+    momentum = {"lr": 1e-3, "momentum": 0.9}
     decay = {"lr": 1e-3, "weight_decay": 0.1}
     rows = [
-        Workload("tiny", Mlp((2, 16, 16, 1), 100, False), "SGD", {"lr": 0.05}, 1e-4, "mse"),
-        Workload("mlp", Mlp((784, 1024, 1024, 10), 128, True), "Adam", {"lr": 1e-3}, 1e-3),
+        Workload("tiny", Mlp((2, 16, 16, 1), 100, False), "SGD", {"lr": 0.05}, 1e-5, "mse"),
+        Workload("mlp", Mlp((784, 1024, 1024, 10), 128, True), "Adam", {"lr": 1e-3}, 1e-5),
         Workload("resnet20", ResNet((16, 32, 64), 3, 64), "SGD", momentum, 1e-2),
         Workload("resnet18", ResNet((64, 128, 256, 512), 2, 16), "SGD", momentum, 1e-2),
-        Workload("lstm", Lstm(128, 256, 64, 32), "Adam", {"lr": 1e-3}, 1e-4),
-        Workload("gpt-cpu", Gpt(4, 4, 128, 64, 12), "AdamW", decay, 1e-3),
-        Workload("gpt-baby", Gpt(6, 6, 384, 256, 16), "AdamW", decay, 1e-3),
-        Workload("gpt-long", Gpt(2, 4, 256, 2048, 1), "AdamW", decay, 1e-3),
+        Workload("lstm", Lstm(128, 256, 64, 32), "Adam", {"lr": 1e-3}, 1e-5),
+        Workload("gpt-cpu", Gpt(4, 4, 128, 64, 12), "AdamW", decay, 1e-5),
+        Workload("gpt-baby", Gpt(6, 6, 384, 256, 16), "AdamW", decay, 1e-5),
+        Workload("gpt-long", Gpt(2, 4, 256, 2048, 1), "AdamW", decay, 1e-5),
     ]
     return {row.name: row for row in rows}
 

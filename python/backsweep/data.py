@@ -1,15 +1,18 @@
 """Datasets and the loader: indexed examples, in batches, read ahead by threads.
 
-Imports the native module and NumPy (for permutations). The order of epoch e is a function of the seed and e alone,
-so that a loader resumes in the middle of an epoch from two numbers.
+Imports the native module and NumPy (for permutations). The order of epoch e is a function of the seed and e
+alone, so that a loader resumes in the middle of an epoch from a few numbers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -109,7 +112,7 @@ def random_split(dataset: Dataset[T], lengths: Sequence[float], seed: int | None
 
 
 def default_collate(batch: Sequence[Any]) -> Any:
-    """Join examples into a batch: tensors and arrays are stacked, numbers become a tensor, containers go by part.
+    """Join examples into a batch: arrays are stacked, numbers make a tensor, containers go by part.
 
     Raises: TypeError for a type that is none of these
     """
@@ -137,16 +140,16 @@ def default_collate(batch: Sequence[Any]) -> Any:
         parts = [default_collate(part) for part in zip(*batch, strict=True)]
         return type(first)(*parts) if hasattr(first, "_fields") else parts
     raise TypeError(
-        f"default_collate: an example is a {type(first).__name__}; tensors, arrays, numbers, text, or tuples, lists "
-        f"and dicts of them are needed (help: pass collate_fn)"
+        f"default_collate: an example is a {type(first).__name__}; tensors, arrays, numbers, text, or "
+        f"tuples, lists and dicts of them are needed (help: pass collate_fn)"
     )
 
 
 class DataLoader(Generic[T]):
     """Batches of a dataset, shuffled if wanted, and read ahead by threads.
 
-    Each pass is one epoch. Batches come in the same order for any number of workers. An error in the dataset is
-    raised where its batch was due. A pass that is left early stops its threads.
+    Each pass is one epoch. Batches come in the same order for any number of workers. An error in the dataset
+    is raised where its batch was due. A pass that is left early stops its threads.
     Example:
         >>> loader = DataLoader(TensorDataset(bs.rand(10, 3)), batch_size=4, shuffle=True, seed=0)
         >>> [batch[0].shape[0] for batch in loader]
@@ -168,17 +171,19 @@ class DataLoader(Generic[T]):
     ) -> None:
         """Keep the settings.
 
-        A sampler gives the order of each epoch itself. num_workers threads read up to prefetch_factor batches each
-        ahead of the caller; with 0, a batch is read when it is asked for. Without a seed, one is drawn from the
-        stream that `bs.manual_seed` starts.
+        A sampler gives the order of each epoch itself. num_workers threads read up to prefetch_factor batches
+        each ahead of the caller; with 0, a batch is read when it is asked for. Without a seed, one is drawn
+        from the stream that `bs.manual_seed` starts.
         """
         if batch_size < 1 or num_workers < 0 or prefetch_factor < 1:
             raise errors.ValueError(
-                f"DataLoader: batch_size={batch_size}, num_workers={num_workers}, prefetch_factor={prefetch_factor}; "
-                f"a batch of 1 or more, 0 workers or more, and 1 batch ahead or more are needed"
+                f"DataLoader: batch_size={batch_size}, num_workers={num_workers}, "
+                f"prefetch_factor={prefetch_factor}; at least 1, 0 and 1 are needed"
             )
         if sampler is not None and shuffle:
-            raise errors.ValueError("DataLoader: both sampler and shuffle are set; only one can decide the order")
+            raise errors.ValueError(
+                "DataLoader: both sampler and shuffle are set; only one can decide the order"
+            )
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -190,6 +195,7 @@ class DataLoader(Generic[T]):
         self._seed = _fresh_seed() if seed is None else seed
         self._epoch = 0
         self._position = 0  # batches of this epoch that the caller has got
+        self._begun = False  # whether a pass of this epoch is under way, or was left early
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -203,34 +209,89 @@ class DataLoader(Generic[T]):
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
         """Go where another loader was: the next pass gives the rest of its epoch."""
         self._seed, self._epoch, self._position = (state_dict[key] for key in ("seed", "epoch", "position"))
+        self._begun = False
 
     def __iter__(self) -> Iterator[Any]:
         """Give the batches of one epoch, or the rest of the epoch that `load_state_dict` went to."""
-        # A pass that was left early does not end its epoch: the next pass starts a new one.
-        if self._started is not None:
-            self._next_epoch()
-        return self._pass()
+        if self._begun:
+            self._epoch, self._position = self._epoch + 1, 0
+        self._begun = True
+        return self._pass(self._epoch, self._position)
 
-    def _indices(self) -> Iterable[int]:
-        if self.sampler is not None:
-            return self.sampler
-        if self.shuffle:
-            return _permutation(self._seed, self._epoch, len(self.dataset))
-        return range(len(self.dataset))
+    def _pass(self, epoch: int, position: int) -> Iterator[Any]:
+        batches = itertools.islice(self._batches(epoch), position, None)
+        # Closed by hand, so that a caller who leaves early stops the threads at once.
+        with contextlib.closing(
+            self._read_ahead(batches) if self.num_workers else self._read(batches)
+        ) as source:
+            for batch in source:
+                position += 1
+                if epoch == self._epoch:  # only the newest pass counts
+                    self._position = position
+                yield batch
+        if epoch == self._epoch:
+            self._epoch, self._position, self._begun = epoch + 1, 0, False
 
-    def _batches(self) -> Iterator[list[int]]:
-        indices = iter(self._indices())
+    def _batches(self, epoch: int) -> Iterator[list[int]]:
+        size = len(self.dataset)
+        order: Iterable[int] = _permutation(self._seed, epoch, size) if self.shuffle else range(size)
+        indices = iter(order if self.sampler is None else self.sampler)
         while batch := list(itertools.islice(indices, self.batch_size)):
             if len(batch) < self.batch_size and self.drop_last:
                 return
             yield batch
 
+    def _read(self, batches: Iterable[list[int]]) -> Generator[Any, None, None]:
+        for batch in batches:
+            yield self._fetch(batch)
+
+    def _read_ahead(self, batches: Iterable[list[int]]) -> Generator[Any, None, None]:
+        tasks: queue.SimpleQueue[tuple[Future[Any], list[int]] | None] = queue.SimpleQueue()
+        # Daemons: a dataset that blocks for ever must not keep the program from ending.
+        for _ in range(self.num_workers):
+            threading.Thread(
+                target=_work, args=(tasks, self._fetch), name="backsweep-data", daemon=True
+            ).start()
+        ahead: deque[Future[Any]] = deque()
+        try:
+            for batch in batches:
+                future: Future[Any] = Future()
+                ahead.append(future)
+                tasks.put((future, batch))
+                if len(ahead) == self.num_workers * self.prefetch_factor:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+            for _ in range(self.num_workers):
+                tasks.put(None)
+
     def _fetch(self, batch: list[int]) -> Any:
-        dataset = self.dataset
+        dataset: Any = self.dataset
+        while type(dataset) is Subset:
+            batch = [dataset.indices[index] for index in batch]
+            dataset = dataset.dataset
         if type(dataset) is TensorDataset and self.collate_fn is default_collate:
-            rows = bs.tensor(batch, dtype=bs.int64)  # one gather, where a stack would first make each row a tensor
-            return [tensor[rows] for tensor in dataset.tensors]
+            rows = bs.tensor(
+                batch, dtype=bs.int64
+            )  # one gather, where a stack would first make each row a tensor
+            return [tensor.index_select(0, rows) for tensor in dataset.tensors]
         return self.collate_fn([dataset[index] for index in batch])
+
+
+def _work(
+    tasks: queue.SimpleQueue[tuple[Future[Any], list[int]] | None], fetch: Callable[[list[int]], Any]
+) -> None:
+    while (task := tasks.get()) is not None:
+        future, batch = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(fetch(batch))
+            except BaseException as error:
+                future.set_exception(error)
+        del task, future, batch  # a waiting thread must not keep a batch alive
 
 
 def _fresh_seed() -> int:

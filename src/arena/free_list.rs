@@ -208,7 +208,8 @@ mod tests {
             let mut taken: Vec<Taken> = vec![];
             for _ in 0..400 {
                 if random(3) > 0 {
-                    let size = (random(1 << random(14)) as usize + 1).next_multiple_of(GRAIN);
+                    let most = 1 << random(14);
+                    let size = (random(most) as usize + 1).next_multiple_of(GRAIN);
                     let Some(new) = list.take(size) else { continue };
                     assert!(new.size == size && new.offset + size <= region && new.offset.is_multiple_of(GRAIN));
                     let clash = taken.iter().any(|t| {

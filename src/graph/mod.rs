@@ -3,12 +3,14 @@
 //! Ids only grow, so a consumer's id is above its producers' and the way back is a walk in descending id. Nodes live in
 //! pages; a page is freed with its last node. Nothing here recurses: a million chained nodes drop on a small stack.
 
+mod custom;
 mod node;
 pub mod record;
 pub mod replay;
 mod store;
 pub mod sweep;
 
+pub use custom::{CustomVjp, record_custom};
 pub use node::{Hook, Leaf};
 pub use record::{apply, apply_in_place, grad_enabled, set_grad_enabled};
 pub use store::{NodeId, NodeRef, live_nodes, next_id};
@@ -115,4 +117,13 @@ impl Var {
     pub fn refresh(&mut self) {
         self.version = self.tensor.storage().version();
     }
+}
+
+/// The values that the node behind `var` keeps for its vjp, by name: "input 0", "output 1".
+pub fn saved_values(var: &Var) -> Vec<(String, Var)> {
+    let Some(node) = var.node() else { return vec![] };
+    store::with(node.id(), |n| {
+        let saved = n.saved.iter().flat_map(|list| list.iter());
+        saved.filter_map(|s| Some((s.name(), Var::constant(s.tensor()?.clone())))).collect()
+    })
 }

@@ -1,6 +1,7 @@
 //! One recorded application of an op.
 
 use super::Var;
+use super::custom::Custom;
 use super::store::NodeId;
 use crate::arena::Context;
 use crate::arena::names::Name;
@@ -64,6 +65,10 @@ impl Saved {
     pub fn is_output(&self, i: usize) -> bool {
         self.slot == i as u32 | OUTPUT
     }
+    pub fn name(&self) -> String {
+        let kind = if self.slot & OUTPUT == 0 { "input" } else { "output" };
+        format!("{kind} {}", self.slot & !OUTPUT)
+    }
     pub fn tensor(&self) -> Option<&Tensor> {
         self.tensor.as_ref()
     }
@@ -107,6 +112,8 @@ pub struct Extra {
     pub hooks: Vec<(u64, u32, Hook)>,
     /// Inputs without history, kept so that the node can be replayed: value and version, by position.
     pub pins: Vec<(u32, u32, Tensor)>,
+    /// A gradient that the user wrote.
+    pub custom: Option<Custom>,
 }
 
 pub struct Node {

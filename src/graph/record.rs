@@ -88,7 +88,7 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
         Input { meta: v.tensor.meta.clone(), node, output }
     };
     let context = Context::get();
-    let extra = replay::pinning().then(|| Box::new(Extra { pins: replay::pins(x), ..Extra::default() }));
+    let extra = replay::pinning().then(|| Box::new(Extra { pins: replay::pins(x, needs), ..Extra::default() }));
     store::push(Node {
         op,
         inputs: x.iter().enumerate().map(input).collect(),

@@ -5,7 +5,7 @@ use super::node::{Saved, check_version};
 use super::store::{self, NodeId};
 use crate::arena::Context;
 use crate::error::{Error, Result};
-use crate::ops::{OpRef, run};
+use crate::ops::{Mask, OpRef, bit, run};
 use crate::tensor::Tensor;
 use smallvec::SmallVec;
 use std::cell::Cell;
@@ -24,9 +24,9 @@ pub fn pinning() -> bool {
     PINNING.get()
 }
 
-/// The inputs that no node can make again: leaves and constants.
-pub fn pins(x: &[&Var]) -> Vec<(u32, u32, Tensor)> {
-    let kept = x.iter().enumerate().filter(|(_, v)| v.is_leaf());
+/// The inputs that no node on the way back can make again: leaves, constants, and what needs no gradient.
+pub fn pins(x: &[&Var], needs: Mask) -> Vec<(u32, u32, Tensor)> {
+    let kept = x.iter().enumerate().filter(|(i, v)| needs & bit(*i) == 0 || v.is_leaf());
     kept.map(|(i, v)| (i as u32, v.tensor.storage().version(), v.tensor.clone())).collect()
 }
 
@@ -44,6 +44,9 @@ pub fn drop_saved(root: &Var) -> usize {
             pending.extend(node.inputs.iter().map(|i| i.node).filter(|n| n.is_some()));
             let pinned = |i: usize| node.extra.as_ref().is_some_and(|e| e.pins.iter().any(|p| p.0 as usize == i));
             let replayable = node.extra.as_ref().is_some_and(|e| !e.pins.is_empty()) || !node.inputs.is_empty();
+            if node.extra.as_ref().is_some_and(|e| e.custom.is_some()) {
+                return;
+            }
             for saved in node.saved.iter_mut().flat_map(|s| s.iter_mut()) {
                 if replayable && !(0..node.inputs.len()).any(|i| saved.is_input(i) && pinned(i)) {
                     dropped.extend(saved.tensor().cloned());

@@ -1,5 +1,6 @@
 //! The way back: one loop in descending id. Knows no op.
 
+use super::custom::{Custom, Origin};
 use super::node::{Hook, Input, Saved};
 use super::record;
 use super::replay;
@@ -147,6 +148,7 @@ struct Visit {
     saved: Kept,
     slots: SmallVec<[(u32, Arc<Leaf>); 1]>,
     hooks: Vec<(u32, Hook)>,
+    custom: Option<Custom>,
     context: Context,
     /// Holds the node alive through its vjp.
     hold: NodeRef,
@@ -186,8 +188,9 @@ impl Visit {
                      pass retain_graph=True to that one"
                 ))
             })?;
-            let (slots, hooks) = node.extra.as_ref().map_or_else(Default::default, |e| {
-                (e.slots.clone(), e.hooks.iter().map(|(_, out, hook)| (*out, hook.clone())).collect())
+            let (slots, hooks, custom) = node.extra.as_ref().map_or_else(Default::default, |e| {
+                let hooks = e.hooks.iter().map(|(_, out, hook)| (*out, hook.clone())).collect();
+                (e.slots.clone(), hooks, e.custom.clone())
             });
             Ok(Visit {
                 op: node.op.clone(),
@@ -196,6 +199,7 @@ impl Visit {
                 saved,
                 slots,
                 hooks,
+                custom,
                 context: Context { op: name, module: node.module, line: node.line },
                 hold,
             })
@@ -230,6 +234,10 @@ impl Visit {
         let metas: SmallVec<[Meta; 4]> = self.inputs.iter().map(|i| i.0.clone()).collect();
         let outputs = self.outputs.clone();
         let mut engine = Running { visit: &self, values: Vec::with_capacity(8), recorded };
+        if let Some(custom) = &self.custom {
+            let dx = custom.vjp.vjp(engine.custom_saved(custom)?, dy.into_vec())?;
+            return self.custom_gradients(engine, dx);
+        }
         let dy: SmallVec<[Option<V>; 2]> = (0..outputs.len())
             .map(|i| dy.get(i).cloned().flatten().map(|var| engine.push(var)))
             .collect();
@@ -247,6 +255,35 @@ impl Visit {
             }
         }
         drop(engine);
+        Ok(given)
+    }
+}
+
+impl Visit {
+    /// The user's gradients, checked one for one.
+    fn custom_gradients(&self, mut engine: Running, dx: Vec<Option<Var>>) -> Result<Vec<(NodeId, u32, Var)>> {
+        let name = self.op.name();
+        if dx.len() != self.inputs.len() {
+            return Err(Error::graph(format!(
+                "{name}.backward: {} gradients for {} tensor inputs; return one for each, None where there is none",
+                dx.len(),
+                self.inputs.len()
+            )));
+        }
+        let mut given = vec![];
+        for (dx, (meta, node, output)) in dx.into_iter().zip(&self.inputs) {
+            let (Some(dx), true) = (dx, node.is_some()) else { continue };
+            if dx.tensor.shape() != meta.shape() {
+                return Err(Error::shape(format!(
+                    "{name}.backward: a gradient of shape {:?} for an input of shape {:?}; the shapes must be equal",
+                    dx.tensor.shape(),
+                    meta.shape()
+                )));
+            }
+            let v = engine.push(dx);
+            let v = fitted(&mut engine, v, meta)?;
+            given.push((*node, *output, engine.take(v)));
+        }
         Ok(given)
     }
 }
@@ -295,6 +332,21 @@ impl Running<'_> {
     /// The last use of a value: a copy of the handle when the same value was given to several inputs.
     fn take(&mut self, v: V) -> Var {
         self.var(v).clone()
+    }
+
+    /// All that a custom op saved, each with its history when the sweep is recorded.
+    fn custom_saved(&self, custom: &Custom) -> Result<Vec<Var>> {
+        let one = |(i, origin): (usize, &Origin)| {
+            let tensor = self.saved(|s| s.is_input(i), || Err(Error::internal("bug: a custom op's value was dropped")))?;
+            Ok(match *origin {
+                Origin::Maker(id, output) if self.recorded => Var::made_by(tensor, NodeRef::hold(id, output)),
+                Origin::Own(output) if self.recorded => {
+                    Var::made_by(tensor, NodeRef::hold(self.visit.hold.id(), output))
+                }
+                _ => Var::constant(tensor),
+            })
+        };
+        custom.origins.iter().enumerate().map(one).collect()
     }
 
     fn saved(&self, slot: impl Fn(&Saved) -> bool, replayed: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {

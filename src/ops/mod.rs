@@ -7,6 +7,7 @@ pub mod args;
 pub mod cast;
 pub mod laws;
 pub mod pointwise;
+pub mod reduce;
 pub mod registry;
 pub mod run;
 pub mod views;

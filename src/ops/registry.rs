@@ -19,6 +19,7 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::pointwise::register(&mut list);
     super::views::register(&mut list);
     super::cast::register(&mut list);
+    super::reduce::register(&mut list);
     list
 });
 
@@ -39,4 +40,14 @@ pub fn entry(name: &str) -> Result<&'static Entry> {
 pub fn build(name: &str, attributes: &[Attribute]) -> Result<OpRef> {
     let entry = entry(name)?;
     (entry.build)(&mut Args::new(entry.name, attributes))
+}
+
+/// True when all operands of the op are values, so that a number among them is a 0-d tensor.
+pub fn is_elementwise(entry: &Entry) -> bool {
+    static NAMES: LazyLock<std::collections::HashSet<&'static str>> = LazyLock::new(|| {
+        let mut list = Vec::new();
+        super::pointwise::register(&mut list);
+        list.iter().map(|e| e.name).collect()
+    });
+    NAMES.contains(entry.name)
 }

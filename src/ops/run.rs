@@ -4,7 +4,7 @@ use super::{Layouts, Op, registry};
 use crate::arena::ledger::Category;
 use crate::device::Device;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{self, Result};
 use crate::shape::Layout;
 use crate::tensor::{Meta, Tensor};
 use smallvec::SmallVec;
@@ -14,9 +14,11 @@ pub type Outputs = SmallVec<[Tensor; 1]>;
 
 /// Computes an op's outputs, the extra ones included when `recording`.
 pub fn compute(op: &dyn Op, x: &[&Tensor], recording: bool) -> Result<Outputs> {
+    if op.is_view() && x.len() != 1 {
+        return Err(error::arity(op.name(), x.len(), "1"));
+    }
     if op.is_view()
-        && let Some(&first) = x.first()
-        && let Some(view) = op.view(first)
+        && let Some(view) = op.view(x[0])
     {
         return Ok(SmallVec::from_iter([view?]));
     }

@@ -16,11 +16,13 @@ from .module import Module, Parameter
 
 
 class MultiheadAttention(Module):
-    """Attend to value at the places where key matches query, in several heads.   Vaswani et al. 2017, arXiv:1706.03762
+    """Attend to value at the places where key matches query, in several heads.
+
+    Vaswani et al. 2017, arXiv:1706.03762
 
     A boolean mask is True where attention is not allowed; a float mask is added to the scores.
-    Shapes: query [l, n, embed_dim], key [s, n, kdim], value [s, n, vdim] → [l, n, embed_dim] and weights [n, l, s];
-        n comes first with batch_first, and may be left out
+    Shapes: query [l, n, embed_dim], key [s, n, kdim], value [s, n, vdim] → [l, n, embed_dim] and weights
+        [n, l, s]; n comes first with batch_first, and may be left out
     """
 
     in_proj_weight: Parameter | None
@@ -123,9 +125,12 @@ class MultiheadAttention(Module):
         s = key.shape[1]
         added = k.shape[1] - s
 
-        causal = is_causal and attn_mask is None
-        if causal and (need_weights or key_padding_mask is not None or added):
-            attn_mask, causal = bs.ones(l, s, dtype=bs.bool, device=q.device).triu(1), False
+        # The flag spares the mask, but stands for the plain causal pattern only.
+        causal = is_causal and not (need_weights or key_padding_mask is not None or added)
+        if causal:
+            attn_mask = None
+        elif is_causal and attn_mask is None:
+            attn_mask = bs.ones(l, s, dtype=bs.bool, device=q.device).triu(1)
         mask = self._mask(attn_mask, key_padding_mask, (n, l, s), added, q.dtype)
         q, k, v = (self._split(x) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
@@ -188,20 +193,22 @@ class MultiheadAttention(Module):
     def _mask(
         self, attn: Tensor | None, padding: Tensor | None, sizes: tuple[int, int, int], added: int, dtype: Any
     ) -> Tensor | None:
-        """Join both masks into one that broadcasts to [n, heads, l, s]; keys that were added are never masked."""
+        """Join both masks into one that broadcasts to [n, heads, l, s]; added keys are never masked."""
         n, l, s = sizes
         masks = []
         if attn is not None:
             shape, whole = tuple(attn.shape), (n * self.num_heads, l, s)
             if shape not in ((l, s), whole):
                 raise errors.ShapeError(
-                    f"MultiheadAttention: attn_mask has shape {list(shape)}; {[l, s]} or {list(whole)} is needed"
+                    f"MultiheadAttention: attn_mask has shape {list(shape)}; "
+                    f"{[l, s]} or {list(whole)} is needed"
                 )
             masks.append(attn if len(shape) == 2 else attn.view(n, self.num_heads, l, s))
         if padding is not None:
             if tuple(padding.shape) != (n, s):
                 raise errors.ShapeError(
-                    f"MultiheadAttention: key_padding_mask has shape {list(padding.shape)}; {[n, s]} is needed"
+                    f"MultiheadAttention: key_padding_mask has shape {list(padding.shape)}; "
+                    f"{[n, s]} is needed"
                 )
             masks.append(padding.view(n, 1, 1, s))
         if any(mask.dtype != bs.bool for mask in masks):

@@ -52,12 +52,14 @@ class _Convolution(Module):
         in_channels, out_channels = channels
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise errors.ValueError(
-                f"{name}: {in_channels} input and {out_channels} output channels do not divide into {groups} groups; "
-                f"groups must divide both"
+                f"{name}: {in_channels} input and {out_channels} output channels do not divide into {groups} "
+                f"groups; groups must divide both"
             )
         modes = PADDING_MODES[:1] if self._transposed else PADDING_MODES
         if padding_mode not in modes:
-            raise errors.ValueError(f"{name}: padding_mode {padding_mode!r} is unknown; one of {', '.join(modes)} is needed")
+            raise errors.ValueError(
+                f"{name}: padding_mode {padding_mode!r} is unknown; one of {', '.join(modes)} is needed"
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = each_axis(kernel_size, axes, f"{name}: kernel_size")
@@ -68,7 +70,9 @@ class _Convolution(Module):
         self.groups = groups
         self.padding_mode = padding_mode
         first, second = (in_channels, out_channels) if self._transposed else (out_channels, in_channels)
-        self.weight = Parameter(bs.empty(first, second // groups, *self.kernel_size, device=device, dtype=dtype))
+        self.weight = Parameter(
+            bs.empty(first, second // groups, *self.kernel_size, device=device, dtype=dtype)
+        )
         if bias:
             self.bias = Parameter(bs.empty(out_channels, device=device, dtype=dtype))
         else:
@@ -82,7 +86,9 @@ class _Convolution(Module):
     def extra_repr(self) -> str:
         """Say the sizes that differ from the defaults."""
         zeros, ones = (0,) * self._axes, (1,) * self._axes
-        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        parts = [
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        ]
         parts += [f"padding={self.padding}"] * (self.padding != zeros)
         parts += [f"dilation={self.dilation}"] * (self.dilation != ones)
         parts += [f"output_padding={self.output_padding}"] * (self.output_padding != zeros)
@@ -111,13 +117,15 @@ class _Conv(_Convolution):
     ) -> None:
         """Draw weight and bias from U(-1/√fan_in, 1/√fan_in); padding may be "same" or "valid"."""
         super().__init__()
+        channels = (in_channels, out_channels)
         self._set_up(
-            (in_channels, out_channels), kernel_size, stride, padding, 0, dilation, groups, bias, padding_mode,
-            device, dtype,
-        )  # fmt: skip
+            channels, kernel_size, stride, padding, 0, dilation, groups, bias, padding_mode, device, dtype
+        )
         sides = self._sides()
         symmetric = all(left == right for left, right in sides)
-        self._inner = tuple(left for left, _ in sides) if symmetric and padding_mode == "zeros" else (0,) * self._axes
+        self._inner = (
+            tuple(left for left, _ in sides) if symmetric and padding_mode == "zeros" else (0,) * self._axes
+        )
         # F.pad counts axes from the last one.
         outer = [side for pair in reversed(sides) for side in pair]
         self._outer = outer if any(outer) and not any(self._inner) else None
@@ -129,7 +137,8 @@ class _Conv(_Convolution):
             return [(0, 0)] * self._axes
         if self.padding != "same":
             raise errors.ValueError(
-                f"{type(self).__name__}: padding {self.padding!r} is unknown; a size, 'same' or 'valid' is needed"
+                f"{type(self).__name__}: padding {self.padding!r} is unknown; "
+                f"a size, 'same' or 'valid' is needed"
             )
         if any(step != 1 for step in self.stride):
             raise errors.ValueError(
@@ -160,7 +169,8 @@ class Conv1d(_Conv):
 class Conv2d(_Conv):
     """Convolve over two axes.
 
-    Shapes: x [n, in_channels, h, w] → [n, out_channels, h', w'], h' = (h + 2·padding - dilation·(k - 1) - 1) // stride + 1
+    Shapes: x [n, in_channels, h, w] → [n, out_channels, h', w'],
+        h' = (h + 2·padding - dilation·(k - 1) - 1) // stride + 1
     Example:
         >>> nn.Conv2d(3, 8, 3, padding=1)(bs.zeros(1, 3, 32, 32)).shape
         (1, 8, 32, 32)
@@ -201,19 +211,20 @@ class _ConvTranspose(_Convolution):
     ) -> None:
         """Draw weight and bias as PyTorch does, with the fan-in that the weight's second axis gives."""
         super().__init__()
-        self._set_up(
-            (in_channels, out_channels), kernel_size, stride, padding, output_padding, dilation, groups, bias,
-            padding_mode, device, dtype,
-        )  # fmt: skip
+        channels = (in_channels, out_channels)
+        more = (output_padding, dilation, groups, bias, padding_mode, device, dtype)
+        self._set_up(channels, kernel_size, stride, padding, *more)
 
     def forward(self, x: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
-        """Apply the transpose of a convolution; output_size picks one of the sizes that the stride leaves open."""
+        """Apply the transpose of a convolution; output_size picks a size that the stride leaves open."""
         extra = self.output_padding if output_size is None else self._extra(x, tuple(output_size))
         conv = type(self)._conv
         return conv(x, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
 
     def _extra(self, x: Tensor, output_size: tuple[int, ...]) -> tuple[int, ...]:
-        sizes = zip(x.shape[-self._axes :], self.stride, self.padding, self.dilation, self.kernel_size, strict=True)
+        sizes = zip(
+            x.shape[-self._axes :], self.stride, self.padding, self.dilation, self.kernel_size, strict=True
+        )
         least = tuple((n - 1) * s - 2 * int(p) + d * (k - 1) + 1 for n, s, p, d, k in sizes)
         most = tuple(size + step - 1 for size, step in zip(least, self.stride, strict=True))
         wanted = output_size[-self._axes :]

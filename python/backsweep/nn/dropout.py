@@ -13,7 +13,9 @@ class _Dropout(Module):
         """Keep the probability of zeroing."""
         super().__init__()
         if not 0 <= p <= 1:
-            raise errors.ValueError(f"{type(self).__name__}: p={p} is no probability; a value from 0 to 1 is needed")
+            raise errors.ValueError(
+                f"{type(self).__name__}: p={p} is no probability; a value from 0 to 1 is needed"
+            )
         self.p = p
         self.inplace = inplace
 
@@ -23,7 +25,9 @@ class _Dropout(Module):
 
 
 class Dropout(_Dropout):
-    """In training, zero each element with probability p and divide the rest by 1 - p.   Srivastava et al. 2014
+    """In training, zero each element with probability p, and divide the rest by 1 - p.
+
+    Srivastava et al. 2014
 
     Saves: a seed and a counter
     """

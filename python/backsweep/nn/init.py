@@ -1,7 +1,7 @@
 """Initialisers: each fills a tensor in place, outside the graph, and returns it.
 
-Imports the native module and NumPy (for the QR factorisation and rejection sampling). Draws come from the engine's
-random stream, so `bs.manual_seed` decides them.
+Imports the native module and NumPy (for the QR factorisation and rejection sampling). Draws come from the
+engine's random stream, so `bs.manual_seed` decides them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     gains.update(dict.fromkeys(linear, 1.0))
     if nonlinearity not in gains:
         raise errors.ValueError(
-            f"calculate_gain: no gain is known for {nonlinearity!r}; one of leaky_relu, {', '.join(gains)} is needed"
+            f"calculate_gain: no gain is known for {nonlinearity!r}; "
+            f"one of leaky_relu, {', '.join(gains)} is needed"
         )
     return gains[nonlinearity]
 
@@ -41,7 +42,9 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
     shape = tuple(tensor.shape)
     if len(shape) < 2:
-        raise errors.ShapeError(f"init: fan-in of shape {list(shape)} is not defined; 2 axes or more are needed")
+        raise errors.ShapeError(
+            f"init: fan-in of shape {list(shape)} is not defined; 2 axes or more are needed"
+        )
     receptive = math.prod(shape[2:])
     return shape[1] * receptive, shape[0] * receptive
 
@@ -68,7 +71,7 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
 def trunc_normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
 ) -> Tensor:
-    """Fill with draws from N(mean, std²) under the condition that they lie in [a, b]; exact for any bounds."""
+    """Fill with draws from N(mean, std²), on condition that they lie in [a, b]; exact for any bounds."""
     if not a < b or not std > 0:
         raise errors.ValueError(f"trunc_normal_: a={a}, b={b}, std={std}; a < b and std > 0 are needed")
     dtype = bs.float64 if tensor.dtype == bs.float64 else bs.float32
@@ -125,7 +128,9 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """Fill a convolution weight so that the layer passes its input on, channel by channel."""
     shape = tuple(tensor.shape)
     if len(shape) not in (3, 4, 5):
-        raise errors.ShapeError(f"dirac_: shape {list(shape)} is no convolution weight; 3 to 5 axes are needed")
+        raise errors.ShapeError(
+            f"dirac_: shape {list(shape)} is no convolution weight; 3 to 5 axes are needed"
+        )
     if shape[0] % groups:
         raise errors.ValueError(f"dirac_: {shape[0]} output channels do not divide into {groups} groups")
     values = np.zeros(shape, dtype=np.float32)

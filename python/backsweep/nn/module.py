@@ -1,4 +1,4 @@
-"""Module and Parameter: a model is a tree of plain attributes, walked for parameters, buffers and child modules.
+"""Module and Parameter: a tree of plain attributes, walked for parameters, buffers and child modules.
 
 Imports the native module and the errors. Leaves out every layer, and where a module's numbers come from.
 """
@@ -166,13 +166,13 @@ class Module:
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
-        """Call hook(module, args) before each forward; what it returns, if not None, replaces the arguments."""
+        """Call hook(module, args) before each forward; a result that is not None replaces the arguments."""
         return RemovableHandle(self._forward_pre_hooks, (hook, with_kwargs), prepend)
 
     def register_forward_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
-        """Call hook(module, args, output) after each forward; what it returns, if not None, replaces the output."""
+        """Call hook(module, args, output) after each forward; a result that is not None replaces output."""
         return RemovableHandle(self._forward_hooks, (hook, with_kwargs), prepend)
 
     # Registration
@@ -214,7 +214,9 @@ class Module:
 
     def _check_name(self, name: str, taken: Mapping[str, Any]) -> None:
         if not isinstance(name, str):
-            raise TypeError(f"{type(self).__name__}: a name must be a str; {name!r} is a {type(name).__name__}")
+            raise TypeError(
+                f"{type(self).__name__}: a name must be a str; {name!r} is a {type(name).__name__}"
+            )
         if not name or "." in name:
             raise errors.ValueError(
                 f"{type(self).__name__}: {name!r} cannot name an attribute; "

@@ -44,14 +44,24 @@ class _RunningNorm(Module):
             value = Parameter(bs.empty(num_features, device=device, dtype=dtype)) if affine else None
             self.register_parameter(name, value)
         tracked = track_running_stats
-        self.register_buffer("running_mean", bs.zeros(num_features, device=device, dtype=dtype) if tracked else None)
-        self.register_buffer("running_var", bs.ones(num_features, device=device, dtype=dtype) if tracked else None)
-        self.register_buffer("num_batches_tracked", bs.tensor(0, dtype=bs.int64, device=device) if tracked else None)
+        self.register_buffer(
+            "running_mean", bs.zeros(num_features, device=device, dtype=dtype) if tracked else None
+        )
+        self.register_buffer(
+            "running_var", bs.ones(num_features, device=device, dtype=dtype) if tracked else None
+        )
+        self.register_buffer(
+            "num_batches_tracked", bs.tensor(0, dtype=bs.int64, device=device) if tracked else None
+        )
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
         """Forget the running statistics."""
-        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+        if (
+            self.running_mean is not None
+            and self.running_var is not None
+            and self.num_batches_tracked is not None
+        ):
             init.zeros_(self.running_mean)
             init.ones_(self.running_var)
             init.zeros_(self.num_batches_tracked)
@@ -69,7 +79,8 @@ class _RunningNorm(Module):
             )
         if channels != self.num_features:
             raise errors.ShapeError(
-                f"{type(self).__name__}: shape {list(x.shape)} has {channels} channels; {self.num_features} are needed"
+                f"{type(self).__name__}: shape {list(x.shape)} has {channels} channels; "
+                f"{self.num_features} are needed"
             )
 
     def extra_repr(self) -> str:
@@ -215,7 +226,9 @@ class LayerNorm(Module):
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         for name, wanted in (("weight", elementwise_affine), ("bias", elementwise_affine and bias)):
-            value = Parameter(bs.empty(*self.normalized_shape, device=device, dtype=dtype)) if wanted else None
+            value = (
+                Parameter(bs.empty(*self.normalized_shape, device=device, dtype=dtype)) if wanted else None
+            )
             self.register_parameter(name, value)
         self.reset_parameters()
 
@@ -229,11 +242,16 @@ class LayerNorm(Module):
 
     def extra_repr(self) -> str:
         """Say the settings."""
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class RMSNorm(Module):
-    """Divide by the root of the mean square over the last axes, then scale.   Zhang and Sennrich 2019, arXiv:1910.07467
+    """Divide by the root of the mean square over the last axes, then scale.
+
+    Zhang and Sennrich 2019, arXiv:1910.07467
 
     Shapes: [..., *normalized_shape] → the same
     """
@@ -253,7 +271,11 @@ class RMSNorm(Module):
         self.normalized_shape = _shape(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        value = Parameter(bs.empty(*self.normalized_shape, device=device, dtype=dtype)) if elementwise_affine else None
+        value = (
+            Parameter(bs.empty(*self.normalized_shape, device=device, dtype=dtype))
+            if elementwise_affine
+            else None
+        )
         self.register_parameter("weight", value)
         self.reset_parameters()
 
@@ -292,7 +314,8 @@ class GroupNorm(Module):
         super().__init__()
         if num_groups < 1 or num_channels % num_groups:
             raise errors.ValueError(
-                f"GroupNorm: {num_channels} channels do not divide into {num_groups} groups; num_groups must divide them"
+                f"GroupNorm: {num_channels} channels do not divide into {num_groups} groups; "
+                f"num_groups must divide them"
             )
         self.num_groups = num_groups
         self.num_channels = num_channels

@@ -1,4 +1,4 @@
-"""Recurrent layers and cells: RNN, LSTM and GRU, stacked and in both directions, under PyTorch's weight names.
+"""Recurrent layers and cells: RNN, LSTM and GRU, under PyTorch's weight names.
 
 LSTM and GRU run as one op a layer and direction; the plain RNN is composed.
 """
@@ -43,12 +43,17 @@ class _Recurrent(Module):
         super().__init__()
         name = type(self).__name__
         if hidden_size < 1 or num_layers < 1:
-            raise errors.ValueError(f"{name}: hidden_size={hidden_size}, num_layers={num_layers}; 1 or more are needed")
+            raise errors.ValueError(
+                f"{name}: hidden_size={hidden_size}, num_layers={num_layers}; 1 or more are needed"
+            )
         if not 0 <= dropout <= 1:
-            raise errors.ValueError(f"{name}: dropout={dropout} is no probability; a value from 0 to 1 is needed")
+            raise errors.ValueError(
+                f"{name}: dropout={dropout} is no probability; a value from 0 to 1 is needed"
+            )
         if dropout > 0 and num_layers == 1:
             warnings.warn(
-                f"{name}: dropout={dropout} acts between layers, and there is only one; num_layers > 1 is needed",
+                f"{name}: dropout={dropout} acts between layers, and there is only one; "
+                f"num_layers > 1 is needed",
                 stacklevel=3,
             )
         self.input_size = input_size
@@ -94,7 +99,8 @@ class _Recurrent(Module):
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             layout = "[b, t, input]" if self.batch_first else "[t, b, input]"
             raise errors.ShapeError(
-                f"{name}: input has shape {list(x.shape)}; {layout} or [t, input] with input {self.input_size} is needed"
+                f"{name}: input has shape {list(x.shape)}; {layout} or [t, input] is needed, "
+                f"with input {self.input_size}"
             )
         batched = x.ndim == 3
         if not batched:
@@ -111,10 +117,10 @@ class _Recurrent(Module):
                 given = tuple(state.unsqueeze(1) for state in given)
             for state in given:
                 if tuple(state.shape) != wanted:
-                    shown = list(state.shape) if batched else [state.shape[0], *state.shape[2:]]
-                    raise errors.ShapeError(
-                        f"{name}: a state has shape {shown}; {list(wanted if batched else (wanted[0], wanted[2]))} is needed"
-                    )
+                    shown = [
+                        list(shape) if batched else [shape[0], *shape[2:]] for shape in (state.shape, wanted)
+                    ]
+                    raise errors.ShapeError(f"{name}: a state has shape {shown[0]}; {shown[1]} is needed")
             rows = list(zip(*(state.unbind(0) for state in given), strict=True))
         last: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
@@ -135,9 +141,14 @@ class _Recurrent(Module):
     def extra_repr(self) -> str:
         """Say the settings that differ from the defaults."""
         parts = [f"{self.input_size}, {self.hidden_size}"]
-        for name, default in (
-            ("num_layers", 1), ("bias", True), ("batch_first", False), ("dropout", 0.0), ("bidirectional", False),
-        ):  # fmt: skip
+        defaults = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+        }
+        for name, default in defaults.items():
             value = getattr(self, name)
             parts += [f"{name}={value}"] * (value != default)
         return ", ".join(parts)
@@ -166,7 +177,9 @@ class RNN(_Recurrent):
         dtype: Any = None,
     ) -> None:
         """Draw all parameters from U(-1/√hidden_size, 1/√hidden_size); nonlinearity is "tanh" or "relu"."""
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
+        )
         self.nonlinearity = _nonlinearity("RNN", nonlinearity)
 
     def _scan(self, x: Tensor, states: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
@@ -203,7 +216,9 @@ class GRU(_Recurrent):
 
 
 class LSTM(_Recurrent):
-    """Long short-term memory; gates in the order input, forget, cell, output.   Hochreiter and Schmidhuber 1997
+    """Long short-term memory; gates in the order input, forget, cell, output.
+
+    Hochreiter and Schmidhuber 1997
 
     Shapes: x [t, b, input_size], h and c [layers·directions, b, hidden_size]
         → y [t, b, directions·hidden_size], (h, c)
@@ -237,7 +252,12 @@ class _Cell(Module):
     bias_hh: Parameter | None
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, device: str | None = None, dtype: Any = None
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: str | None = None,
+        dtype: Any = None,
     ) -> None:
         """Draw all parameters from U(-1/√hidden_size, 1/√hidden_size)."""
         super().__init__()
@@ -265,7 +285,7 @@ class _Cell(Module):
         return w_ih, w_hh, b_ih, b_hh
 
     def _step(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """x [b, i], states [b, h] → states [b, h]."""
+        """Take one step: x [b, i], states [b, h] → states [b, h]."""
         raise NotImplementedError
 
     def _run(self, x: Tensor, states: tuple[Tensor, ...] | None, count: int) -> tuple[Tensor, ...]:

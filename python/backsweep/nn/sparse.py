@@ -59,7 +59,9 @@ class Embedding(Module):
     def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None) -> Self:
         """Take the table from a matrix, frozen unless asked otherwise; it shares the memory of the matrix."""
         if embeddings.ndim != 2:
-            raise errors.ShapeError(f"from_pretrained: shape {list(embeddings.shape)} is no table; 2 axes are needed")
+            raise errors.ShapeError(
+                f"from_pretrained: shape {list(embeddings.shape)} is no table; 2 axes are needed"
+            )
         rows, columns = embeddings.shape
         embedding = cls(0, columns)
         embedding.num_embeddings = rows

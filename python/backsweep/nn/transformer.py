@@ -20,7 +20,7 @@ from .norm import LayerNorm
 class TransformerEncoderLayer(Module):
     """One layer of the encoder.   Vaswani et al. 2017, arXiv:1706.03762
 
-    norm_first normalises before attention and feed-forward rather than behind, which trains deep stacks more easily.
+    norm_first normalises before attention and feed-forward, not behind: deep stacks train more easily.
     Shapes: src [l, n, d_model] → the same; n comes first with batch_first, and may be left out
     """
 
@@ -55,7 +55,8 @@ class TransformerEncoderLayer(Module):
         if isinstance(activation, str):
             if activation not in named:
                 raise errors.ValueError(
-                    f"TransformerEncoderLayer: activation {activation!r} is unknown; relu, gelu or a function is needed"
+                    f"TransformerEncoderLayer: activation {activation!r} is unknown; "
+                    f"relu, gelu or a function is needed"
                 )
             activation = named[activation]
         self.activation = activation

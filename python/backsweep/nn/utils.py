@@ -33,8 +33,12 @@ def _norm(tensors: list[Tensor], norm_type: float) -> float:
             largest = [float(tensor.abs().max().item()) for tensor in tensors]
             return math.nan if any(map(math.isnan, largest)) else max(largest)
         if not norm_type > 0:
-            raise errors.ValueError(f"clip_grad_norm_: norm_type={norm_type}; a value above 0, or inf, is needed")
-        return sum(float(tensor.double().abs().pow(norm_type).sum().item()) for tensor in tensors) ** (1 / norm_type)
+            raise errors.ValueError(
+                f"clip_grad_norm_: norm_type={norm_type}; a value above 0, or inf, is needed"
+            )
+        return sum(float(tensor.double().abs().pow(norm_type).sum().item()) for tensor in tensors) ** (
+            1 / norm_type
+        )
 
 
 def clip_grad_norm_(
@@ -85,7 +89,8 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
     total = sum(parameter.numel() for parameter in parameters)
     if tuple(vec.shape) != (total,):
         raise errors.ShapeError(
-            f"vector_to_parameters: the vector has shape {list(vec.shape)}; {[total]} is needed to fill the parameters"
+            f"vector_to_parameters: the vector has shape {list(vec.shape)}; "
+            f"{[total]} is needed to fill the parameters"
         )
     start = 0
     with bs.no_grad():

@@ -11,7 +11,10 @@ from .optimizer import Optimizer, Params, check_range
 
 
 class Adadelta(Optimizer):
-    """Steps scaled by the ratio of running root mean squares of steps and gradients.   Zeiler 2012, arXiv:1212.5701"""
+    """Steps scaled by the ratio of running root mean squares of steps and gradients.
+
+    Zeiler 2012, arXiv:1212.5701
+    """
 
     def __init__(
         self,

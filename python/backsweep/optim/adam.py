@@ -14,7 +14,7 @@ from .optimizer import Optimizer, Params, check_range
 class Adam(Optimizer):
     """Steps by running means of the gradient and its square.   Kingma and Ba 2014, arXiv:1412.6980
 
-    weight_decay is added to the gradient; decoupled_weight_decay shrinks the parameter instead, as AdamW does.
+    weight_decay goes into the gradient; decoupled_weight_decay shrinks the parameter instead, as in AdamW.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Adam(Optimizer):
                 _amsgrad_step(group, param, grad, state)
             return
         (beta1, beta2), decoupled = group["betas"], group["decoupled_weight_decay"]
-        # A parameter without a gradient in some step falls behind in its count; nearly always there is one count.
+        # A parameter that once had no gradient is behind in its count; nearly always there is one count.
         counts: dict[int, tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]] = {}
         for param, grad, state in zip(params, grads, states, strict=True):
             rows = counts.setdefault(state["step"], ([], [], [], []))
@@ -67,7 +67,15 @@ class Adam(Optimizer):
                 row.append(tensor)
         for step, rows in counts.items():
             _core.adam_step(
-                *rows, step, group["lr"], beta1, beta2, group["eps"], group["weight_decay"], decoupled, group["maximize"]
+                *rows,
+                step,
+                group["lr"],
+                beta1,
+                beta2,
+                group["eps"],
+                group["weight_decay"],
+                decoupled,
+                group["maximize"],
             )
 
 

@@ -11,9 +11,10 @@ from .optimizer import Optimizer, Params, check_range
 
 
 class Lion(Optimizer):
-    """Steps of one size, in the direction of the sign of an interpolated momentum.   Chen et al. 2023, arXiv:2302.06675
+    """Steps of one size, in the direction of the sign of an interpolated momentum.
 
-    Half of Adam's state; the rate is usually a third to a tenth of Adam's, and the weight decay as much larger.
+    Chen et al. 2023, arXiv:2302.06675. Half of Adam's state; the rate is usually a third to a tenth of
+    Adam's, and the weight decay as much larger.
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class Lion(Optimizer):
         check_range("Lion", "betas[0]", betas[0], below=1)
         check_range("Lion", "betas[1]", betas[1], below=1)
         check_range("Lion", "weight_decay", weight_decay)
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize})
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
+        )
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         lr, (beta1, beta2) = group["lr"], group["betas"]

@@ -1,7 +1,8 @@
 """Learning-rate schedules: each sets the rate of every group from the number of steps taken.
 
-Most are chainable, as in PyTorch: they change the rate that a group has, so that several can act on one optimizer.
-Where a rate for a given step can also be had directly, `_direct_lr` gives it; SequentialLR starts a phase by it.
+Most are chainable, as in PyTorch: they change the rate that a group has, so that several can act on one
+optimizer. Where a rate can also be had from the step alone, `_direct_lr` gives it; SequentialLR starts
+a phase by it.
 """
 
 from __future__ import annotations
@@ -21,22 +22,24 @@ Schedule = Callable[[int], float]
 
 
 class LRScheduler:
-    """The base of schedules; call `step` after the optimizer's, once a step or once an epoch, as the numbers mean."""
+    """The base of schedules; call `step` behind the optimizer's, once a step or once an epoch."""
 
     _initial = False  # set while the constructor takes the first step
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         """Note the initial rates and take step 0; last_epoch resumes behind a given step."""
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(self).__name__}: {type(optimizer).__name__} is no optimizer; one is needed")
+            raise TypeError(
+                f"{type(self).__name__}: {type(optimizer).__name__} is no optimizer; one is needed"
+            )
         self.optimizer = optimizer
         for number, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
             elif "initial_lr" not in group:
                 raise errors.ValueError(
-                    f"{type(self).__name__}: last_epoch={last_epoch} resumes, and group {number} has no 'initial_lr'; "
-                    f"load the optimizer's state first"
+                    f"{type(self).__name__}: last_epoch={last_epoch} resumes, and group {number} has no "
+                    f"'initial_lr'; load the optimizer's state first"
                 )
         self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch
@@ -130,7 +133,9 @@ class LambdaLR(LRScheduler):
 class StepLR(LRScheduler):
     """The rate times gamma every step_size steps."""
 
-    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
+    ) -> None:
         """Keep the settings."""
         self.step_size = step_size
         self.gamma = gamma
@@ -182,7 +187,7 @@ class ExponentialLR(LRScheduler):
 
 
 class LinearLR(LRScheduler):
-    """The rate times a factor that goes in a line from start_factor to end_factor within total_iters steps."""
+    """The rate times a factor, in a line from start_factor to end_factor within total_iters steps."""
 
     def __init__(
         self,
@@ -219,7 +224,10 @@ class LinearLR(LRScheduler):
 
 
 class CosineAnnealingLR(LRScheduler):
-    """The rate along half a cosine, from its start to eta_min within T_max steps.   Loshchilov and Hutter 2016"""
+    """The rate along half a cosine, from its start to eta_min within T_max steps.
+
+    Loshchilov and Hutter 2016, arXiv:1608.03983
+    """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
         """Keep the settings."""
@@ -237,7 +245,8 @@ class CosineAnnealingLR(LRScheduler):
         if (step - 1 - end) % (2 * end) == 0:  # at eta_min the ratio below is 0/0
             rise = (1 - math.cos(math.pi / end)) / 2
             return [
-                rate + (base - self.eta_min) * rise for rate, base in zip(self._rates(), self.base_lrs, strict=True)
+                rate + (base - self.eta_min) * rise
+                for rate, base in zip(self._rates(), self.base_lrs, strict=True)
             ]
         ratio = (1 + math.cos(math.pi * step / end)) / (1 + math.cos(math.pi * (step - 1) / end))
         return [ratio * (rate - self.eta_min) + self.eta_min for rate in self._rates()]
@@ -273,14 +282,18 @@ class OneCycleLR(LRScheduler):
         """Take the length as total_steps, or as epochs and steps_per_epoch."""
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
-                raise errors.ValueError("OneCycleLR: no length is given; total_steps, or epochs and steps_per_epoch, is needed")
+                raise errors.ValueError(
+                    "OneCycleLR: no length is given; total_steps, or epochs and steps_per_epoch, is needed"
+                )
             total_steps = epochs * steps_per_epoch
         if total_steps < 1:
             raise errors.ValueError(f"OneCycleLR: a length of {total_steps} steps; 1 or more is needed")
         if not 0 <= pct_start <= 1:
             raise errors.ValueError(f"OneCycleLR: pct_start={pct_start}; a value in [0, 1] is needed")
         if anneal_strategy not in ("cos", "linear"):
-            raise errors.ValueError(f"OneCycleLR: anneal_strategy {anneal_strategy!r} is unknown; cos or linear is needed")
+            raise errors.ValueError(
+                f"OneCycleLR: anneal_strategy {anneal_strategy!r} is unknown; cos or linear is needed"
+            )
         self.total_steps = total_steps
         self.anneal_strategy = anneal_strategy
         self.cycle_momentum = cycle_momentum
@@ -303,7 +316,8 @@ class OneCycleLR(LRScheduler):
         if cycle_momentum:
             if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
                 raise errors.ValueError(
-                    f"OneCycleLR: {type(optimizer).__name__} has neither momentum nor betas; cycle_momentum=False is needed"
+                    f"OneCycleLR: {type(optimizer).__name__} has neither momentum nor betas; "
+                    f"cycle_momentum=False is needed"
                 )
             least = _per_group("OneCycleLR", "base_momentum", optimizer, base_momentum)
             most = _per_group("OneCycleLR", "max_momentum", optimizer, max_momentum)
@@ -323,7 +337,7 @@ class OneCycleLR(LRScheduler):
         step = self.last_epoch
         if step > self.total_steps:
             raise errors.ValueError(
-                f"OneCycleLR: step {step} is behind the end; at most {self.total_steps} steps are in the cycle"
+                f"OneCycleLR: step {step} is behind the end; the cycle has {self.total_steps} steps"
             )
         start = 0.0
         for phase in self._phases:
@@ -359,22 +373,24 @@ class SequentialLR(LRScheduler):
             )
         for scheduler in schedulers:
             if isinstance(scheduler, ReduceLROnPlateau):
-                raise errors.ValueError("SequentialLR: ReduceLROnPlateau needs a metric; a schedule by step is needed")
+                raise errors.ValueError(
+                    "SequentialLR: ReduceLROnPlateau needs a metric; a schedule by step is needed"
+                )
             if scheduler.optimizer is not optimizer:
                 raise errors.ValueError(
-                    f"SequentialLR: {type(scheduler).__name__} was made for another optimizer; the same one is needed"
+                    f"SequentialLR: {type(scheduler).__name__} was made for another optimizer; "
+                    f"the same one is needed"
                 )
         self.optimizer = optimizer
         self._schedulers = list(schedulers)
         self._milestones = list(milestones)
-        self.last_epoch = last_epoch + 1
         # Each constructor has taken a step: undo them all, then take the one that counts.
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"]
         self._undo()
-        first = self._schedulers[bisect_right(self._milestones, 0)]
-        first._begin()
-        self._last_lr = first.get_last_lr()
+        self._first()._begin()
+        self.last_epoch = last_epoch + 1
+        self._last_lr = self._rates()
 
     def _undo(self) -> None:
         for scheduler in self._schedulers:
@@ -383,11 +399,18 @@ class SequentialLR(LRScheduler):
             else:
                 scheduler.last_epoch -= 1
 
+    def _first(self) -> LRScheduler:
+        return self._schedulers[bisect_right(self._milestones, 0)]
+
     def _begin(self) -> None:
+        self._first()._begin()
         self.last_epoch = 0
-        first = self._schedulers[bisect_right(self._milestones, 0)]
-        first._begin()
-        self._last_lr = first.get_last_lr()
+        self._last_lr = self._rates()
+
+    def _restart(self) -> None:
+        self._first()._restart()
+        self.last_epoch = 0
+        self._last_lr = self._rates()
 
     def step(self) -> None:
         """Go to the next step of the schedule whose turn it is."""
@@ -398,11 +421,14 @@ class SequentialLR(LRScheduler):
             scheduler._restart()
         else:
             scheduler.step()
-        self._last_lr = scheduler.get_last_lr()
+        self._last_lr = self._rates()
 
     def state_dict(self) -> dict[str, Any]:
         """Gather the place in the sequence, and the state of each schedule."""
-        return {**super().state_dict(), "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
+        return {
+            **super().state_dict(),
+            "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers],
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a state."""
@@ -433,7 +459,9 @@ class ReduceLROnPlateau(LRScheduler):
         if mode not in ("min", "max"):
             raise errors.ValueError(f"ReduceLROnPlateau: mode {mode!r} is unknown; min or max is needed")
         if threshold_mode not in ("rel", "abs"):
-            raise errors.ValueError(f"ReduceLROnPlateau: threshold_mode {threshold_mode!r} is unknown; rel or abs is needed")
+            raise errors.ValueError(
+                f"ReduceLROnPlateau: threshold_mode {threshold_mode!r} is unknown; rel or abs is needed"
+            )
         self.optimizer = optimizer
         self.mode = mode
         self.factor = factor
@@ -462,7 +490,10 @@ class ReduceLROnPlateau(LRScheduler):
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0
         if self.num_bad_epochs > self.patience:
-            reduced = [max(rate * self.factor, least) for rate, least in zip(self._rates(), self.min_lrs, strict=True)]
+            reduced = [
+                max(rate * self.factor, least)
+                for rate, least in zip(self._rates(), self.min_lrs, strict=True)
+            ]
             for group, rate in zip(self.optimizer.param_groups, reduced, strict=True):
                 if group["lr"] - rate > self.eps:
                     group["lr"] = rate
@@ -488,5 +519,7 @@ def _per_group(op: str, name: str, optimizer: Optimizer, value: Any) -> list[Any
     count = len(optimizer.param_groups)
     values = list(value) if isinstance(value, (list, tuple)) else [value] * count
     if len(values) != count:
-        raise errors.ValueError(f"{op}: {len(values)} values of {name}; {count} are needed, one for each group")
+        raise errors.ValueError(
+            f"{op}: {len(values)} values of {name}; {count} are needed, one for each group"
+        )
     return values

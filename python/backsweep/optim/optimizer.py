@@ -24,8 +24,8 @@ Closure = Callable[[], Any]
 class Optimizer:
     """The base of all optimizers.
 
-    A parameter that requires a gradient but has none when a step is taken is reported by a UserWarning, once: it is
-    not being trained. `report_unused = False` on the optimizer turns the report off.
+    A parameter that requires a gradient but has none when a step is taken is reported by a UserWarning, once:
+    it is not being trained. `optimizer.report_unused = False` turns the report off.
     """
 
     param_groups: list[dict[str, Any]]
@@ -46,7 +46,9 @@ class Optimizer:
         self._reported: set[int] = set()
         entries = list(params)
         if not entries:
-            raise errors.ValueError(f"{type(self).__name__}: params is empty; one parameter or more is needed")
+            raise errors.ValueError(
+                f"{type(self).__name__}: params is empty; one parameter or more is needed"
+            )
         groups = entries if isinstance(entries[0], dict) else [{"params": entries}]
         for group in groups:
             self.add_param_group(group)  # type: ignore[arg-type]
@@ -67,7 +69,9 @@ class Optimizer:
         taken = {id(param) for other in self.param_groups for param in other["params"]}
         for place, param in enumerate(entries):
             if not isinstance(param, Tensor):
-                raise TypeError(f"{op}: params[{place}] of group {number} is a {type(param).__name__}; a tensor is needed")
+                raise TypeError(
+                    f"{op}: params[{place}] of group {number} is a {type(param).__name__}; a tensor is needed"
+                )
             if not param.is_leaf:
                 raise errors.ValueError(
                     f"{op}: params[{place}] of group {number} is the result of an operation; "
@@ -89,7 +93,7 @@ class Optimizer:
             zero_grads(group["params"], set_to_none)
 
     def step(self, closure: Closure | None = None) -> Any:
-        """Update all parameters that have a gradient; closure, if given, computes the loss first, and it is returned."""
+        """Update all parameters that have a gradient; closure, if given, computes the loss first."""
         loss = None
         if closure is not None:
             with bs.enable_grad():
@@ -111,9 +115,9 @@ class Optimizer:
         self._steps += 1
         if unused:
             warnings.warn(
-                f"{type(self).__name__}.step: no gradient for {', '.join(unused)}; call loss.backward() first, and use "
-                f"every parameter in the loss (help: requires_grad_(False) freezes one, optimizer.report_unused = "
-                f"False ends this report)",
+                f"{type(self).__name__}.step: no gradient for {', '.join(unused)}; call loss.backward() first, "
+                f"and use every parameter in the loss (help: requires_grad_(False) freezes a parameter, "
+                f"optimizer.report_unused = False ends this report)",
                 UserWarning,
                 stacklevel=2,
             )
@@ -127,7 +131,7 @@ class Optimizer:
         self, params: list[Tensor], begin: Callable[[Tensor], dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """Give the state of each parameter, begun where there is none, with its step counted."""
-        # Begun for all before any step is counted, so that a failed allocation leaves the optimizer as it was.
+        # Begun for all before any step is counted: a failed allocation leaves the optimizer as it was.
         states = []
         for param in params:
             state = self.state[param]
@@ -139,28 +143,30 @@ class Optimizer:
         return states
 
     def state_dict(self) -> dict[str, Any]:
-        """Gather settings and states, with numbers in place of parameters; tensors share memory with the optimizer."""
+        """Gather settings and states, with numbers for parameters; tensors share the optimizer's memory."""
         numbers: dict[int, int] = {}
         groups = []
         for group in self.param_groups:
             for param in group["params"]:
                 numbers[id(param)] = len(numbers)
             groups.append({**group, "params": [numbers[id(param)] for param in group["params"]]})
-        state = {numbers[id(param)]: dict(entries) for param, entries in self.state.items() if id(param) in numbers}
+        state = {
+            numbers[id(param)]: dict(entries) for param, entries in self.state.items() if id(param) in numbers
+        }
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over settings and states; tensors are copied, to the device and dtype of their parameter.
 
-        Raises: ValueError if the groups differ in number or size, or a state has another shape than its parameter;
-            the optimizer is as before.
+        Raises: ValueError if the groups differ in number or size, or a state has another shape than its
+            parameter; the optimizer is as before.
         """
         op = type(self).__name__
         mine, given = self.param_groups, state_dict["param_groups"]
         sizes = [[len(group["params"]) for group in groups] for groups in (given, mine)]
         if sizes[0] != sizes[1]:
             raise errors.ValueError(
-                f"{op}.load_state_dict: the groups have {sizes[0]} parameters; {sizes[1]} are needed, as in this optimizer"
+                f"{op}.load_state_dict: the groups have {sizes[0]} parameters; {sizes[1]} are needed"
             )
         numbers = [number for group in given for number in group["params"]]
         params = [param for group in mine for param in group["params"]]
@@ -169,7 +175,9 @@ class Optimizer:
         for key, entries in state_dict["state"].items():
             number = int(key) if isinstance(key, str) else key  # JSON has no other keys than text
             if number not in by_number:
-                raise errors.ValueError(f"{op}.load_state_dict: there is a state for parameter {key}, and no such parameter")
+                raise errors.ValueError(
+                    f"{op}.load_state_dict: there is a state for parameter {key}, and no such parameter"
+                )
             param = by_number[number]
             state[param] = {name: self._adopt(name, value, param, number) for name, value in entries.items()}
         groups = []
@@ -188,8 +196,8 @@ class Optimizer:
             return int(value.item())
         if tuple(value.shape) not in (tuple(param.shape), ()):
             raise errors.ValueError(
-                f"{type(self).__name__}.load_state_dict: {name} of parameter {number} has shape {list(value.shape)}; "
-                f"{list(param.shape)} is needed"
+                f"{type(self).__name__}.load_state_dict: {name} of parameter {number} has shape "
+                f"{list(value.shape)}; {list(param.shape)} is needed"
             )
         value = value.detach().to(device=param.device)
         if param.is_floating_point():

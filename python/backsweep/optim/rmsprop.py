@@ -11,9 +11,10 @@ from .optimizer import Optimizer, Params, check_range
 
 
 class RMSprop(Optimizer):
-    """Steps divided by the root of the running mean square of the gradient.   Hinton, Coursera lecture 6, 2012
+    """Steps divided by the root of the running mean square of the gradient.
 
-    centered subtracts the square of the running mean.   Graves 2013, arXiv:1308.0850
+    Hinton, Coursera lecture 6, 2012. centered subtracts the square of the running mean: Graves 2013,
+    arXiv:1308.0850.
     """
 
     def __init__(

@@ -55,13 +55,18 @@ class SGD(Optimizer):
         )
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        settings = [group[name] for name in ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")]
+        settings = [
+            group[name] for name in ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        ]
         if group["momentum"] == 0:
             _core.sgd_step(params, grads, None, *settings, False)
             return
         buffers = [self.state[param].get("momentum_buffer") for param in params]
         # The first step sets the momentum to the gradient itself, without dampening.
-        fresh = [bs.zeros_like(param) if buffer is None else None for param, buffer in zip(params, buffers, strict=True)]
+        fresh = [
+            bs.zeros_like(param) if buffer is None else None
+            for param, buffer in zip(params, buffers, strict=True)
+        ]
         for param, buffer in zip(params, fresh, strict=True):
             if buffer is not None:
                 self.state[param]["momentum_buffer"] = buffer

@@ -37,14 +37,14 @@ fn octaves<L: F32Lanes>(x: L) -> (L, L) {
 #[inline(always)]
 fn exp_parts<L: F32Lanes>(x: L) -> (L, L) {
     let (n, r) = octaves(x);
-    (exp_of_rest(r), n)
+    (expm1_of_rest(r) + L::splat(1.0), n)
 }
 
-/// e^r for |r| ≤ ln 2 / 2.
+/// e^r - 1 for |r| ≤ ln 2 / 2.
 #[inline(always)]
-fn exp_of_rest<L: F32Lanes>(r: L) -> L {
-    let q = polynomial(r, [0.499_999_94, 0.166_665_21, 0.041_668_266, 0.008_368_677, 0.001_382_073_4]);
-    (r * r).mul_add(q, r) + L::splat(1.0)
+fn expm1_of_rest<L: F32Lanes>(r: L) -> L {
+    let q = polynomial(r, [0.5, 0.166_666_66, 0.041_666_463, 0.008_333_57, 0.001_393_508_7, 0.000_197_403_19]);
+    (r * r).mul_add(q, r)
 }
 
 #[inline(always)]
@@ -180,31 +180,26 @@ pub fn sigmoid<L: F32Lanes>(x: L) -> L {
 pub fn tanh<L: F32Lanes>(x: L) -> L {
     let size = x.abs();
     let square = x * x;
-    let p = polynomial(
-        square,
-        [-0.333_333_25, 0.133_33, -0.053_922_288, 0.021_575_91, -0.007_891_555, 0.001_900_987_5],
-    );
+    let p =
+        polynomial(square, [-0.333_333_25, 0.133_33, -0.053_922_288, 0.021_575_91, -0.007_891_555, 0.001_900_987_5]);
     let near = (size * square).mul_add(p, size);
     let far = L::splat(1.0) - L::splat(2.0) / (exp(size + size) + L::splat(1.0));
     with_sign_of(L::select(size.lt(L::splat(0.7)), near, far), x)
 }
 
+/// erf(x) for |x| < 0.92.
+#[inline(always)]
+fn erf_near<L: F32Lanes>(x: L) -> L {
+    let p = polynomial(
+        x * x,
+        [0.128_379_17, -0.376_126_3, 0.112_836_26, -0.026_855_74, 0.005_192_460_5, -0.000_805_080_4, 8.002_775e-5],
+    );
+    x.mul_add(p, x)
+}
+
 #[inline(always)]
 pub fn erf<L: F32Lanes>(x: L) -> L {
     let size = x.abs();
-    let p = polynomial(
-        x * x,
-        [
-            0.128_379_17,
-            -0.376_126_3,
-            0.112_836_26,
-            -0.026_855_74,
-            0.005_192_460_5,
-            -0.000_805_080_4,
-            8.002_775e-5,
-        ],
-    );
-    let near = size.mul_add(p, size);
     // ln erfc(x)
     let g = polynomial(
         size.clamp(0.0, 4.0),
@@ -220,39 +215,44 @@ pub fn erf<L: F32Lanes>(x: L) -> L {
     );
     let (m, n) = exp_parts(g);
     let far = L::splat(1.0) - m.scale(n);
-    with_sign_of(L::select(size.lt(L::splat(0.92)), near, far), x)
+    with_sign_of(L::select(size.lt(L::splat(0.92)), erf_near(size), far), x)
 }
 
 /// Relative accuracy in the right tail, down to the denormals.
 #[inline(always)]
 pub fn erfc<L: F32Lanes>(x: L) -> L {
-    let one = L::splat(1.0);
     let size = x.abs().clamp(0.0, 10.1);
-    // erfc(a) = e^(-a²) · t · (1 + u·Q(u)) with t = 2/(a + 2), u = a/(a + 2)
-    let inverse = one / (size + L::splat(2.0));
-    let u = size * inverse;
-    let q = polynomial(
-        u,
+    // erfc(a) = e^(-a²) · P(q) / (a + c) with q = (a - c)/(a + c); this c is one whose P(0) is nearly an f32. Each
+    // factor carries its rounding error along: four of them would add up to more than 4 ULP.
+    let (one, c) = (L::splat(1.0), L::splat(2.875));
+    let divisor = size + c;
+    let divisor_error = size - (divisor - c);
+    let inverse = one / divisor;
+    let missing = (-inverse).mul_add(divisor_error, (-inverse).mul_add(divisor, one));
+    let q = (size - c) * inverse;
+    let p = polynomial(
+        q.mul_add(missing, q),
         [
-            -1.256_758_9,
-            0.486_515_28,
-            0.211_104_24,
-            -0.093_557_14,
-            -0.122_497_4,
-            0.089_317_456,
-            -0.168_002_11,
-            0.263_515_68,
-            -0.162_339_57,
-            0.034_790_374,
+            1.069_815_9,
+            -0.866_432_9,
+            0.559_491_63,
+            -0.276_614_93,
+            0.094_454_82,
+            -0.014_613_234,
+            -0.004_188_319,
+            0.002_376_880_5,
         ],
     );
-    let factor = u.mul_add(q, one) * (inverse + inverse);
-    // The rounding error of a² matters as much as the logarithm of the result is large.
+    let fraction = p * inverse;
+    let fraction_error = fraction.mul_add(missing, p.mul_add(inverse, -fraction));
     let square = size * size;
     let (n, r) = octaves(-square);
-    let m = exp_of_rest(r + size.mul_add(-size, square));
-    let tail = (m * factor).scale(n);
-    L::select(x.lt(L::splat(0.0)), L::splat(2.0) - tail, tail)
+    let change = expm1_of_rest(r + size.mul_add(-size, square));
+    let m = one + change;
+    let m_error = (one - m) + change;
+    let tail = m.mul_add(fraction, m.mul_add(fraction_error, m_error * fraction)).scale(n);
+    let far = L::select(x.lt(L::splat(0.0)), L::splat(2.0) - tail, tail);
+    L::select(size.lt(L::splat(0.92)), L::splat(1.0) - erf_near(x), far)
 }
 
 #[inline(always)]

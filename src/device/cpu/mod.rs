@@ -1,6 +1,7 @@
 //! Kernels for the CPU, and the threads they run on.
 
 pub mod convert;
+pub mod fold;
 pub mod math;
 pub mod pointwise;
 pub mod pool;

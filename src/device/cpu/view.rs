@@ -63,6 +63,28 @@ impl<'a> View<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.cast(), self.numel()) }
     }
 
+    /// The bytes of a dense tensor.
+    pub fn raw(&self) -> &'a [u8] {
+        assert!(self.layout.is_dense(), "bug: a slice of a layout with gaps");
+        // SAFETY: dense, so that many bytes follow `ptr`; any byte is a valid u8.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.numel() * self.dtype.bytes()) }
+    }
+
+    /// The bytes of an output, to be written.
+    #[allow(clippy::mut_from_ref)]
+    pub fn raw_out(&self) -> &'a mut [u8] {
+        assert!(self.layout.is_dense(), "bug: a slice of a layout with gaps");
+        // SAFETY: as in `out`.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.numel() * self.dtype.bytes()) }
+    }
+
+    /// The first element of an int64 tensor, exactly.
+    pub fn first_i64(&self) -> i64 {
+        assert!(self.numel() > 0, "bug: the first element of an empty tensor");
+        // SAFETY: there is a first element, and `ptr` checks its type.
+        unsafe { *self.ptr::<i64>() }
+    }
+
     fn check<T: Element>(&self) {
         let same = T::DTYPE == self.dtype || (T::DTYPE == DType::U8 && self.dtype == DType::Bool);
         assert!(same, "bug: a {} tensor was read as {}", self.dtype.name(), T::DTYPE.name());

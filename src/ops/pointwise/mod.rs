@@ -69,8 +69,12 @@ pub struct Elementwise<P, const N: usize>(PhantomData<P>);
 impl<P: Pointwise<N>, const N: usize> Elementwise<P, N> {
     const OP: Elementwise<P, N> = Elementwise(PhantomData);
     const KERNELS: Kernels = Kernels::of::<Forward<P, N>>();
-    const SLOPES: [Kernels; 3] =
-        [Kernels::of::<Vjp<P, N, 0>>(), Kernels::of::<Vjp<P, N, 1>>(), Kernels::of::<Vjp<P, N, 2>>()];
+    /// One for each input that has a gradient; the other places repeat the first kernels and are never called.
+    const SLOPES: [Kernels; 3] = [
+        if P::READS[0] != NEVER { Kernels::of::<Vjp<P, N, 0>>() } else { Self::KERNELS },
+        if N > 1 && P::READS[1 % N] != NEVER { Kernels::of::<Vjp<P, N, 1>>() } else { Self::KERNELS },
+        if N > 2 && P::READS[2 % N] != NEVER { Kernels::of::<Vjp<P, N, 2>>() } else { Self::KERNELS },
+    ];
 
     fn entry() -> Entry {
         fn build<P: Pointwise<N>, const N: usize>(_: &mut Args) -> Result<OpRef> {

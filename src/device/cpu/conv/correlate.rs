@@ -5,7 +5,9 @@
 //! images and strides need no case of their own.
 
 use super::geometry::{Chunk, Correlation, Tiling, Walk};
-use super::{Float, Shared, pack};
+use super::lanes::{self, load_some, multiply_add, store_some};
+use super::pack::{self, Panels};
+use super::{Float, Shared};
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::{Kernel, Lanes};
 use std::ops::Range;
@@ -17,27 +19,6 @@ const PIXELS: usize = 64;
 
 /// The pixels of a tile at the most.
 const MOST: usize = 8;
-
-/// Lanes of a panel at this level.
-struct PanelLanes;
-
-impl<E> Kernel<E> for PanelLanes {
-    type Out = usize;
-    #[inline(always)]
-    fn run<L: Lanes<Elem = E>>(self) -> usize {
-        panel_lanes::<L>()
-    }
-}
-
-/// Two registers of lanes; loops over eight lanes of one are vectorised by the compiler.
-#[inline(always)]
-const fn panel_lanes<L: Lanes>() -> usize {
-    if L::WIDTH == 1 { 8 } else { 2 * L::WIDTH }
-}
-
-pub(super) fn lanes<E: Float>() -> usize {
-    E::dispatch(PanelLanes)
-}
 
 /// Pixels a tile, by lane width: as many as leave registers for the panel's row and for the addresses.
 #[inline(always)]
@@ -53,13 +34,9 @@ fn tiling(c: &Correlation) -> Tiling {
     c.tiling((JOB / (c.terms() * c.width).max(1)).clamp(PIXELS, 2048))
 }
 
-fn needs_scratch(c: &Correlation) -> bool {
-    c.axes.iter().any(|axis| axis.start(0) < 0 || axis.start(0) as usize + axis.extent(axis.outputs) > axis.source)
-}
-
 /// The window of a job, in elements.
 fn window(c: &Correlation) -> usize {
-    if needs_scratch(c) { c.window(&tiling(c)) } else { 0 }
+    if c.reads_padding() { c.window(&tiling(c)) } else { 0 }
 }
 
 pub(super) fn workspace(phases: impl Iterator<Item = Correlation>) -> usize {
@@ -77,22 +54,21 @@ pub(super) unsafe fn run<E: Float>(
     out: *mut E,
     workspace: &mut [E],
 ) {
-    let lanes = lanes::<E>();
     let (source, out) = (Shared(source.cast_mut()), Shared(out));
     let bias = Shared(bias.map_or(std::ptr::null_mut(), |p| p.cast_mut()));
     for c in phases {
+        let panels = Panels::new::<E>(&c);
         let (packed, scratch) = workspace.split_at_mut(c.packed_at + c.packed_len());
         // SAFETY: `packed` ends where the packed weight of this phase does.
-        unsafe { pack::pack(&c, lanes, weight, packed.as_mut_ptr()) };
+        unsafe { pack::pack(&c, &panels, weight, packed.as_mut_ptr()) };
         let window = window(&c);
         let slots = scratch.len().checked_div(window).unwrap_or(usize::MAX);
         let (packed, scratch) = (Shared(packed.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
 
         let tiling = tiling(&c);
         let chunks = c.chunks(&tiling);
-        let panels = c.width.div_ceil(lanes);
-        let panels_a_job = (4 * JOB / (tiling.pixels() * c.terms() * lanes).max(1)).clamp(1, panels);
-        let jobs_a_chunk = panels.div_ceil(panels_a_job);
+        let panels_a_job = (4 * JOB / (tiling.pixels() * c.terms() * panels.lanes).max(1)).clamp(1, panels.count);
+        let jobs_a_chunk = panels.count.div_ceil(panels_a_job);
         pool::run_with_slots(chunks * c.groups * jobs_a_chunk, slots, &|job, slot| {
             let (chunk, part) = (job % chunks, job / chunks);
             let (group, part) = (part / jobs_a_chunk, part % jobs_a_chunk);
@@ -103,7 +79,7 @@ pub(super) unsafe fn run<E: Float>(
                     c: &c,
                     chunk: c.chunk(&tiling, chunk),
                     group,
-                    panels: first..(first + panels_a_job).min(panels),
+                    panels: first..(first + panels_a_job).min(panels.count),
                     source: source.get(),
                     packed: packed.get().add(c.packed_at + group * c.packed_group()),
                     bias: bias.get(),
@@ -158,7 +134,7 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
             };
             let count = self.chunk.images.len() * pixels.rows * pixels.cols;
             for panel in self.panels {
-                let channel = panel * panel_lanes::<L>();
+                let channel = panel * lanes::panel::<L>();
                 let tiles = Tiles {
                     walk,
                     pixels,
@@ -167,7 +143,7 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
                     packed: self.packed.add(channel * c.terms()),
                     bias: if self.bias.is_null() { self.bias } else { self.bias.add(self.group * c.width + channel) },
                     out: self.out.add(first + channel),
-                    channels: panel_lanes::<L>().min(c.width - channel),
+                    channels: lanes::panel::<L>().min(c.width - channel),
                 };
                 if L::WIDTH == 1 {
                     tiles.run::<L, 8>();
@@ -316,38 +292,6 @@ impl<E: Float> Tiles<E> {
                     store_some(self.out.add(out[i] + v * L::WIDTH), sums[i][v], self.channels, v * L::WIDTH);
                 }
             }
-        }
-    }
-}
-
-/// a · b + c. Lanes of one do not fuse on x86, where that would be a call at the plain level.
-#[inline(always)]
-pub(super) fn multiply_add<L: Lanes>(a: L, b: L, c: L) -> L {
-    if L::WIDTH == 1 && cfg!(target_arch = "x86_64") { a * b + c } else { a.mul_add(b, c) }
-}
-
-/// Loads what exists of a register at lane `first` of `count` lanes.
-///
-/// # Safety
-/// `p` is valid for reads of those.
-#[inline(always)]
-pub(super) unsafe fn load_some<L: Lanes>(p: *const L::Elem, count: usize, first: usize) -> L {
-    // SAFETY: the caller's promise.
-    unsafe { if count >= first + L::WIDTH { L::load(p) } else { L::load_first(p, count.saturating_sub(first)) } }
-}
-
-/// Stores what exists of a register at lane `first` of `count` lanes.
-///
-/// # Safety
-/// `p` is valid for writes of those.
-#[inline(always)]
-pub(super) unsafe fn store_some<L: Lanes>(p: *mut L::Elem, x: L, count: usize, first: usize) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if count >= first + L::WIDTH {
-            x.store(p)
-        } else if count > first {
-            x.store_first(p, count - first)
         }
     }
 }

@@ -69,7 +69,8 @@ impl Axis {
             axis.tap_first = k0 + (axis.taps - 1) * apart;
             axis.tap_step = -(apart as isize);
             axis.first = at(axis.tap_first) / stride as isize;
-            axis.spread = apart * dilation / stride;
+            // Of no consequence where there is one tap.
+            axis.spread = (apart * dilation / stride).max(1);
         }
         Some(axis)
     }
@@ -177,6 +178,11 @@ impl Correlation {
         self.taps() * self.depth
     }
 
+    /// Whether any output reads beyond the source.
+    pub fn reads_padding(&self) -> bool {
+        self.axes.iter().any(|axis| !axis.inside(&(0..axis.outputs)))
+    }
+
     pub fn pixels(&self) -> usize {
         self.images * self.axes[0].outputs * self.axes[1].outputs
     }
@@ -218,7 +224,8 @@ impl Correlation {
         let largest = |most: usize, with: &dyn Fn(usize) -> Tiling| {
             (2..=most).rev().map(with).find(fits).unwrap_or(with(1))
         };
-        let even = |all: usize, part: usize| all.div_ceil(all.div_ceil(part));
+        // Parts of nearly equal size; also for an empty batch.
+        let even = |all: usize, part: usize| all.div_ceil(all.div_ceil(part).max(1)).max(1);
         tiling = largest((pixels / cols).min(rows), &|rows| Tiling { images: 1, rows, cols });
         tiling.rows = even(rows, tiling.rows);
         if tiling.rows == rows {

@@ -9,6 +9,7 @@
 mod correlate;
 mod depthwise;
 mod geometry;
+mod lanes;
 mod pack;
 mod weight;
 
@@ -61,12 +62,27 @@ impl Conv {
 /// An element type with kernels: `f32` on the widest lanes there are, `f64` on lanes of one.
 pub trait Float: Copy + Default + Send + Sync + std::ops::Add<Output = Self> + 'static {
     fn dispatch<K: Kernel<Self>>(kernel: K) -> K::Out;
+    fn from_int(x: i32) -> Self;
+    /// # Safety
+    /// It is the value of an `i32`.
+    unsafe fn to_int(self) -> i32;
 }
 
 impl Float for f32 {
     #[inline]
     fn dispatch<K: Kernel<f32>>(kernel: K) -> K::Out {
         dispatch_f32(kernel)
+    }
+
+    #[inline(always)]
+    fn from_int(x: i32) -> f32 {
+        x as f32
+    }
+
+    #[inline(always)]
+    unsafe fn to_int(self) -> i32 {
+        // SAFETY: the caller's promise; `as` would check for it, lane by lane.
+        unsafe { self.to_int_unchecked() }
     }
 }
 
@@ -75,10 +91,21 @@ impl Float for f64 {
     fn dispatch<K: Kernel<f64>>(kernel: K) -> K::Out {
         dispatch_f64(kernel)
     }
+
+    #[inline(always)]
+    fn from_int(x: i32) -> f64 {
+        x as f64
+    }
+
+    #[inline(always)]
+    unsafe fn to_int(self) -> i32 {
+        // SAFETY: the caller's promise; `as` would check for it, lane by lane.
+        unsafe { self.to_int_unchecked() }
+    }
 }
 
 /// A pointer that a job's threads share; each writes a part of its own.
-struct Shared<T>(*mut T);
+pub(super) struct Shared<T>(pub *mut T);
 
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Shared<T> {
@@ -89,7 +116,7 @@ impl<T> Clone for Shared<T> {
 impl<T> Copy for Shared<T> {}
 
 impl<T> Shared<T> {
-    fn get(self) -> *mut T {
+    pub fn get(self) -> *mut T {
         self.0
     }
 }
@@ -173,7 +200,9 @@ pub unsafe fn backward_weight<E: Float>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        if s.is_depthwise() {
+        if s.n == 0 {
+            dweight.write_bytes(0, s.c_out * s.c_in / s.groups * s.kh * s.kw);
+        } else if s.is_depthwise() {
             depthwise::backward_weight(s, x, dy, dweight, workspace);
         } else {
             weight::run(s, x, dy, dweight, workspace);

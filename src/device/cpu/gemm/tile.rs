@@ -6,6 +6,8 @@
 //! (one tap of the filter, or one row of taps) begins at an offset of its own in A.
 
 use super::super::simd::{self, Kernel, Lanes, Level};
+use super::dot::Dots;
+use super::pack::{Pack, Panel};
 use std::ops::{Add, Mul};
 
 /// `c[i, j] = alpha · Σ a[i, p] · b[p, j]`, plus what `accumulate` and `bias` say, for i < rows and j < columns.
@@ -46,7 +48,12 @@ pub enum Bias<T> {
 pub struct TileShape {
     pub rows: usize,
     pub columns: usize,
+    /// Columns of a register.
+    pub lanes: usize,
 }
+
+/// No tile has more elements.
+pub const MOST_ELEMENTS: usize = 12 * 32;
 
 /// `f32` or `f64`.
 pub trait Element: Copy + Send + Sync + PartialEq + Add<Output = Self> + Mul<Output = Self> + 'static {
@@ -60,6 +67,14 @@ pub trait Element: Copy + Send + Sync + PartialEq + Add<Output = Self> + Mul<Out
     /// # Safety
     /// The strides and sizes of the tile stay inside what its pointers are valid for.
     unsafe fn tile(tile: &Tile<Self>);
+    /// # Safety
+    /// The strides and sizes of the panel stay inside what its pointers are valid for.
+    unsafe fn pack(panel: &Panel<Self>);
+    /// # Safety
+    /// As for `dot::product`.
+    unsafe fn dots(dots: &Dots<Self>);
+    /// self · a + b, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
 }
 
 impl Element for f32 {
@@ -69,8 +84,8 @@ impl Element for f32 {
     #[inline]
     fn tile_shape() -> TileShape {
         match simd::level() {
-            Level::Avx512 => TileShape { rows: 12, columns: 32 },
-            Level::Avx2 => TileShape { rows: 6, columns: 16 },
+            Level::Avx512 => TileShape { rows: 12, columns: 32, lanes: 16 },
+            Level::Avx2 => TileShape { rows: 6, columns: 16, lanes: 8 },
             Level::Plain => PLAIN_SHAPE,
         }
     }
@@ -84,6 +99,21 @@ impl Element for f32 {
             (Level::Avx2, 2) => 32,
             _ => Self::tile_shape().columns,
         }
+    }
+
+    #[inline]
+    unsafe fn pack(panel: &Panel<f32>) {
+        simd::dispatch_f32(Pack(panel));
+    }
+
+    #[inline]
+    unsafe fn dots(dots: &Dots<f32>) {
+        simd::dispatch_f32(dots);
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32) -> f32 {
+        f32::mul_add(self, a, b)
     }
 
     #[inline]
@@ -107,6 +137,21 @@ impl Element for f64 {
     }
 
     #[inline]
+    unsafe fn pack(panel: &Panel<f64>) {
+        simd::dispatch_f64(Pack(panel));
+    }
+
+    #[inline]
+    unsafe fn dots(dots: &Dots<f64>) {
+        simd::dispatch_f64(dots);
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: f64, b: f64) -> f64 {
+        f64::mul_add(self, a, b)
+    }
+
+    #[inline]
     unsafe fn tile(tile: &Tile<f64>) {
         match simd::level() {
             Level::Plain => simd::dispatch_f64(F64Tile::<PLAIN_FUSED>(tile)),
@@ -115,10 +160,10 @@ impl Element for f64 {
     }
 }
 
-const PLAIN_SHAPE: TileShape = TileShape { rows: 6, columns: 8 };
+const PLAIN_SHAPE: TileShape = TileShape { rows: 6, columns: 8, lanes: 8 };
 
 /// Whether a fused multiply-add is one instruction on every processor of the target.
-const PLAIN_FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+pub const PLAIN_FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 
 struct F32Tile<'a>(&'a Tile<'a, f32>);
 
@@ -143,7 +188,7 @@ impl Kernel<f32> for F32Tile<'_> {
                     3 | 4 => up_to_2_rows::<L, 4>(tile),
                     _ => lanes::<L, 1, 8>(tile),
                 },
-                _ => plain_rows::<f32, PLAIN_FUSED>(tile, f32::mul_add),
+                _ => plain_rows::<f32, PLAIN_FUSED>(tile),
             }
         }
     }
@@ -157,7 +202,7 @@ impl<const FUSED: bool> Kernel<f64> for F64Tile<'_, FUSED> {
     #[inline(always)]
     fn run<L: Lanes<Elem = f64>>(self) {
         // SAFETY: the promise of the caller of `Element::tile`.
-        unsafe { plain_rows::<f64, FUSED>(self.0, f64::mul_add) }
+        unsafe { plain_rows::<f64, FUSED>(self.0) }
     }
 }
 
@@ -192,55 +237,88 @@ unsafe fn lanes<L: Lanes, const M: usize, const V: usize>(tile: &Tile<L::Elem>)
 where
     L::Elem: Element,
 {
-    let zero = L::splat(L::Elem::ZERO);
-    let mut sums = [[zero; V]; M];
+    // SAFETY: the promise of the caller of `Element::tile`.
+    unsafe {
+        // Rows beside each other, as packing leaves them, are addressed by constants.
+        let sums = match tile.a_row_stride {
+            1 => sums::<L, M, V>(tile, 1),
+            stride => sums::<L, M, V>(tile, stride),
+        };
+        let full = tile.columns == V * L::WIDTH;
+        match (tile.bias, tile.accumulate) {
+            (Bias::None, false) if full => {
+                let alpha = L::splat(tile.alpha);
+                for i in 0..M {
+                    for v in 0..V {
+                        (sums[i][v] * alpha).store(tile.c.offset(i as isize * tile.c_stride).add(v * L::WIDTH));
+                    }
+                }
+            }
+            (Bias::None, true) if full => {
+                let alpha = L::splat(tile.alpha);
+                for i in 0..M {
+                    for v in 0..V {
+                        let c = tile.c.offset(i as isize * tile.c_stride).add(v * L::WIDTH);
+                        sums[i][v].mul_add(alpha, L::load(c)).store(c);
+                    }
+                }
+            }
+            _ => finish(tile, sums),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn sums<L: Lanes, const M: usize, const V: usize>(tile: &Tile<L::Elem>, a_row_stride: isize) -> [[L; V]; M]
+where
+    L::Elem: Element,
+{
+    let mut sums = [[L::splat(L::Elem::ZERO); V]; M];
     // SAFETY: the promise of the caller of `Element::tile`.
     unsafe {
         let mut b = tile.b;
         for &run in tile.runs {
             let mut a = tile.a.offset(run);
-            // Rows beside each other, as packing leaves them, are addressed by constants.
-            if tile.a_row_stride == 1 {
-                for _ in 0..tile.depth {
-                    step(&mut sums, a, 1, b);
-                    a = a.offset(tile.a_depth_stride);
-                    b = b.offset(tile.b_stride);
-                }
-            } else {
-                for _ in 0..tile.depth {
-                    step(&mut sums, a, tile.a_row_stride, b);
-                    a = a.offset(tile.a_depth_stride);
-                    b = b.offset(tile.b_stride);
-                }
+            for _ in 0..tile.depth {
+                step(&mut sums, a, a_row_stride, b, tile.b_stride);
+                a = a.offset(tile.a_depth_stride);
+                b = b.offset(tile.b_stride);
             }
         }
-        let alpha = L::splat(tile.alpha);
-        for i in 0..M {
-            let row = tile.c.offset(i as isize * tile.c_stride);
-            for v in 0..V {
-                let from = v * L::WIDTH;
-                if from >= tile.columns {
-                    continue;
+    }
+    sums
+}
+
+/// The rarer ways to write a tile. A loop over v that is not unrolled takes the sums through memory, here only.
+#[inline(always)]
+unsafe fn finish<L: Lanes, const M: usize, const V: usize>(tile: &Tile<L::Elem>, sums: [[L; V]; M])
+where
+    L::Elem: Element,
+{
+    let alpha = L::splat(tile.alpha);
+    for v in 0..V {
+        let from = v * L::WIDTH;
+        if from >= tile.columns {
+            break;
+        }
+        let n = tile.columns - from;
+        // SAFETY: the promise of the caller of `Element::tile`; n columns are left.
+        unsafe {
+            let part = |p: *const L::Elem| if n < L::WIDTH { L::load_first(p, n) } else { L::load(p) };
+            let shared = match tile.bias {
+                Bias::Columns(bias) => part(bias.add(from)),
+                _ => L::splat(L::Elem::ZERO),
+            };
+            for i in 0..M {
+                let c = tile.c.offset(i as isize * tile.c_stride).add(from);
+                let mut y = sums[i][v].mul_add(alpha, shared);
+                if let Bias::Rows(bias) = tile.bias {
+                    y = y + L::splat(*bias.add(i));
                 }
-                let (c, n) = (row.add(from), tile.columns - from);
-                let mut y = sums[i][v] * alpha;
-                match tile.bias {
-                    Bias::None => {}
-                    Bias::Columns(bias) if n < L::WIDTH => y = y + L::load_first(bias.add(from), n),
-                    Bias::Columns(bias) => y = y + L::load(bias.add(from)),
-                    Bias::Rows(bias) => y = y + L::splat(*bias.add(i)),
+                if tile.accumulate {
+                    y = y + part(c);
                 }
-                if n < L::WIDTH {
-                    if tile.accumulate {
-                        y = y + L::load_first(c, n);
-                    }
-                    y.store_first(c, n);
-                } else {
-                    if tile.accumulate {
-                        y = y + L::load(c);
-                    }
-                    y.store(c);
-                }
+                if n < L::WIDTH { y.store_first(c, n) } else { y.store(c) }
             }
         }
     }
@@ -253,9 +331,13 @@ unsafe fn step<L: Lanes, const M: usize, const V: usize>(
     a: *const L::Elem,
     a_row_stride: isize,
     b: *const L::Elem,
+    b_stride: isize,
 ) {
     // SAFETY: the promise of the caller of `Element::tile`.
     unsafe {
+        for v in (0..V).step_by(64 / size_of::<L>().min(64)) {
+            prefetch(b.wrapping_offset(AHEAD * b_stride + (v * L::WIDTH) as isize));
+        }
         let mut row = [L::load(b); V];
         for v in 1..V {
             row[v] = L::load(b.add(v * L::WIDTH));
@@ -269,17 +351,31 @@ unsafe fn step<L: Lanes, const M: usize, const V: usize>(
     }
 }
 
+/// Steps of k by which B is fetched ahead: rows of an unpacked B are too far apart for the processor to guess.
+const AHEAD: isize = 12;
+
 #[inline(always)]
-unsafe fn plain_rows<T: Element, const FUSED: bool>(tile: &Tile<T>, mul_add: fn(T, T, T) -> T) {
+fn prefetch<T>(p: *const T) {
+    // SAFETY: a hint, which never faults.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
+#[inline(always)]
+unsafe fn plain_rows<T: Element, const FUSED: bool>(tile: &Tile<T>) {
     // SAFETY: the promise of the caller of `Element::tile`.
     unsafe {
         match tile.rows {
-            1 => plain::<T, 1, FUSED>(tile, mul_add),
-            2 => plain::<T, 2, FUSED>(tile, mul_add),
-            3 => plain::<T, 3, FUSED>(tile, mul_add),
-            4 => plain::<T, 4, FUSED>(tile, mul_add),
-            5 => plain::<T, 5, FUSED>(tile, mul_add),
-            6 => plain::<T, 6, FUSED>(tile, mul_add),
+            1 => plain::<T, 1, FUSED>(tile),
+            2 => plain::<T, 2, FUSED>(tile),
+            3 => plain::<T, 3, FUSED>(tile),
+            4 => plain::<T, 4, FUSED>(tile),
+            5 => plain::<T, 5, FUSED>(tile),
+            6 => plain::<T, 6, FUSED>(tile),
             rows => unreachable!("bug: a tile of {rows} rows"),
         }
     }
@@ -287,7 +383,7 @@ unsafe fn plain_rows<T: Element, const FUSED: bool>(tile: &Tile<T>, mul_add: fn(
 
 /// `M` rows of eight numbers, left to the compiler to vectorise.
 #[inline(always)]
-unsafe fn plain<T: Element, const M: usize, const FUSED: bool>(tile: &Tile<T>, mul_add: fn(T, T, T) -> T) {
+unsafe fn plain<T: Element, const M: usize, const FUSED: bool>(tile: &Tile<T>) {
     let mut sums = [[T::ZERO; PLAIN_SHAPE.columns]; M];
     // SAFETY: the promise of the caller of `Element::tile`.
     unsafe {
@@ -295,21 +391,22 @@ unsafe fn plain<T: Element, const M: usize, const FUSED: bool>(tile: &Tile<T>, m
         for &run in tile.runs {
             let mut a = tile.a.offset(run);
             for _ in 0..tile.depth {
-                let row = &*b.cast::<[T; PLAIN_SHAPE.columns]>();
+                let row = *b.cast::<[T; PLAIN_SHAPE.columns]>();
                 for i in 0..M {
                     let x = *a.offset(i as isize * tile.a_row_stride);
-                    for j in 0..PLAIN_SHAPE.columns {
-                        sums[i][j] = if FUSED { mul_add(x, row[j], sums[i][j]) } else { sums[i][j] + x * row[j] };
-                    }
+                    sums[i] = std::array::from_fn(|j| {
+                        if FUSED { x.mul_add(row[j], sums[i][j]) } else { sums[i][j] + x * row[j] }
+                    });
                 }
                 a = a.offset(tile.a_depth_stride);
                 b = b.offset(tile.b_stride);
             }
         }
-        for i in 0..M {
+        // The black box makes the sums one block of memory; without it none of this is vectorised.
+        for (i, sums) in std::hint::black_box(sums).iter().enumerate() {
             let row = tile.c.offset(i as isize * tile.c_stride);
-            for j in 0..tile.columns {
-                let mut y = sums[i][j] * tile.alpha;
+            for (j, &sum) in sums[..tile.columns].iter().enumerate() {
+                let mut y = sum * tile.alpha;
                 match tile.bias {
                     Bias::None => {}
                     Bias::Columns(bias) => y = y + *bias.add(j),

@@ -137,7 +137,10 @@ fn corners_have_their_exact_values() {
     let odd = [(0.0, 0.0), (-0.0, -0.0), (LEAST, LEAST), (-LEAST, -LEAST), (NAN, NAN)];
     assert_values(Exp, &[(0.0, 1.0), (-0.0, 1.0), (INF, INF), (-INF, 0.0), (NAN, NAN), (89.0, INF), (-104.0, 0.0)]);
     assert_values(Exp, &[(88.72283, 3.402_798_5e38), (-103.9, LEAST), (LEAST, 1.0), (3e38, INF), (-3e38, 0.0)]);
-    assert_values(Exp2, &[(3.0, 8.0), (-149.0, LEAST), (-150.0, 0.0), (128.0, INF), (NAN, NAN), (INF, INF), (-INF, 0.0)]);
+    assert_values(
+        Exp2,
+        &[(3.0, 8.0), (-149.0, LEAST), (-150.0, 0.0), (128.0, INF), (NAN, NAN), (INF, INF), (-INF, 0.0)],
+    );
     assert_values(Expm1, &odd);
     assert_values(Expm1, &[(INF, INF), (-INF, -1.0), (-200.0, -1.0), (89.0, INF)]);
     assert_values(Ln, &[(0.0, -INF), (-0.0, -INF), (1.0, 0.0), (INF, INF), (-1.0, NAN), (-INF, NAN), (NAN, NAN)]);

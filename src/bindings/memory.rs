@@ -1,0 +1,88 @@
+//! The bill, as Python sees it.
+
+use super::errors::raise;
+use crate::arena::ledger::{Category, Event, Record};
+use crate::arena;
+use crate::graph;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// Bytes live, at the peak and reserved, by category, and the counts of nodes and blocks.
+#[pyfunction]
+fn memory_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let stats = arena::stats();
+    let dict = PyDict::new(py);
+    dict.set_item("live", stats.live)?;
+    dict.set_item("peak", stats.peak)?;
+    dict.set_item("reserved", arena::reserved_bytes())?;
+    dict.set_item("limit", arena::limit())?;
+    for category in Category::ALL {
+        dict.set_item(category.name(), stats.by_category[category as usize])?;
+    }
+    let at_peak = PyDict::new(py);
+    for category in Category::ALL {
+        at_peak.set_item(category.name(), stats.peak_by_category[category as usize])?;
+    }
+    dict.set_item("at_peak", at_peak)?;
+    dict.set_item("nodes", graph::live_nodes())?;
+    dict.set_item("blocks", stats.blocks)?;
+    dict.set_item("allocations", stats.allocations)?;
+    Ok(dict)
+}
+
+fn row<'py>(py: Python<'py>, id: u32, record: &Record) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("id", id)?;
+    dict.set_item("bytes", record.bytes)?;
+    dict.set_item("category", record.tag.category.name())?;
+    dict.set_item("op", record.tag.op)?;
+    dict.set_item("module", &*record.tag.module.text())?;
+    dict.set_item("line", &*record.tag.line.text())?;
+    Ok(dict)
+}
+
+/// Every live block: bytes, category, op, module, line.
+#[pyfunction]
+fn memory_snapshot(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    arena::snapshot().iter().map(|(id, record)| row(py, *id, record)).collect()
+}
+
+#[pyfunction]
+fn reset_peak() {
+    arena::reset_peak();
+}
+
+/// Sets the hard cap in bytes, None for no cap; returns the one before.
+#[pyfunction]
+#[pyo3(signature = (limit))]
+fn set_limit(limit: Option<usize>) -> PyResult<Option<usize>> {
+    arena::set_limit(limit).map_err(raise)
+}
+
+/// Starts to keep every block event.
+#[pyfunction]
+fn record_start() {
+    arena::record_start();
+}
+
+/// Ends the recording; returns the blocks alive at its peak, and all events as (kind, block, bytes, category).
+#[pyfunction]
+fn record_stop(py: Python<'_>) -> PyResult<(Vec<Bound<'_, PyDict>>, Vec<(&'static str, u32, usize, &'static str)>)> {
+    let recording = arena::record_stop().unwrap_or_default();
+    let peak = recording.at_peak().iter().map(|(id, record)| row(py, *id, record)).collect::<PyResult<_>>()?;
+    let event = |e: &Event| match e {
+        Event::Alloc { id, record } => ("alloc", *id, record.bytes, record.tag.category.name()),
+        Event::Free { id } => ("free", *id, 0, ""),
+        Event::Retag { id, category } => ("retag", *id, 0, category.name()),
+    };
+    Ok((peak, recording.events.iter().map(event).collect()))
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(memory_stats, m)?)?;
+    m.add_function(wrap_pyfunction!(memory_snapshot, m)?)?;
+    m.add_function(wrap_pyfunction!(reset_peak, m)?)?;
+    m.add_function(wrap_pyfunction!(set_limit, m)?)?;
+    m.add_function(wrap_pyfunction!(record_start, m)?)?;
+    m.add_function(wrap_pyfunction!(record_stop, m)?)
+}

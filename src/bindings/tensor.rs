@@ -1,0 +1,400 @@
+//! The handle that Python holds. Attributes and operators; all other methods are Python's, in `backsweep/tensor.py`.
+
+use super::apply::{in_place, operand, run, wrap};
+use super::arrays;
+use super::autograd;
+use super::dtype::{PyDType, object};
+use super::errors::raise;
+use crate::arena::ledger::Category;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::graph::Var;
+use crate::ops::{OpRef, registry};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use std::sync::LazyLock;
+
+/// An n-dimensional array with a history.
+#[pyclass(name = "Tensor", module = "backsweep", subclass, frozen, weakref)]
+pub struct PyTensor {
+    var: Mutex<Var>,
+}
+
+impl PyTensor {
+    pub fn new(var: Var) -> PyTensor {
+        PyTensor { var: Mutex::new(var) }
+    }
+    pub fn var(&self) -> Var {
+        self.var.lock().clone()
+    }
+    pub fn set(&self, var: Var) {
+        let old = std::mem::replace(&mut *self.var.lock(), var);
+        drop(old);
+    }
+    fn read<T>(&self, f: impl FnOnce(&Var) -> T) -> T {
+        f(&self.var.lock())
+    }
+}
+
+/// The ops behind Python's operators, looked up once.
+struct Operators {
+    add: OpRef,
+    sub: OpRef,
+    mul: OpRef,
+    div: OpRef,
+    floor_divide: OpRef,
+    remainder: OpRef,
+    pow: OpRef,
+    neg: OpRef,
+    abs: OpRef,
+    matmul: OpRef,
+    lt: OpRef,
+    le: OpRef,
+    gt: OpRef,
+    ge: OpRef,
+    eq: OpRef,
+    ne: OpRef,
+    and: OpRef,
+    or: OpRef,
+    xor: OpRef,
+    not: OpRef,
+}
+
+static OPERATORS: LazyLock<Operators> = LazyLock::new(|| {
+    let op = |name| registry::build(name, &[]).expect("bug: an operator without an op");
+    Operators {
+        add: op("add"),
+        sub: op("sub"),
+        mul: op("mul"),
+        div: op("div"),
+        floor_divide: op("floor_divide"),
+        remainder: op("remainder"),
+        pow: op("pow"),
+        neg: op("neg"),
+        abs: op("abs"),
+        matmul: op("matmul"),
+        lt: op("lt"),
+        le: op("le"),
+        gt: op("gt"),
+        ge: op("ge"),
+        eq: op("eq"),
+        ne: op("ne"),
+        and: op("logical_and"),
+        or: op("logical_or"),
+        xor: op("logical_xor"),
+        not: op("logical_not"),
+    }
+});
+
+type Other<'a, 'py> = &'a Bound<'py, PyAny>;
+
+fn binary(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef, reflected: bool) -> PyResult<Py<PyAny>> {
+    let py = slf.py();
+    let var = slf.get().var();
+    let Some(other) = operand(other, var.tensor.dtype())? else {
+        return Ok(py.NotImplemented());
+    };
+    let inputs = if reflected { [&other, &var] } else { [&var, &other] };
+    wrap(py, run(py, op.clone(), &inputs)?)
+}
+
+fn update(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef) -> PyResult<()> {
+    let Some(other) = operand(other, slf.get().read(|v| v.tensor.dtype()))? else {
+        let text = format!("{}_: the other side is a {}; a tensor or a number is needed", op.name(), other.get_type().name()?);
+        return Err(raise(Error::dtype(text)));
+    };
+    in_place(slf.py(), op.clone(), slf, &[other])
+}
+
+/// Bitwise on bools only: the integer ops are not there.
+fn logic(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef) -> PyResult<Py<PyAny>> {
+    let dtype = slf.get().read(|v| v.tensor.dtype());
+    if dtype != DType::Bool {
+        let text = format!("{}: operators & | ^ ~ on {}; bool is needed (help: compare first)", op.name(), dtype.name());
+        return Err(raise(Error::dtype(text)));
+    }
+    binary(slf, other, op, false)
+}
+
+#[pymethods]
+impl PyTensor {
+    /// A handle on the data of another tensor, without its history. `bs.tensor` makes tensors from numbers.
+    #[new]
+    fn py_new(data: &Bound<'_, PyTensor>) -> PyTensor {
+        PyTensor::new(data.get().var().detach())
+    }
+
+    fn __add__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.add, false)
+    }
+    fn __radd__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.add, true)
+    }
+    fn __sub__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.sub, false)
+    }
+    fn __rsub__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.sub, true)
+    }
+    fn __mul__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.mul, false)
+    }
+    fn __rmul__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.mul, true)
+    }
+    fn __truediv__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.div, false)
+    }
+    fn __rtruediv__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.div, true)
+    }
+    fn __floordiv__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.floor_divide, false)
+    }
+    fn __rfloordiv__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.floor_divide, true)
+    }
+    fn __mod__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.remainder, false)
+    }
+    fn __rmod__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.remainder, true)
+    }
+    fn __pow__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>, _modulo: Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.pow, false)
+    }
+    fn __rpow__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>, _modulo: Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.pow, true)
+    }
+    fn __matmul__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.matmul, false)
+    }
+    fn __neg__(slf: &Bound<'_, PyTensor>) -> PyResult<Py<PyAny>> {
+        wrap(slf.py(), run(slf.py(), OPERATORS.neg.clone(), &[&slf.get().var()])?)
+    }
+    fn __abs__(slf: &Bound<'_, PyTensor>) -> PyResult<Py<PyAny>> {
+        wrap(slf.py(), run(slf.py(), OPERATORS.abs.clone(), &[&slf.get().var()])?)
+    }
+    fn __and__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        logic(slf, other, &OPERATORS.and)
+    }
+    fn __or__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        logic(slf, other, &OPERATORS.or)
+    }
+    fn __xor__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        logic(slf, other, &OPERATORS.xor)
+    }
+    fn __invert__(slf: &Bound<'_, PyTensor>) -> PyResult<Py<PyAny>> {
+        wrap(slf.py(), run(slf.py(), OPERATORS.not.clone(), &[&slf.get().var()])?)
+    }
+    fn __lt__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.lt, false)
+    }
+    fn __le__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.le, false)
+    }
+    fn __gt__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.gt, false)
+    }
+    fn __ge__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.ge, false)
+    }
+    fn __eq__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.eq, false)
+    }
+    fn __ne__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        binary(slf, other, &OPERATORS.ne, false)
+    }
+    /// By identity: `==` is elementwise.
+    fn __hash__(slf: &Bound<'_, PyTensor>) -> isize {
+        (slf.as_ptr() as usize >> 4) as isize
+    }
+    fn __iadd__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<()> {
+        update(slf, other, &OPERATORS.add)
+    }
+    fn __isub__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<()> {
+        update(slf, other, &OPERATORS.sub)
+    }
+    fn __imul__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<()> {
+        update(slf, other, &OPERATORS.mul)
+    }
+    fn __itruediv__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<()> {
+        update(slf, other, &OPERATORS.div)
+    }
+
+    #[getter]
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        self.read(|v| PyTuple::new(py, v.tensor.shape()))
+    }
+    #[getter]
+    fn ndim(&self) -> usize {
+        self.read(|v| v.tensor.shape().len())
+    }
+    #[getter]
+    fn dtype(&self, py: Python<'_>) -> PyResult<Py<PyDType>> {
+        object(py, self.read(|v| v.tensor.dtype()))
+    }
+    #[getter]
+    fn device(&self) -> &'static str {
+        self.read(|v| v.tensor.meta.device.name())
+    }
+    fn numel(&self) -> usize {
+        self.read(|v| v.tensor.numel())
+    }
+    fn element_size(&self) -> usize {
+        self.read(|v| v.tensor.dtype().bytes())
+    }
+    /// Steps between neighbours on each axis, in elements.
+    fn stride<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        self.read(|v| PyTuple::new(py, v.tensor.layout().strides()))
+    }
+    fn is_contiguous(&self) -> bool {
+        self.read(|v| v.tensor.layout().is_contiguous())
+    }
+    fn data_ptr(&self) -> usize {
+        self.read(|v| v.tensor.view().bytes_ptr() as usize)
+    }
+    /// Writes in place since the storage was made.
+    #[getter]
+    fn _version(&self) -> u32 {
+        self.read(|v| v.tensor.storage().version())
+    }
+    /// True when both look at the same memory.
+    fn shares_memory(&self, other: &PyTensor) -> bool {
+        let other = other.var();
+        self.read(|v| v.tensor.shares_storage(&other.tensor))
+    }
+
+    #[getter]
+    fn requires_grad(&self) -> bool {
+        self.read(Var::requires_grad)
+    }
+    #[setter]
+    fn set_requires_grad(&self, on: bool) -> PyResult<()> {
+        let var = self.var();
+        if on == var.requires_grad() {
+            return Ok(());
+        }
+        if on {
+            if !var.tensor.dtype().is_float() {
+                let text = format!("requires_grad: dtype {} has no gradient; a floating dtype is needed", var.tensor.dtype().name());
+                return Err(raise(Error::dtype(text)));
+            }
+            self.set(Var::leaf(var.tensor));
+        } else if var.is_leaf() {
+            self.set(Var::constant(var.tensor));
+        } else {
+            return Err(raise(Error::graph("requires_grad: only a leaf can stop requiring a gradient; use detach()")));
+        }
+        Ok(())
+    }
+    #[getter]
+    fn is_leaf(&self) -> bool {
+        self.read(Var::is_leaf)
+    }
+    /// The name of the op that made this tensor, or None.
+    #[getter]
+    fn grad_fn(&self) -> Option<&'static str> {
+        self.read(Var::op_name)
+    }
+    #[getter]
+    fn grad(&self) -> Option<PyTensor> {
+        let slot = self.read(Var::grad_slot)?;
+        slot.grad.lock().clone().map(PyTensor::new)
+    }
+    #[setter]
+    fn set_grad(&self, grad: Option<&Bound<'_, PyTensor>>) -> PyResult<()> {
+        let var = self.var();
+        let grad = grad.map(|g| g.get().var());
+        if let Some(g) = &grad
+            && (g.tensor.shape() != var.tensor.shape() || g.tensor.dtype() != var.tensor.dtype())
+        {
+            let text = format!(
+                "grad: {:?} {} for a tensor of {:?} {}; shape and dtype must be equal",
+                g.tensor.shape(), g.tensor.dtype().name(), var.tensor.shape(), var.tensor.dtype().name()
+            );
+            return Err(raise(Error::shape(text)));
+        }
+        let slot = match (var.grad_slot(), &grad) {
+            (Some(slot), _) => slot,
+            (None, None) => return Ok(()),
+            (None, Some(_)) => return Err(raise(Error::graph("grad: this tensor does not require a gradient; call requires_grad_() first"))),
+        };
+        if let Some(g) = &grad {
+            g.tensor.storage().retag(Category::Gradient);
+        }
+        let old = std::mem::replace(&mut *slot.grad.lock(), grad);
+        drop(old);
+        Ok(())
+    }
+    fn retain_grad(&self) -> PyResult<()> {
+        self.var().retain_grad().map_err(raise)
+    }
+    fn detach(&self) -> PyTensor {
+        PyTensor::new(self.var().detach())
+    }
+    fn _add_hook(&self, py: Python<'_>, hook: Py<PyAny>) -> PyResult<u64> {
+        autograd::add_hook(py, &self.var(), hook)
+    }
+    fn _remove_hook(&self, id: u64) {
+        self.var().remove_hook(id);
+    }
+    /// Takes over the value and history of another tensor: the target of an in-place op written in Python.
+    fn _become(&self, other: &PyTensor) {
+        self.set(other.var());
+    }
+
+    /// The one element, as a Python number.
+    fn item(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        arrays::item(py, &self.var())
+    }
+    #[getter]
+    fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        arrays::interface(py, &self.var())
+    }
+    fn __len__(&self) -> PyResult<usize> {
+        self.read(|v| v.tensor.shape().first().copied()).ok_or_else(|| {
+            pyo3::exceptions::PyTypeError::new_err("len: a 0-d tensor has no length; use item()")
+        })
+    }
+    fn __bool__(&self) -> PyResult<bool> {
+        let var = self.var();
+        if var.tensor.numel() != 1 {
+            let text = format!("bool: a tensor of shape {:?} is neither true nor false; use any() or all()", var.tensor.shape());
+            return Err(raise(Error::value(text)));
+        }
+        Ok(var.tensor.to_f64()[0] != 0.0)
+    }
+    fn __float__(&self) -> PyResult<f64> {
+        one(&self.var(), "float").map_err(raise)
+    }
+    fn __int__(&self) -> PyResult<i64> {
+        one(&self.var(), "int").map(|v| v as i64).map_err(raise)
+    }
+    fn __index__(&self) -> PyResult<i64> {
+        let var = self.var();
+        if var.tensor.dtype().is_float() {
+            return Err(pyo3::exceptions::PyTypeError::new_err("index: a floating tensor is no index; cast it to int64"));
+        }
+        one(&var, "index").map(|v| v as i64).map_err(raise)
+    }
+    /// The bill's category of the memory behind this tensor, or None when it belongs to somebody else.
+    #[getter]
+    fn _category(&self) -> Option<&'static str> {
+        self.read(|v| v.tensor.storage().category()).map(Category::name)
+    }
+    #[setter]
+    fn set__category(&self, name: &str) -> PyResult<()> {
+        let category = Category::from_name(name).ok_or_else(|| raise(Error::value(format!("category: '{name}' is unknown"))))?;
+        self.read(|v| v.tensor.storage().retag(category));
+        Ok(())
+    }
+}
+
+fn one(var: &Var, op: &str) -> Result<f64> {
+    if var.tensor.numel() != 1 {
+        return Err(Error::value(format!("{op}: a tensor of shape {:?} has {} elements; one is needed", var.tensor.shape(), var.tensor.numel())));
+    }
+    Ok(var.tensor.to_f64()[0])
+}

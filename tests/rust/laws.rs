@@ -1,0 +1,491 @@
+//! The laws, over every registered op and every sample. An op is tested by being registered; there are no other ops.
+
+use backsweep::arena;
+use backsweep::arena::ledger::Category;
+use backsweep::device::Device;
+use backsweep::dtype::DType;
+use backsweep::graph::{self, Request, Var};
+use backsweep::ops::laws::{Domain, Exact, Sample};
+use backsweep::ops::registry::{self, Entry};
+use backsweep::ops::run;
+use backsweep::shape::Layout;
+use backsweep::tensor::{Meta, Tensor};
+use std::sync::Mutex;
+
+/// The ledger is one for the process, so the tests that read it take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x2545_F491_4F6C_DD1D)
+    }
+    fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+    fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+    fn signed(&mut self) -> f64 {
+        2.0 * self.unit() - 1.0
+    }
+}
+
+/// Exactly representable in f32, so that every precision starts from the same numbers.
+fn values(shape: &[usize], domain: Domain, random: &mut Random) -> Vec<f64> {
+    let n: usize = shape.iter().product();
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        order.swap(i, (random.bits() % (i as u64 + 1)) as usize);
+    }
+    let last = shape.last().copied().unwrap_or(1).max(1);
+    let mut list: Vec<f64> = (0..n)
+        .map(|i| match domain {
+            Domain::Any => 1.5 * random.signed() + 0.3 * random.signed(),
+            Domain::Positive => 0.3 + 1.7 * random.unit(),
+            // Distinct, and away from integers: whole part by rank, fraction in (0.2, 0.8).
+            Domain::Apart => {
+                let rank = order[i] as f64 - (n / 2) as f64;
+                rank * 0.03125 * (32.0 / n.max(32) as f64) * 3.0 + 0.0078125
+            }
+            Domain::Divisor => (0.5 + random.unit()) * if random.bits() & 1 == 0 { 1.0 } else { -1.0 },
+            Domain::Unit => 0.9 * random.signed(),
+            Domain::AboveOne => 1.2 + 1.8 * random.unit(),
+            Domain::Mask => (random.bits() & 1) as f64,
+            Domain::Index(size) => (random.bits() % size.max(1) as u64) as f64,
+            Domain::Shuffled => 0.0,
+        } as f32 as f64)
+        .collect();
+    if domain == Domain::Shuffled {
+        for row in list.chunks_mut(last) {
+            let mut positions: Vec<usize> = (0..row.len()).collect();
+            for i in (1..positions.len()).rev() {
+                positions.swap(i, (random.bits() % (i as u64 + 1)) as usize);
+            }
+            row.iter_mut().zip(positions).for_each(|(v, p)| *v = p as f64);
+        }
+    }
+    if domain == Domain::Apart {
+        // Integers are kinks of floor and its kin.
+        list.iter_mut().filter(|v| (**v - v.round()).abs() < 0.005).for_each(|v| *v += 0.0078125);
+    }
+    list
+}
+
+fn tensor(shape: &[usize], data: &[f64], dtype: DType) -> Tensor {
+    let wide = Tensor::from_slice("law", shape, data, Category::Input).unwrap();
+    let meta = Meta::contiguous("law", shape, dtype, Device::Cpu).unwrap();
+    run::converted(&wide, meta, Category::Input).unwrap()
+}
+
+/// The inputs of a sample in a floating type; masks and indices keep their own.
+fn inputs(sample: &Sample, dtype: DType, random: &mut Random) -> (Vec<Tensor>, Vec<Exact>) {
+    let pairs = sample.inputs.iter().map(|(shape, domain)| {
+        let data = values(shape, *domain, random);
+        let t = tensor(shape, &data, domain.dtype().unwrap_or(dtype));
+        // A narrow type rounds; the reference sees what the op sees.
+        let exact = Exact::new(shape, t.to_f64());
+        (t, exact)
+    });
+    pairs.unzip()
+}
+
+struct Case<'a> {
+    entry: &'a Entry,
+    at: usize,
+    sample: Sample,
+}
+
+impl Case<'_> {
+    fn name(&self) -> String {
+        format!("{} sample {} {:?} {:?}", self.entry.name, self.at, self.sample.op, self.sample.inputs)
+    }
+    fn random(&self) -> Random {
+        let seed = self.entry.name.bytes().fold(self.at as u64 + 1, |h, b| h.wrapping_mul(131).wrapping_add(u64::from(b)));
+        Random::new(seed)
+    }
+}
+
+fn cases() -> impl Iterator<Item = Case<'static>> {
+    registry::entries().iter().flat_map(|entry| {
+        (entry.samples)().into_iter().enumerate().map(move |(at, sample)| Case { entry, at, sample })
+    })
+}
+
+fn close(a: f64, b: f64, relative: f64, absolute: f64) -> bool {
+    a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= absolute + relative * a.abs().max(b.abs())
+}
+
+fn assert_close(got: &[f64], want: &[f64], tolerance: (f64, f64), what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}: number of elements");
+    let scale = want.iter().filter(|v| v.is_finite()).fold(1.0f64, |m, v| m.max(v.abs()));
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        assert!(close(g, w, tolerance.0, tolerance.1 * scale), "{what}: element {i} is {g}, the reference says {w}");
+    }
+}
+
+fn run_op(sample: &Sample, x: &[Var]) -> Vec<Var> {
+    graph::apply(sample.op.clone(), &x.iter().collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{:?}: {e}", sample.op)).into_vec()
+}
+
+fn leaves(tensors: &[Tensor]) -> Vec<Var> {
+    let leaf = |t: &Tensor| if t.dtype().is_float() { Var::leaf(t.clone()) } else { Var::constant(t.clone()) };
+    tensors.iter().map(leaf).collect()
+}
+
+/// Gradients of Σ ⟨y, dy⟩ by the inputs; `None` where there is none.
+fn gradients(y: &[Var], dy: &[Tensor], x: &[Var], retain: bool, create: bool) -> Vec<Option<Var>> {
+    let roots: Vec<(Var, Var)> = y
+        .iter()
+        .zip(dy)
+        .filter(|(y, _)| y.requires_grad())
+        .map(|(y, dy)| (y.clone(), Var::constant(dy.clone())))
+        .collect();
+    if roots.is_empty() {
+        return vec![None; x.len()];
+    }
+    let mut check = || Ok(());
+    let request =
+        Request { roots: &roots, targets: Some(x), retain_graph: retain, create_graph: create, check: &mut check };
+    graph::sweep(request).unwrap_or_else(|e| panic!("sweep: {e}"))
+}
+
+fn cotangents(y: &[Var], random: &mut Random) -> Vec<Tensor> {
+    y.iter()
+        .map(|v| {
+            let data: Vec<f64> = (0..v.tensor.numel()).map(|_| random.signed() as f32 as f64).collect();
+            tensor(v.tensor.shape(), &data, v.tensor.dtype())
+        })
+        .collect()
+}
+
+#[test]
+fn values_agree_with_the_exact_reading_in_every_float_type() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let mut count = 0;
+    for case in cases() {
+        for (dtype, tolerance) in [
+            (DType::F64, (1e-12, 1e-13)),
+            (DType::F32, (2e-5, 2e-6)),
+            (DType::BF16, (2e-2, 1e-2)),
+            (DType::F16, (4e-3, 2e-3)),
+        ] {
+            let (tensors, exact) = inputs(&case.sample, dtype, &mut case.random());
+            let Some(want) = case.sample.op.reference(&exact) else { continue };
+            let x: Vec<Var> = tensors.iter().cloned().map(Var::constant).collect();
+            let got = run_op(&case.sample, &x);
+            assert_eq!(got.len(), want.len(), "{}: number of outputs", case.name());
+            for (g, w) in got.iter().zip(&want) {
+                assert_eq!(g.tensor.shape(), w.shape.as_slice(), "{}: shape", case.name());
+                // Indices of a narrow type may differ where rounding made a tie.
+                if dtype.is_half() && !g.tensor.dtype().is_float() && want.len() > 1 {
+                    continue;
+                }
+                assert_close(&g.tensor.to_f64(), &w.data, tolerance, &format!("{} {}", case.name(), dtype.name()));
+            }
+            count += 1;
+        }
+    }
+    println!("law value: {} ops, {count} runs", registry::entries().len());
+}
+
+/// ⟨y(x), dy⟩ by the exact reading.
+fn projected(sample: &Sample, x: &[Exact], dy: &[Tensor], visible: &[bool]) -> Option<f64> {
+    let y = sample.op.reference(x)?;
+    let pairs = y.iter().zip(dy).zip(visible).filter(|(_, v)| **v);
+    Some(pairs.map(|((y, dy), _)| y.data.iter().zip(dy.to_f64()).map(|(a, b)| a * b).sum::<f64>()).sum())
+}
+
+#[test]
+fn vjps_agree_with_differences_of_the_exact_reading() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let mut count = 0;
+    for case in cases() {
+        let mut random = case.random();
+        let (tensors, exact) = inputs(&case.sample, DType::F64, &mut random);
+        let x = leaves(&tensors);
+        let y = run_op(&case.sample, &x);
+        let dy = cotangents(&y, &mut random);
+        let visible: Vec<bool> = y.iter().map(Var::requires_grad).collect();
+        let dx = gradients(&y, &dy, &x, false, false);
+        for (i, dx) in dx.iter().enumerate() {
+            let Some(dx) = dx else { continue };
+            assert_eq!(dx.tensor.shape(), tensors[i].shape(), "{}: gradient's shape", case.name());
+            assert_eq!(dx.tensor.dtype(), tensors[i].dtype(), "{}: gradient's type", case.name());
+            let direction: Vec<f64> = exact[i].data.iter().map(|_| random.signed()).collect();
+            let moved = |h: f64| {
+                let mut x = exact.clone();
+                x[i].data.iter_mut().zip(&direction).for_each(|(v, d)| *v += h * d);
+                projected(&case.sample, &x, &dy, &visible)
+            };
+            let h = 1e-5;
+            let (Some(a), Some(b), Some(c), Some(d)) = (moved(h), moved(-h), moved(2.0 * h), moved(-2.0 * h)) else { continue };
+            let numeric = (8.0 * (a - b) - (c - d)) / (12.0 * h);
+            let analytic: f64 = dx.tensor.to_f64().iter().zip(&direction).map(|(g, d)| g * d).sum();
+            let size = direction.len() as f64;
+            assert!(
+                close(analytic, numeric, 1e-7, 1e-8 * (1.0 + size.sqrt())),
+                "{}: input {i}: the vjp says {analytic}, differences say {numeric}",
+                case.name()
+            );
+            count += 1;
+        }
+    }
+    println!("law vjp: {} ops, {count} gradients", registry::entries().len());
+}
+
+#[test]
+fn gradients_of_gradients_agree_with_differences_of_gradients() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let mut count = 0;
+    for case in cases() {
+        let mut random = case.random();
+        let (tensors, exact) = inputs(&case.sample, DType::F64, &mut random);
+        let x = leaves(&tensors);
+        let y = run_op(&case.sample, &x);
+        let dy = cotangents(&y, &mut random);
+        let dx = gradients(&y, &dy, &x, true, true);
+        // s = Σ ⟨dx, v⟩, differentiated once more.
+        let v: Vec<Option<Vec<f64>>> =
+            dx.iter().map(|d| d.as_ref().map(|d| (0..d.tensor.numel()).map(|_| random.signed()).collect())).collect();
+        let roots: Vec<(Var, Var)> = dx
+            .iter()
+            .zip(&v)
+            .filter_map(|(d, v)| {
+                let d = d.as_ref()?;
+                let v = tensor(d.tensor.shape(), v.as_ref()?, DType::F64);
+                d.requires_grad().then(|| (d.clone(), Var::constant(v)))
+            })
+            .collect();
+        if roots.is_empty() {
+            continue;
+        }
+        let mut check = || Ok(());
+        let request =
+            Request { roots: &roots, targets: Some(&x), retain_graph: false, create_graph: false, check: &mut check };
+        let second = graph::sweep(request).unwrap_or_else(|e| panic!("{}: {e}", case.name()));
+        for (i, second) in second.iter().enumerate() {
+            let Some(second) = second else { continue };
+            let direction: Vec<f64> = exact[i].data.iter().map(|_| random.signed()).collect();
+            let first = |h: f64| -> f64 {
+                let mut moved = tensors.clone();
+                let data: Vec<f64> = exact[i].data.iter().zip(&direction).map(|(x, d)| x + h * d).collect();
+                moved[i] = tensor(tensors[i].shape(), &data, DType::F64);
+                let x = leaves(&moved);
+                let dx = gradients(&run_op(&case.sample, &x), &dy, &x, false, false);
+                let parts = dx.iter().zip(&v).filter_map(|(d, v)| {
+                    let pairs = d.as_ref()?.tensor.to_f64().into_iter().zip(v.as_ref()?.clone());
+                    Some(pairs.map(|(a, b)| a * b).sum::<f64>())
+                });
+                parts.sum()
+            };
+            let h = 1e-5;
+            let numeric = (8.0 * (first(h) - first(-h)) - (first(2.0 * h) - first(-2.0 * h))) / (12.0 * h);
+            let analytic: f64 = second.tensor.to_f64().iter().zip(&direction).map(|(g, d)| g * d).sum();
+            assert!(
+                close(analytic, numeric, 1e-6, 1e-7 * (1.0 + (direction.len() as f64).sqrt())),
+                "{}: second derivative by input {i}: {analytic}, differences say {numeric}",
+                case.name()
+            );
+            count += 1;
+        }
+    }
+    println!("law second derivative: {} ops, {count} gradients", registry::entries().len());
+}
+
+/// The same elements laid out in eight ways.
+const STRIDINGS: [&str; 8] =
+    ["contiguous", "transposed", "every other", "backwards", "with an offset", "permuted", "in a wider row", "broadcast"];
+
+fn laid_out(t: &Tensor, how: usize) -> Tensor {
+    let shape = t.shape();
+    let rank = shape.len();
+    let zeros = |shape: &[usize]| {
+        let meta = Meta::contiguous("law", shape, t.dtype(), Device::Cpu).unwrap();
+        run::converted(&Tensor::scalar(7.0, t.dtype()).unwrap(), meta, Category::Input).unwrap()
+    };
+    if rank == 0 || t.numel() == 0 {
+        return t.clone();
+    }
+    let (storage_shape, order, step, offset): (Vec<usize>, Vec<usize>, Vec<isize>, Vec<usize>) = match how {
+        1 if rank >= 2 => {
+            let mut order: Vec<usize> = (0..rank).collect();
+            order.swap(rank - 1, rank - 2);
+            (order.iter().map(|&i| shape[i]).collect(), order, vec![1; rank], vec![0; rank])
+        }
+        2 => (shape.iter().map(|d| d * 2).collect(), (0..rank).collect(), vec![2; rank], vec![0; rank]),
+        3 => (shape.to_vec(), (0..rank).collect(), vec![-1; rank], shape.iter().map(|d| d - 1).collect()),
+        4 => (shape.iter().map(|d| d + 1).collect(), (0..rank).collect(), vec![1; rank], vec![1; rank]),
+        5 => {
+            let order: Vec<usize> = (1..rank).chain([0]).collect();
+            (order.iter().map(|&i| shape[i]).collect(), order, vec![1; rank], vec![0; rank])
+        }
+        6 => {
+            let mut wide = shape.to_vec();
+            wide[rank - 1] += 3;
+            (wide, (0..rank).collect(), vec![1; rank], vec![0; rank])
+        }
+        _ => return t.clone(),
+    };
+    let base = zeros(&storage_shape);
+    let mut strides = vec![0isize; rank];
+    let mut start = 0isize;
+    for (k, &axis) in order.iter().enumerate() {
+        let own = base.layout().strides()[k];
+        strides[axis] = own * step[axis];
+        start += offset[axis] as isize * own;
+    }
+    let window = base.with_layout(Layout::strided(shape, &strides), start as usize);
+    backsweep::ops::pointwise::copy_into(t, &window);
+    window
+}
+
+fn bits(t: &Tensor) -> Vec<u64> {
+    t.to_f64().iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn layouts_do_not_change_a_bit_forward_or_backward() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let mut count = 0;
+    for case in cases() {
+        let mut random = case.random();
+        let (tensors, _) = inputs(&case.sample, DType::F32, &mut random);
+        let x = leaves(&tensors);
+        let y = run_op(&case.sample, &x);
+        let dy = cotangents(&y, &mut random);
+        let dx = gradients(&y, &dy, &x, false, false);
+        for (how, striding) in STRIDINGS.iter().enumerate().skip(1) {
+            let mut tensors = tensors.clone();
+            if how == 7 {
+                // A broadcast axis: all rows the same as the first, in both runs.
+                continue;
+            }
+            tensors.iter_mut().for_each(|t| *t = laid_out(t, how));
+            let x2 = leaves(&tensors);
+            let y2 = run_op(&case.sample, &x2);
+            let dy2: Vec<Tensor> = dy.iter().map(|t| laid_out(t, how)).collect();
+            let dx2 = gradients(&y2, &dy2, &x2, false, false);
+            for (a, b) in y.iter().zip(&y2) {
+                assert_eq!(bits(&a.tensor), bits(&b.tensor), "{}: forward, {striding}", case.name());
+            }
+            for (a, b) in dx.iter().zip(&dx2) {
+                let of = |v: &Option<Var>| v.as_ref().map(|v| bits(&v.tensor));
+                assert_eq!(of(a), of(b), "{}: backward, {striding}", case.name());
+            }
+            count += 1;
+        }
+        // The eighth: stride 0, each input an expanded first slice of itself.
+        let first = |t: &Tensor| {
+            let mut strides: Vec<isize> = t.layout().strides().to_vec();
+            if !t.shape().is_empty() {
+                strides[0] = 0;
+            }
+            t.with_layout(Layout::strided(t.shape(), &strides), t.offset())
+        };
+        let float = |t: &Tensor| t.dtype().is_float() && t.numel() > 0;
+        let broadcast: Vec<Tensor> = tensors.iter().map(|t| if float(t) { first(t) } else { t.clone() }).collect();
+        let dense: Vec<Tensor> = broadcast
+            .iter()
+            .map(|t| run::relaid(t, Layout::contiguous("law", t.shape()).unwrap(), Category::Input).unwrap())
+            .collect();
+        let constants = |list: &[Tensor]| list.iter().cloned().map(Var::constant).collect::<Vec<_>>();
+        let (a, b) = (run_op(&case.sample, &constants(&broadcast)), run_op(&case.sample, &constants(&dense)));
+        for (a, b) in a.iter().zip(&b) {
+            assert_eq!(bits(&a.tensor), bits(&b.tensor), "{}: forward, {}", case.name(), STRIDINGS[7]);
+        }
+        count += 1;
+    }
+    println!("law layouts: {} ops, {count} runs", registry::entries().len());
+}
+
+#[test]
+fn replayed_values_give_bit_identical_gradients() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let mut count = 0;
+    let double = || registry::build("mul", &[]).unwrap();
+    for case in cases() {
+        let run = |drop: bool| {
+            let mut random = case.random();
+            let (tensors, _) = inputs(&case.sample, DType::F32, &mut random);
+            let before = graph::replay::set_pinning(true);
+            let leaves = leaves(&tensors);
+            // One op in front and one behind, so that values have makers and uses of their own.
+            let square = |v: &Var| {
+                if v.requires_grad() { graph::apply(double(), &[v, &Var::constant(Tensor::scalar(1.0, DType::F32).unwrap())]).unwrap().swap_remove(0) } else { v.clone() }
+            };
+            let x: Vec<Var> = leaves.iter().map(square).collect();
+            let y = run_op(&case.sample, &x);
+            graph::replay::set_pinning(before);
+            let dy = cotangents(&y, &mut random);
+            if drop {
+                y.iter().filter(|v| v.requires_grad()).for_each(|v| {
+                    graph::replay::drop_saved(v);
+                });
+            }
+            drop_handles(x);
+            gradients(&y, &dy, &leaves, false, false)
+        };
+        let (kept, replayed) = (run(false), run(true));
+        for (a, b) in kept.iter().zip(&replayed) {
+            let of = |v: &Option<Var>| v.as_ref().map(|v| bits(&v.tensor));
+            assert_eq!(of(a), of(b), "{}: replay changed a gradient", case.name());
+        }
+        count += 1;
+    }
+    println!("law replay: {} ops, {count} runs", registry::entries().len());
+}
+
+fn drop_handles(list: Vec<Var>) {
+    std::mem::drop(list);
+}
+
+#[test]
+fn the_ledger_balances_and_everything_is_given_back() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let mut count = 0;
+    for case in cases() {
+        let before = (arena::stats(), graph::live_nodes());
+        {
+            let mut random = case.random();
+            let (tensors, _) = inputs(&case.sample, DType::F32, &mut random);
+            let x = leaves(&tensors);
+            let y = run_op(&case.sample, &x);
+            let stats = arena::stats();
+            assert_eq!(stats.by_category.iter().sum::<usize>(), stats.live, "{}", case.name());
+            let dy = cotangents(&y, &mut random);
+            gradients(&y, &dy, &x, false, false);
+            let stats = arena::stats();
+            assert_eq!(stats.by_category.iter().sum::<usize>(), stats.live, "{}", case.name());
+            assert_eq!(stats.by_category[Category::Workspace as usize], before.0.by_category[Category::Workspace as usize]);
+        }
+        let after = (arena::stats(), graph::live_nodes());
+        assert_eq!((before.0.live, before.0.blocks, before.1), (after.0.live, after.0.blocks, after.1), "{}: left behind", case.name());
+        count += 1;
+    }
+    println!("law ledger: {} ops, {count} runs", registry::entries().len());
+}
+
+#[test]
+fn costs_are_finite_and_bytes_cover_the_outputs() {
+    for case in cases() {
+        let (tensors, _) = inputs(&case.sample, DType::F32, &mut case.random());
+        let cost = run::cost(&*case.sample.op, &tensors.iter().collect::<Vec<_>>()).unwrap();
+        assert!(cost.flops.is_finite() && cost.flops >= 0.0 && cost.bytes.is_finite() && cost.bytes >= 0.0, "{}", case.name());
+    }
+}
+
+#[test]
+fn wrong_numbers_of_inputs_are_refused() {
+    for case in cases() {
+        let (tensors, _) = inputs(&case.sample, DType::F32, &mut case.random());
+        let mut more: Vec<Var> = tensors.iter().cloned().map(Var::constant).collect();
+        more.extend((0..40).map(|_| Var::constant(Tensor::scalar(1.0, DType::Bool).unwrap())));
+        let result = graph::apply(case.sample.op.clone(), &more.iter().collect::<Vec<_>>());
+        assert!(result.is_err(), "{}: took 40 inputs too many", case.name());
+    }
+}
