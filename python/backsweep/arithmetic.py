@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from . import _core, errors
 from ._core import Tensor, apply, apply_
-from .attach import method
+from .attach import method, method_as
 from .dtypes import finfo
 from .types import Number, Operand
 
@@ -221,13 +221,10 @@ def masked_fill(input: Tensor, mask: Tensor, value: Operand) -> Tensor:
     return apply("where", mask, value, input)
 
 
+@method_as("where")
 def _where(self: Tensor, condition: Tensor, other: Operand) -> Tensor:
     """Keep this tensor where condition is True, and take other elsewhere."""
     return where(condition, self, other)
-
-
-_where.__name__ = _where.__qualname__ = "where"
-method(_where)
 
 
 def _check_mask(op: str, mask: Tensor) -> None:
@@ -302,9 +299,8 @@ def _in_place(name: str) -> None:
     def write(self: Tensor, other: Operand) -> Tensor:
         return apply_(name, self, other)
 
-    write.__name__ = write.__qualname__ = f"{name}_"
     write.__doc__ = f"`{name}`, written into this tensor."
-    method(write)
+    method_as(f"{name}_")(write)
 
 
 for _name in ("atan2", "copysign", "floor_divide", "fmod", "hypot", "maximum", "minimum", "pow", "remainder", "xlogy"):

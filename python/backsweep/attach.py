@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ._core import Tensor
 
-F = TypeVar("F", bound=Callable[..., object])
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def method(function: F) -> F:
     """Make a function a method of Tensor under its own name, and give it back."""
     setattr(Tensor, function.__name__, function)
     return function
+
+
+def method_as(name: str) -> Callable[[F], F]:
+    """Make a function a method of Tensor under another name: where the method's arguments differ from the function's."""
+
+    def attach(function: F) -> F:
+        function.__name__ = function.__qualname__ = name
+        return method(function)
+
+    return attach

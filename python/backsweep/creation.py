@@ -111,8 +111,7 @@ def _from_numbers(data: Any, dtype: DType | None) -> Tensor:
     try:
         values = array(_CODES[store], map(bool, level) if store is bool_ else level)
     except OverflowError:
-        limits = f"{store.name} holds {iinfo(store).min} to {iinfo(store).max}"
-        raise errors.ValueError(f"tensor: a number is out of range; {limits}") from None
+        raise errors.ValueError(f"tensor: a number is out of range; {_limits(store)}") from None
     return _core.from_bytes(values.tobytes(), shape, store)
 
 
@@ -196,11 +195,22 @@ def full(
     """A tensor filled with a number, of its kind unless dtype says otherwise."""
     check_device("full", device)
     sizes = _sizes("full", (size,))
-    if isinstance(fill_value, float) and (dtype is None or dtype.is_floating_point):
-        return _leaf(_core.full(sizes, fill_value, dtype or float32), requires_grad)
-    # By way of one element, as a float would not hold every int64.
-    one = tensor(fill_value, dtype=dtype)
-    return _leaf(apply("contiguous", apply("expand", one.detach(), sizes)), requires_grad)
+    if dtype is None:
+        dtype = bool_ if isinstance(fill_value, bool) else int64 if isinstance(fill_value, int) else float32
+    if dtype.is_floating_point or dtype is bool_ or -(2**31) <= fill_value < 2**31:
+        _check_range("full", fill_value, dtype)
+        return _leaf(_core.full(sizes, float(fill_value), dtype), requires_grad)
+    # By way of one element, as a float does not hold every int64.
+    return apply("contiguous", apply("expand", tensor(int(fill_value), dtype=dtype), sizes))
+
+
+def _check_range(op: str, value: Number, dtype: DType) -> None:
+    if dtype in (uint8, int32, int64) and not iinfo(dtype).min <= value <= iinfo(dtype).max:
+        raise errors.ValueError(f"{op}: {value} is out of range; {_limits(dtype)}")
+
+
+def _limits(dtype: DType) -> str:
+    return f"{dtype.name} holds {iinfo(dtype).min} to {iinfo(dtype).max}"
 
 
 def _sizes(op: str, given: tuple[Any, ...]) -> Any:
@@ -299,6 +309,7 @@ def arange(
     check_device("arange", device)
     if end is None:
         start, end = 0, start
+    start, end, step = (value.item() if hasattr(value, "item") else value for value in (start, end, step))
     if step == 0 or not all(map(math.isfinite, (start, end, step))):
         raise errors.ValueError(f"arange: {start} to {end} by {step}; finite numbers and a step other than 0 are needed")
     integers = all(isinstance(value, int) for value in (start, end, step))
@@ -363,23 +374,16 @@ def _triangle(op: str, rows: int, columns: int, diagonal: int) -> Tensor:
     return apply(op, column, apply("add", row, diagonal))
 
 
-def _part(op: str, name: str, input: Tensor, diagonal: int) -> Tensor:
-    if input.ndim < 2:
-        raise errors.ShapeError(f"{name}: {list(input.shape)} has {input.ndim} dims; at least 2 are needed")
-    zero = apply("cast", _core.full([], 0.0, float32), input.dtype)
-    return apply("where", _triangle(op, *input.shape[-2:], diagonal), input, zero)
-
-
 @method
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """What lies on and below a diagonal of each matrix; zeros elsewhere."""
-    return _part("le", "tril", input, diagonal)
+    return apply("tril", input, diagonal)
 
 
 @method
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """What lies on and above a diagonal of each matrix; zeros elsewhere."""
-    return _part("ge", "triu", input, diagonal)
+    return apply("triu", input, diagonal)
 
 
 def tril_indices(row: int, col: int, offset: int = 0) -> Tensor:

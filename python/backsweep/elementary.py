@@ -6,7 +6,7 @@ Named as in PyTorch; the formulas and their derivatives are the engine's.
 from __future__ import annotations
 
 from ._core import Tensor, apply, apply_
-from .attach import method
+from .attach import method, method_as
 
 __all__ = [
     "abs",
@@ -266,9 +266,8 @@ def _in_place(name: str) -> None:
     def write(self: Tensor) -> Tensor:
         return apply_(name, self)
 
-    write.__name__ = write.__qualname__ = f"{name}_"
     write.__doc__ = f"`{name}`, written into this tensor."
-    method(write)
+    method_as(f"{name}_")(write)
 
 
 for _name in __all__:

@@ -197,21 +197,7 @@ def repeat_interleave(input: Tensor, repeats: int | Tensor, dim: int | None = No
 @method
 def roll(input: Tensor, shifts: Size, dims: Size | None = None) -> Tensor:
     """Move elements along dims; what leaves at one end comes in at the other. Without dims, of the flat tensor."""
-    if dims is None:
-        if not isinstance(shifts, int):
-            raise errors.ValueError(f"roll: shifts {list(shifts)} without dims; one shift, or dims, is needed")
-        return apply("reshape", roll(apply("reshape", input, (-1,)), shifts, 0), input.shape)
-    all_shifts = (shifts,) if isinstance(shifts, int) else tuple(shifts)
-    all_dims = (dims,) if isinstance(dims, int) else tuple(dims)
-    if len(all_shifts) != len(all_dims):
-        raise errors.ValueError(f"roll: shifts {list(all_shifts)} for dims {list(all_dims)}; one for each is needed")
-    y = input
-    for shift, dim in zip(all_shifts, all_dims, strict=True):
-        axis, size = _dim("roll", input, dim)
-        cut = -shift % size if size else 0
-        if cut:
-            y = apply("cat", window(y, axis, cut, size - cut), window(y, axis, 0, cut), axis)
-    return y.clone() if y is input else y
+    return apply("roll", input, shifts, dims)
 
 
 def meshgrid(*tensors: Tensor, indexing: str = "ij") -> tuple[Tensor, ...]:

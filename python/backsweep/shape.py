@@ -7,7 +7,7 @@ from typing import Any
 
 from . import errors
 from ._core import Tensor, apply
-from .attach import method
+from .attach import method, method_as
 from .types import Size
 
 __all__ = [
@@ -84,19 +84,16 @@ def view(self: Tensor, *shape: Any) -> Tensor:
     return result
 
 
+@method_as("reshape")
 def _reshape(self: Tensor, *shape: Any) -> Tensor:
     """The same elements in another shape, a view if possible; one size may be -1."""
     return apply("reshape", self, sizes_of(shape))
 
 
+@method_as("permute")
 def _permute(self: Tensor, *dims: Any) -> Tensor:
     """Put the dims in another order."""
     return apply("permute", self, sizes_of(dims))
-
-
-for _name, _function in (("reshape", _reshape), ("permute", _permute)):
-    _function.__name__ = _function.__qualname__ = _name
-    method(_function)
 
 
 @method
@@ -295,11 +292,7 @@ def window(input: Tensor, axis: int, start: int, length: int, step: int = 1) -> 
 @method
 def flip(input: Tensor, dims: Size) -> Tensor:
     """A copy with the order of elements turned round along dims."""
-    sizes = list(input.shape)
-    axes = axes_of("flip", dims, sizes)
-    starts = [n - 1 if axis in axes and n else 0 for axis, n in enumerate(sizes)]
-    steps = [-1 if axis in axes else 1 for axis in range(len(sizes))]
-    return apply("contiguous", apply("slice", input, starts, steps, sizes))
+    return apply("flip", input, dims)
 
 
 @method
@@ -310,23 +303,14 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
         >>> bs.diagonal(bs.arange(6).reshape(2, 3), 1).tolist()
         [1, 5]
     """
-    first, second = axes_of("diagonal", (dim1, dim2), input.shape)
-    x = movedim(input, (first, second), (-2, -1))
-    *batch, rows, columns = x.shape
-    start = offset if offset >= 0 else -offset * columns
-    length = max(0, min(rows, columns - offset) if offset >= 0 else min(rows + offset, columns))
-    flat = apply("reshape", x, (*batch, rows * columns))
-    return window(flat, len(batch), start if length else 0, length, columns + 1)
+    return apply("diagonal", input, offset, dim1, dim2)
 
 
 def diag_embed(input: Tensor, offset: int = 0) -> Tensor:
     """Square matrices with the last dim of input on their diagonal, and zeros elsewhere."""
-    *batch, n = input.shape
-    size = n + abs(offset)
-    start = offset if offset >= 0 else -offset * size
-    starts, steps = [0] * len(batch) + [start if n else 0], [1] * len(batch) + [size + 1]
-    flat = apply("embed", input, starts, steps, input.shape, (*batch, size * size))
-    return apply("reshape", flat, (*batch, size, size))
+    shape = input.shape
+    size = shape[axis_of("diag_embed", -1, shape)] + abs(offset)
+    return apply("diagonal_embed", input, offset, -2, -1, (*shape[:-1], size, size))
 
 
 @method
@@ -336,7 +320,4 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
         return diag_embed(input, diagonal)
     if input.ndim != 2:
         raise errors.ShapeError(f"diag: {list(input.shape)} has {input.ndim} dims; 1 or 2 are needed")
-    return _diagonal(input, diagonal)
-
-
-_diagonal = diagonal
+    return apply("contiguous", apply("diagonal", input, diagonal, 0, 1))

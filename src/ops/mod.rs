@@ -6,9 +6,11 @@
 pub mod args;
 pub mod cast;
 pub mod laws;
+pub mod matmul;
 pub mod pointwise;
 pub mod reduce;
 pub mod registry;
+pub mod relu;
 pub mod run;
 pub mod views;
 

@@ -19,6 +19,8 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::pointwise::register(&mut list);
     super::views::register(&mut list);
     super::cast::register(&mut list);
+    super::matmul::register(&mut list);
+    super::relu::register(&mut list);
     super::reduce::register(&mut list);
     list
 });

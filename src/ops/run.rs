@@ -3,7 +3,7 @@
 use super::{Layouts, Op, registry};
 use crate::arena::ledger::Category;
 use crate::device::Device;
-use crate::dtype::DType;
+use crate::dtype::{DType, Element};
 use crate::error::{self, Result};
 use crate::shape::Layout;
 use crate::tensor::{Meta, Tensor};
@@ -80,7 +80,10 @@ fn through_f32(op: &dyn Op, x: &[&Tensor], inferred: &[Meta], recording: bool) -
     let mut wide: SmallVec<[Tensor; 4]> = SmallVec::new();
     for t in x {
         wide.push(if t.dtype().is_half() {
-            let meta = Meta { layout: Layout::contiguous("copy", t.shape())?, dtype: DType::F32, device: t.meta.device };
+            // The same memory order, so that the layouts inferred from the copies are those inferred from the inputs.
+            let dense = t.layout().is_dense();
+            let layout = if dense { t.layout().clone() } else { Layout::contiguous("copy", t.shape())? };
+            let meta = Meta { layout, dtype: DType::F32, device: t.meta.device };
             converted(t, meta, Category::Workspace)?
         } else {
             (*t).clone()
@@ -113,4 +116,10 @@ pub fn cost(op: &dyn Op, x: &[&Tensor]) -> Result<super::Cost> {
 pub fn call(name: &str, x: &[&Tensor], attributes: &[super::args::Attribute]) -> Result<Tensor> {
     let op = registry::build(name, attributes)?;
     Ok(compute(&*op, x, false)?.swap_remove(0))
+}
+
+/// Scratch memory of `n` elements, on the bill like everything else.
+pub fn workspace<T: Element>(n: usize) -> Result<Tensor> {
+    let meta = Meta::contiguous("workspace", &[n], T::DTYPE, Device::Cpu)?;
+    Tensor::empty(meta, Category::Workspace)
 }

@@ -88,7 +88,11 @@ def test_a_shuffle_is_a_new_permutation_each_epoch_decided_by_the_seed(workers: 
 
 def test_the_order_is_the_same_for_any_number_of_workers():
     orders = [
-        lists(DataLoader(Numbers(40), batch_size=7, shuffle=True, seed=3, num_workers=workers, prefetch_factor=ahead))
+        lists(
+            DataLoader(
+                Numbers(40), batch_size=7, shuffle=True, seed=3, num_workers=workers, prefetch_factor=ahead
+            )
+        )
         for workers, ahead in ((0, 1), (1, 1), (1, 5), (4, 1), (4, 3))
     ]
     assert all(order == orders[0] for order in orders)
@@ -203,7 +207,9 @@ def test_examples_are_joined_by_type():
     assert isinstance(pair, Pair)
     assert pair.first.dtype == bs.float64
     assert pair.second.dtype == bs.bool
-    rows = default_collate([(np.float32(1), np.zeros(2, dtype=np.float32)), (np.float32(2), np.ones(2, dtype=np.float32))])
+    rows = default_collate(
+        [(np.float32(1), np.zeros(2, dtype=np.float32)), (np.float32(2), np.ones(2, dtype=np.float32))]
+    )
     assert isinstance(rows, list)
     assert rows[0].numpy().tolist() == [1, 2]
     assert rows[1].dtype == bs.float32
@@ -285,7 +291,9 @@ def test_a_finished_pass_leaves_no_thread_and_no_batch_behind():
 
 def test_several_passes_can_run_side_by_side():
     loader = DataLoader(Numbers(6), batch_size=2, num_workers=2, shuffle=True, seed=0)
-    pairs = [(one.numpy().tolist(), other.numpy().tolist()) for one, other in zip(loader, loader, strict=True)]
+    pairs = [
+        (one.numpy().tolist(), other.numpy().tolist()) for one, other in zip(loader, loader, strict=True)
+    ]
     for side in zip(*pairs, strict=True):
         assert sorted(sum(side, [])) == list(range(6))
 
@@ -309,7 +317,11 @@ def test_a_dataset_that_blocks_for_ever_does_not_keep_the_program_from_ending():
                 break
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout.split()) == (0, ["0", "1"]), done.stderr
 

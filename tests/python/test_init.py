@@ -1,4 +1,4 @@
-"""Initialisers: distributions by their moments and bounds, deterministic fills exactly, and the layers' defaults."""
+"""Initialisers: distributions by moments and bounds, deterministic fills exactly, and layers' defaults."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_uniform(values: Array, low: float, high: float) -> None:
     assert values.min() >= low * (1 + 1e-6) - 1e-12
     assert values.max() <= high * (1 + 1e-6) + 1e-12
     assert abs(values.mean() - (low + high) / 2) < 5 * width / math.sqrt(12 * n)
-    # The fourth central moment of U is width⁴/80, so the variance of the sample variance is width⁴/180 a sample.
+    # The fourth central moment of U is width⁴/80: one sample gives its variance with variance width⁴/180.
     assert abs(values.var() - width**2 / 12) < 5 * width**2 / math.sqrt(180 * n)
 
 
@@ -87,7 +87,13 @@ def test_normal_initialisers_have_their_deviation(
 
 @pytest.mark.parametrize(
     ("mean", "std", "a", "b"),
-    [(0.0, 1.0, -2.0, 2.0), (0.0, 0.02, -2.0, 2.0), (1.0, 2.0, -5.0, 1.0), (0.0, 1.0, 3.0, 3.5), (5.0, 1.0, -2.0, 2.0)],
+    [
+        (0.0, 1.0, -2.0, 2.0),
+        (0.0, 0.02, -2.0, 2.0),
+        (1.0, 2.0, -5.0, 1.0),
+        (0.0, 1.0, 3.0, 3.5),
+        (5.0, 1.0, -2.0, 2.0),
+    ],
 )
 def test_a_truncated_normal_has_the_moments_of_the_condition(mean: float, std: float, a: float, b: float):
     tensor = bs.empty(200, 500)
@@ -120,12 +126,19 @@ def test_constant_fills_are_exact():
     assert np.array_equal(array(init.eye_(tensor)), np.eye(2, 3))
 
 
-@pytest.mark.parametrize(("shape", "groups"), [((4, 4, 3), 1), ((4, 3, 5, 3), 1), ((6, 2, 3, 3), 3), ((3, 3, 3, 3, 3), 1)])
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((4, 4, 3), 1), ((4, 3, 5, 3), 1), ((6, 2, 3, 3), 3), ((3, 3, 3, 3, 3), 1)]
+)
 def test_a_dirac_weight_passes_channels_on(shape: tuple[int, ...], groups: int):
     weight = init.dirac_(bs.empty(*shape), groups)
     axes = len(shape) - 2
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](
-        shape[1] * groups, shape[0], shape[2:], padding=tuple(k // 2 for k in shape[2:]), groups=groups, bias=False
+        shape[1] * groups,
+        shape[0],
+        shape[2:],
+        padding=tuple(k // 2 for k in shape[2:]),
+        groups=groups,
+        bias=False,
     )
     conv.load_state_dict({"weight": weight})
     x = bs.randn(2, shape[1] * groups, *(6,) * axes)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules against closed forms and tables, alone, chained and in sequence, and their state."""
+"""Learning-rate schedules against closed forms and tables: alone, chained, in sequence, and resumed."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ def rates(optimizer: optim.Optimizer, make: Make, steps: int) -> np.ndarray[Any,
     return np.array(rows)
 
 
+sequence = schedules.SequentialLR
+
+
 def half_cosine(part: float) -> float:
     return (1 + math.cos(math.pi * part)) / 2
 
@@ -55,25 +58,25 @@ CLOSED: dict[str, tuple[Make, Callable[[int], float]]] = {
     "cosine": (lambda o: schedules.CosineAnnealingLR(o, 20), lambda k: half_cosine(k / 20)),
     "cosine up again": (lambda o: schedules.CosineAnnealingLR(o, 6), lambda k: half_cosine(k / 6)),
     "warm-up, then cosine": (
-        lambda o: schedules.SequentialLR(
+        lambda o: sequence(
             o, [schedules.LinearLR(o, 0.1, 1.0, 4), schedules.CosineAnnealingLR(o, 16)], [4]
         ),
         lambda k: 0.1 + 0.9 * k / 4 if k < 4 else half_cosine((k - 4) / 16),
     ),
     "three phases": (
-        lambda o: schedules.SequentialLR(
+        lambda o: sequence(
             o,
-            [schedules.ExponentialLR(o, 0.5), schedules.StepLR(o, 2, 0.1), schedules.LambdaLR(o, lambda k: k)],
+            [schedules.ExponentialLR(o, 0.5), schedules.StepLR(o, 2, 0.1), schedules.LambdaLR(o, float)],
             [3, 8],
         ),
         lambda k: 0.5**k if k < 3 else 0.1 ** ((k - 3) // 2) if k < 8 else k - 8,
     ),
     "a sequence in a sequence": (
-        lambda o: schedules.SequentialLR(
+        lambda o: sequence(
             o,
             [
-                schedules.SequentialLR(o, [schedules.LinearLR(o, 0.5, 1.0, 2), schedules.StepLR(o, 2, 0.1)], [4]),
-                schedules.SequentialLR(o, [schedules.ExponentialLR(o, 0.5), schedules.StepLR(o, 1, 0.1)], [3]),
+                sequence(o, [schedules.LinearLR(o, 0.5, 1.0, 2), schedules.StepLR(o, 2, 0.1)], [4]),
+                sequence(o, [schedules.ExponentialLR(o, 0.5), schedules.StepLR(o, 1, 0.1)], [3]),
             ],
             [9],
         ),
@@ -114,9 +117,7 @@ def test_schedules_multiply_when_they_are_chained():
 
 
 def test_one_function_can_be_given_for_each_group():
-    given = rates(
-        make_optimizer(), lambda o: schedules.LambdaLR(o, [lambda k: k, lambda k: 2.0**k]), 4
-    )
+    given = rates(make_optimizer(), lambda o: schedules.LambdaLR(o, [lambda k: k, lambda k: 2.0**k]), 4)
     np.testing.assert_allclose(given[:, 0], [0, 0.1, 0.2, 0.3])
     np.testing.assert_allclose(given[:, 1], [0.025, 0.05, 0.1, 0.2])
     with pytest.raises(ValueError, match="LambdaLR: 1 values of lr_lambda; 2 are needed"):
@@ -131,7 +132,12 @@ def test_one_cycle_goes_up_and_far_down_with_momentum_the_other_way(
 ):
     optimizer = make_optimizer(kind)
     scheduler = schedules.OneCycleLR(
-        optimizer, [1.0, 0.5], total_steps=21, pct_start=0.3, anneal_strategy=strategy, three_phase=three_phase
+        optimizer,
+        [1.0, 0.5],
+        total_steps=21,
+        pct_start=0.3,
+        anneal_strategy=strategy,
+        three_phase=three_phase,
     )
     # Where the phases meet, from the definition: pct_start·n - 1, 2·pct_start·n - 2, n - 1.
     ends = [0.0, 5.3, 10.6, 20.0] if three_phase else [0.0, 5.3, 20.0]

@@ -287,6 +287,13 @@ def test_a_deep_copy_and_a_pickle_are_equal_and_apart():
         assert array(net.head.weight).any()
 
 
+def test_memory_is_booked_as_parameters_and_buffers_in_copies_too():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    for twin in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net)), net.double()):
+        assert {parameter._category for parameter in twin.parameters()} == {"parameter"}
+        assert {value._category for value in twin.buffers()} == {"buffer"}
+
+
 def test_a_deep_copy_keeps_ties():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     net[1].weight = net[0].weight
@@ -390,7 +397,9 @@ def test_hooks_run_in_order_prepended_ones_first_and_see_keywords():
     layer.register_forward_hook(lambda *_: seen.append("second"))
     layer.register_forward_hook(lambda *_: seen.append("third"))
     layer.register_forward_hook(lambda *_: seen.append("first"), prepend=True)
-    layer.register_forward_pre_hook(lambda m, args, kwargs: (args, {"by": kwargs["by"] + 1}), with_kwargs=True)
+    layer.register_forward_pre_hook(
+        lambda m, args, kwargs: (args, {"by": kwargs["by"] + 1}), with_kwargs=True
+    )
     layer.register_forward_hook(lambda m, args, kwargs, output: output + kwargs["by"], with_kwargs=True)
     assert layer(2.0, by=4.0) == 15.0
     assert seen == ["first", "second", "third"]
@@ -543,7 +552,7 @@ def test_linear_is_x_times_the_transposed_weight_plus_bias():
 def convolution(
     x: Array, w: Array, b: Array | None, stride: Array, sides: Array, dilation: Array, groups: int, mode: str
 ) -> Array:
-    """x [n, c, *size], w [o, c / groups, *k] → [n, o, *size'], by the definition."""
+    """Convolve x [n, c, *size], w [o, c / groups, *k] → [n, o, *size'], by the definition."""
     axes = x.ndim - 2
     modes = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
     x = np.pad(x, [(0, 0), (0, 0), *sides], mode=modes[mode])
@@ -555,10 +564,14 @@ def convolution(
         channels = x[:, o // out_group * in_group :][:, :in_group]
         for place in np.ndindex(*k):
             window = tuple(
-                slice(place[a] * dilation[a], place[a] * dilation[a] + stride[a] * (size[a] - 1) + 1, stride[a])
+                slice(
+                    place[a] * dilation[a], place[a] * dilation[a] + stride[a] * (size[a] - 1) + 1, stride[a]
+                )
                 for a in range(axes)
             )
-            y[:, o] += np.einsum("nc...,c->n...", channels[(slice(None), slice(None), *window)], w[(o, slice(None), *place)])
+            y[:, o] += np.einsum(
+                "nc...,c->n...", channels[(slice(None), slice(None), *window)], w[(o, slice(None), *place)]
+            )
     return y if b is None else y + b.reshape(-1, *[1] * axes)
 
 
@@ -596,10 +609,14 @@ def test_a_convolution_sums_window_times_weight(axes: int, settings: dict[str, A
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
-@pytest.mark.parametrize("settings", [{}, {"stride": 2, "padding": 1, "groups": 2}, {"dilation": 2, "stride": 2}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"stride": 2, "padding": 1, "groups": 2}, {"dilation": 2, "stride": 2}]
+)
 def test_a_transposed_convolution_is_the_adjoint_of_the_convolution(axes: int, settings: dict[str, Any]):
     down = randomised((nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](4, 6, 3, bias=False, **settings))
-    up = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1](6, 4, 3, bias=False, **settings)
+    up = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1](
+        6, 4, 3, bias=False, **settings
+    )
     up.double().load_state_dict(down.state_dict())
     x = draw(2, 4, *(8, 9, 7)[:axes])
     y = array(down(tensor(x)))
@@ -616,7 +633,9 @@ def test_output_padding_and_bias_of_a_transposed_convolution():
     for place, value in enumerate((1.0, 2.0, 3.0)):
         wanted[3 * place : 3 * place + 2] += value * w
     close(up(tensor([[[1.0, 2.0, 3.0]]])), wanted[None, None])
-    with pytest.raises(ShapeError, match=r"output_size \[11\] cannot be reached; sizes from \[8\] to \[10\] can"):
+    with pytest.raises(
+        ShapeError, match=r"output_size \[11\] cannot be reached; sizes from \[8\] to \[10\] can"
+    ):
         up(tensor([[[1.0, 2.0, 3.0]]]), output_size=(11,))
 
 
@@ -694,7 +713,12 @@ def standardise(x: Array, axes: tuple[int, ...], eps: float) -> Array:
 
 @pytest.mark.parametrize(
     ("layer", "shape"),
-    [(nn.BatchNorm1d, (6, 4)), (nn.BatchNorm1d, (6, 4, 3)), (nn.BatchNorm2d, (6, 4, 3, 2)), (nn.BatchNorm3d, (2, 4, 3, 2, 2))],
+    [
+        (nn.BatchNorm1d, (6, 4)),
+        (nn.BatchNorm1d, (6, 4, 3)),
+        (nn.BatchNorm2d, (6, 4, 3, 2)),
+        (nn.BatchNorm3d, (2, 4, 3, 2, 2)),
+    ],
 )
 @pytest.mark.parametrize("momentum", [0.3, None])
 def test_batch_norm_normalises_by_the_batch_and_keeps_running_statistics(
@@ -827,7 +851,7 @@ def test_an_activation_follows_its_formula(layer: nn.Module, wanted: Callable[[A
 
 
 def windows(x: Array, k: int, stride: int, padding: int, fill: float) -> Array:
-    """x [n, c, h, w] → [n, c, h', w', k·k]."""
+    """Cut windows: x [n, c, h, w] → [n, c, h', w', k·k]."""
     x = np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)], constant_values=fill)
     view = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(2, 3))[:, :, ::stride, ::stride]
     return view.reshape(*view.shape[:4], -1)
@@ -899,7 +923,10 @@ def recurrent(kind: str, layer: nn.Module, x: Array, states: list[Array]) -> tup
             names = [f"{part}_l{level}{way}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
             zero = np.zeros(len(w[names[0]]))
             y, state = scan(
-                kind, x[::-1] if way else x, [part[row] for part in states], [w.get(name, zero) for name in names]
+                kind,
+                x[::-1] if way else x,
+                [part[row] for part in states],
+                [w.get(name, zero) for name in names],
             )
             outputs.append(y[::-1] if way else y)
             last.append(state)
@@ -966,7 +993,9 @@ def test_a_relu_rnn_cuts_below_zero():
 
 def test_recurrent_layers_refuse_what_does_not_fit():
     layer = nn.LSTM(4, 5)
-    with pytest.raises(ShapeError, match=r"LSTM: input has shape \[6, 3, 5\]; \[t, b, input\] or \[t, input\]"):
+    with pytest.raises(
+        ShapeError, match=r"LSTM: input has shape \[6, 3, 5\]; \[t, b, input\] or \[t, input\]"
+    ):
         layer(bs.zeros(6, 3, 5))
     with pytest.raises(ShapeError, match=r"LSTM: a state has shape \[1, 2, 5\]; \[1, 3, 5\] is needed"):
         layer(bs.zeros(6, 3, 4), (bs.zeros(1, 2, 5), bs.zeros(1, 2, 5)))
@@ -994,7 +1023,7 @@ def softmax(x: Array) -> Array:
 
 
 def attend(module: nn.MultiheadAttention, q: Array, k: Array, v: Array, mask: Array) -> tuple[Array, Array]:
-    """q [n, l, e], k and v [n, s, e], mask [n, heads, l, s] added to the scores, by the definition."""
+    """Attend: q [n, l, e], k and v [n, s, e], mask [n, heads, l, s] on the scores, by the definition."""
     w = weights(module)
     e, heads = module.embed_dim, module.num_heads
     w_q, w_k, w_v = (
@@ -1041,7 +1070,18 @@ def blocked(mask: Array) -> Array:
         ({"attn_mask": BIAS, "key_padding_mask": PADDING}, BIAS + blocked(PADDING)[:, None, None]),
         ({"attn_mask": draw(6, 5, 5)}, draw(6, 5, 5).reshape(3, 2, 5, 5)),
     ],
-    ids=["plain", "mask", "mask and flag", "flag", "flag and padding", "padding", "both", "bias", "mixed", "heads"],
+    ids=[
+        "plain",
+        "mask",
+        "mask and flag",
+        "flag",
+        "flag and padding",
+        "padding",
+        "both",
+        "bias",
+        "mixed",
+        "heads",
+    ],
 )
 def test_attention_follows_its_formula_with_and_without_weights(
     settings: dict[str, Any], call: dict[str, Any], mask: Array
@@ -1049,7 +1089,9 @@ def test_attention_follows_its_formula_with_and_without_weights(
     module = randomised(nn.MultiheadAttention(8, 2, **settings))
     x = draw(3, 5, 8)
     wanted, p = attend(module, x, x, x, mask)
-    call = {name: bs.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in call.items()}
+    call = {
+        name: bs.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in call.items()
+    }
     given = tensor(x if module.batch_first else x.swapaxes(0, 1))
     y, averaged = module(given, given, given, **call)
     close(y, wanted if module.batch_first else wanted.swapaxes(0, 1))
@@ -1170,7 +1212,10 @@ def leaf(values: Array) -> bs.Tensor:
         (lambda: nn.GRU(3, 4, num_layers=2, bidirectional=True), (5, 2, 3)),
         (lambda: nn.MultiheadAttention(4, 2), (5, 2, 4)),
         (lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0, "gelu"), (5, 2, 4)),
-        (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.SiLU(), nn.AvgPool2d(2)), (2, 2, 6, 6)),
+        (
+            lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.SiLU(), nn.AvgPool2d(2)),
+            (2, 2, 6, 6),
+        ),
     ],
     ids=["rnn", "lstm", "gru", "attention", "encoder layer", "convolutions"],
 )
@@ -1191,7 +1236,10 @@ def test_gradients_agree_with_differences_along_a_random_direction(
         y = y[0] if isinstance(y, tuple) else y
         total = (y * tensor(draw(*y.shape, seed=5))).sum()
         total.backward()
-        return float(total.item()), [array(x.grad), *[array(parameter.grad) for parameter in module.parameters()]]
+        return float(total.item()), [
+            array(x.grad),
+            *[array(parameter.grad) for parameter in module.parameters()],
+        ]
 
     slope = sum(float(np.vdot(grad, way)) for grad, way in zip(loss(0.0)[1], ways, strict=True))
     h = 1e-4
@@ -1233,7 +1281,9 @@ ELEMENTWISE: list[tuple[Callable[..., nn.Module], tuple[Array, ...], Array]] = [
     ),
     (nn.BCELoss, (P, sigmoid(X)), -(sigmoid(X) * np.log(P) + (1 - sigmoid(X)) * np.log(1 - P))),
     (
-        lambda **kw: nn.BCEWithLogitsLoss(tensor(CLASS_WEIGHTS), pos_weight=tensor(CLASS_WEIGHTS[::-1]), **kw),
+        lambda **kw: nn.BCEWithLogitsLoss(
+            tensor(CLASS_WEIGHTS), pos_weight=tensor(CLASS_WEIGHTS[::-1]), **kw
+        ),
         (X, P),
         -CLASS_WEIGHTS * (CLASS_WEIGHTS[::-1] * P * np.log(sigmoid(X)) + (1 - P) * np.log(1 - sigmoid(X))),
     ),
@@ -1330,7 +1380,9 @@ def test_losses_of_three_tensors_refuse_to_broadcast():
 
 
 def test_an_unknown_reduction_is_refused():
-    with pytest.raises(ValueError, match="MSELoss: reduction 'average' is unknown; mean, sum or none is needed"):
+    with pytest.raises(
+        ValueError, match="MSELoss: reduction 'average' is unknown; mean, sum or none is needed"
+    ):
         nn.MSELoss(reduction="average")
 
 
@@ -1357,7 +1409,9 @@ def test_clipping_by_norm_scales_all_gradients_together(order: float):
         np.testing.assert_allclose(given.item(), norm, rtol=1e-6)
         for parameter, grad in zip(parameters, grads, strict=False):
             close(parameter.grad, grad * min(1.0, limit / (norm + 1e-6)))
-    np.testing.assert_allclose(nn.utils.get_total_norm([tensor(g) for g in grads], order).item(), norm, rtol=1e-6)
+    np.testing.assert_allclose(
+        nn.utils.get_total_norm([tensor(g) for g in grads], order).item(), norm, rtol=1e-6
+    )
 
 
 def test_clipping_shows_a_norm_that_is_not_finite():

@@ -228,7 +228,7 @@ class MultiheadAttention(Module):
         if mask is not None:
             mask = _additive(mask, q.dtype)
             # A row with no key left would be 0/0: let it see all of them, then set its weights to 0.
-            dead = (mask == -math.inf).all(dim=-1, keepdim=True)
+            dead = mask.eq(-math.inf).all(dim=-1, keepdim=True)
             scores = scores + mask.masked_fill(dead, 0.0)
         weights = F.softmax(scores, dim=-1)
         if dead is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
@@ -86,7 +87,7 @@ class _Row(Module):
 
     def pop(self, index: int = -1) -> Module:
         """Take out a module and return it."""
-        module = self[index]
+        module: Module = self[index]
         del self[index]
         return module
 
@@ -103,12 +104,14 @@ class Sequential(_Row):
     def __init__(self, *args: Module | Mapping[str, Module]) -> None:
         """Take the modules in order, or one mapping from names to modules."""
         super().__init__()
-        if len(args) == 1 and isinstance(args[0], Mapping):
-            for name, module in args[0].items():
-                self.add_module(name, module)
-        else:
-            for place, module in enumerate(args):
-                self.add_module(str(place), module)  # type: ignore[arg-type]
+        first = args[0] if len(args) == 1 else None
+        named: Iterable[tuple[str, Any]] = (
+            first.items()
+            if isinstance(first, Mapping)
+            else zip(map(str, itertools.count()), args, strict=False)
+        )
+        for name, module in named:
+            self.add_module(name, module)
 
     def forward(self, x: Any) -> Any:
         """Call the modules in order."""

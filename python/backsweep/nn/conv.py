@@ -31,6 +31,7 @@ class _Convolution(Module):
 
     _axes: ClassVar[int]
     _transposed: ClassVar[bool] = False
+    padding: str | tuple[int, ...]
     weight: Parameter
     bias: Parameter | None
 
@@ -192,6 +193,7 @@ class Conv3d(_Conv):
 
 class _ConvTranspose(_Convolution):
     _transposed = True
+    padding: tuple[int, ...]
     _conv: ClassVar[Callable[..., Tensor]]
 
     def __init__(
@@ -225,7 +227,7 @@ class _ConvTranspose(_Convolution):
         sizes = zip(
             x.shape[-self._axes :], self.stride, self.padding, self.dilation, self.kernel_size, strict=True
         )
-        least = tuple((n - 1) * s - 2 * int(p) + d * (k - 1) + 1 for n, s, p, d, k in sizes)
+        least = tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in sizes)
         most = tuple(size + step - 1 for size, step in zip(least, self.stride, strict=True))
         wanted = output_size[-self._axes :]
         if len(wanted) != self._axes or any(

@@ -29,6 +29,7 @@ class Parameter(Tensor):
     def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> Self:
         """Share the memory of data, as a leaf of the graph."""
         self = Tensor.__new__(cls, bs.empty(0) if data is None else data.detach())
+        self._category = "parameter"
         self.requires_grad_(requires_grad)
         return self
 
@@ -37,10 +38,6 @@ class Parameter(Tensor):
         if id(self) not in memo:
             memo[id(self)] = type(self)(self.detach().clone(), self.requires_grad)
         return memo[id(self)]
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Pickle the values and the flag."""
-        return type(self), (self.detach(), self.requires_grad)
 
     def __repr__(self) -> str:
         """Show the tensor under its role."""
@@ -195,7 +192,7 @@ class Module:
                     f"{type(self).__name__}: {name} is a buffer, and {type(value).__name__} is not a tensor; "
                     f"assign a tensor or None, or del the attribute first"
                 )
-            self.__dict__[name] = value
+            self._set_buffer(name, value)
         else:
             object.__setattr__(self, name, value)
 
@@ -238,7 +235,12 @@ class Module:
                 f"register_buffer: {name!r} is a {type(tensor).__name__}; a buffer must be a tensor or None"
             )
         self._buffers[name] = persistent
-        self.__dict__[name] = tensor
+        self._set_buffer(name, tensor)
+
+    def _set_buffer(self, name: str, value: Tensor | None) -> None:
+        if value is not None:
+            value._category = "buffer"
+        self.__dict__[name] = value
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Set a parameter under a name; None keeps its place for later."""
@@ -405,6 +407,12 @@ class Module:
         """Leave out the path: a copy hangs somewhere else."""
         return {**self.__dict__, "_path": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a state, and book its buffers as such."""
+        self.__dict__.update(state)
+        for name in self._buffers:
+            self._set_buffer(name, state[name])
+
     # Changing all at once
 
     def apply(self, fn: Callable[[Module], object]) -> Self:
@@ -417,12 +425,19 @@ class Module:
     def _convert(self, convert: Callable[[Tensor], Tensor]) -> Self:
         # In place, so that an optimizer made before goes on with the same parameters.
         for parameter in self.parameters():
-            _core.set_data(parameter, convert(parameter.detach()))
-            if parameter.grad is not None:
-                _core.set_data(parameter.grad, convert(parameter.grad.detach()))
+            value = parameter.detach()
+            converted = convert(value)
+            if converted is value:
+                continue
+            requires_grad, grad = parameter.requires_grad, parameter.grad
+            parameter._become(converted)
+            parameter._category = "parameter"
+            parameter.requires_grad_(requires_grad)
+            if grad is not None:
+                parameter.grad = convert(grad.detach())
         for module in self.modules():
             for name, value in module._own_buffers():
-                module.__dict__[name] = convert(value)
+                module._set_buffer(name, convert(value))
         return self
 
     def to(self, *args: Any, device: str | None = None, dtype: Any = None) -> Self:

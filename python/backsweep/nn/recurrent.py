@@ -332,7 +332,8 @@ class RNNCell(_Cell):
 
     def _step(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         w_ih, w_hh, b_ih, b_hh = self._weights()
-        return (_rnn_step(F.linear(x, w_ih, b_ih), *states, w_hh, b_hh, self.nonlinearity),)
+        (h,) = states
+        return (_rnn_step(F.linear(x, w_ih, b_ih), h, w_hh, b_hh, self.nonlinearity),)
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
         """Take one step from state hx, zero if left out."""

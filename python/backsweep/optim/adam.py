@@ -60,23 +60,21 @@ class Adam(Optimizer):
             return
         (beta1, beta2), decoupled = group["betas"], group["decoupled_weight_decay"]
         # A parameter that once had no gradient is behind in its count; nearly always there is one count.
-        counts: dict[int, tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]] = {}
+        counts: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
         for param, grad, state in zip(params, grads, states, strict=True):
-            rows = counts.setdefault(state["step"], ([], [], [], []))
-            for row, tensor in zip(rows, (param, grad, state["exp_avg"], state["exp_avg_sq"]), strict=True):
-                row.append(tensor)
+            row = (param, grad, state["exp_avg"], state["exp_avg_sq"])
+            counts.setdefault(state["step"], []).append(row)
+        settings = (
+            group["lr"],
+            beta1,
+            beta2,
+            group["eps"],
+            group["weight_decay"],
+            decoupled,
+            group["maximize"],
+        )
         for step, rows in counts.items():
-            _core.adam_step(
-                *rows,
-                step,
-                group["lr"],
-                beta1,
-                beta2,
-                group["eps"],
-                group["weight_decay"],
-                decoupled,
-                group["maximize"],
-            )
+            _core.adam_step(*map(list, zip(*rows, strict=True)), step, *settings)
 
 
 class AdamW(Adam):

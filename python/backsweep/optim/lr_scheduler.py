@@ -117,7 +117,10 @@ class LambdaLR(LRScheduler):
         """Gather all but the functions; of an object that is called, its attributes."""
         state = super().state_dict()
         state["lr_lambdas"] = [
-            None if isinstance(fn, types.FunctionType) else dict(fn.__dict__) for fn in self.lr_lambdas
+            dict(fn.__dict__)
+            if hasattr(fn, "__dict__") and not isinstance(fn, (types.FunctionType, type))
+            else None
+            for fn in self.lr_lambdas
         ]
         return state
 

@@ -115,8 +115,8 @@ class Optimizer:
         self._steps += 1
         if unused:
             warnings.warn(
-                f"{type(self).__name__}.step: no gradient for {', '.join(unused)}; call loss.backward() first, "
-                f"and use every parameter in the loss (help: requires_grad_(False) freezes a parameter, "
+                f"{type(self).__name__}.step: no gradient for {', '.join(unused)}; call loss.backward() "
+                f"first, and use every parameter in the loss (help: requires_grad_(False) freezes one, "
                 f"optimizer.report_unused = False ends this report)",
                 UserWarning,
                 stacklevel=2,
@@ -136,7 +136,7 @@ class Optimizer:
         for param in params:
             state = self.state[param]
             if not state:
-                state.update(begin(param))
+                state.update({name: own(value) for name, value in begin(param).items()})
             states.append(state)
         for state in states:
             state["step"] += 1
@@ -202,7 +202,7 @@ class Optimizer:
         value = value.detach().to(device=param.device)
         if param.is_floating_point():
             value = value.to(dtype=param.dtype)
-        return value.clone()
+        return own(value.clone())
 
     def __repr__(self) -> str:
         """Show the settings of each group."""
@@ -228,3 +228,10 @@ def check_range(op: str, name: str, value: float, below: float | None = None) ->
     if not value >= 0 or (below is not None and not value < below):
         needed = "0 or more" if below is None else f"a value in [0, {below:g})"
         raise errors.ValueError(f"{op}: {name}={value}; {needed} is needed")
+
+
+def own(value: Any) -> Any:
+    """Book the memory of a tensor under the optimizer."""
+    if isinstance(value, Tensor):
+        value._category = "optimizer"
+    return value

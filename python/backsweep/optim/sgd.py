@@ -8,7 +8,7 @@ import backsweep as bs
 
 from .. import _core, errors
 from .._core import Tensor
-from .optimizer import Optimizer, Params, check_range
+from .optimizer import Optimizer, Params, check_range, own
 
 
 class SGD(Optimizer):
@@ -61,20 +61,17 @@ class SGD(Optimizer):
         if group["momentum"] == 0:
             _core.sgd_step(params, grads, None, *settings, False)
             return
-        buffers = [self.state[param].get("momentum_buffer") for param in params]
         # The first step sets the momentum to the gradient itself, without dampening.
-        fresh = [
-            bs.zeros_like(param) if buffer is None else None
-            for param, buffer in zip(params, buffers, strict=True)
-        ]
-        for param, buffer in zip(params, fresh, strict=True):
-            if buffer is not None:
-                self.state[param]["momentum_buffer"] = buffer
-        for first in (True, False):
-            rows = [
-                (param, grad, new if first else old)
-                for param, grad, old, new in zip(params, grads, buffers, fresh, strict=True)
-                if (old is None) == first
-            ]
-            if rows:
-                _core.sgd_step(*map(list, zip(*rows, strict=True)), *settings, first)
+        fresh = {
+            id(param): own(bs.zeros_like(param))
+            for param in params
+            if self.state[param].get("momentum_buffer") is None
+        }
+        rows: dict[bool, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for param, grad in zip(params, grads, strict=True):
+            state, first = self.state[param], id(param) in fresh
+            if first:
+                state["momentum_buffer"] = fresh[id(param)]
+            rows.setdefault(first, []).append((param, grad, state["momentum_buffer"]))
+        for first, group_rows in rows.items():
+            _core.sgd_step(*map(list, zip(*group_rows, strict=True)), *settings, first)

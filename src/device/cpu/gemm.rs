@@ -176,6 +176,9 @@ const CHUNK_NANOS: f64 = 8_000.0;
 /// A matrix of a batch that takes longer than this can be shared out by itself.
 const LARGE_NANOS: f64 = 100_000.0;
 
+/// A slice of k is at least this deep: adding up its result must cost little beside computing it.
+const SLICE: usize = 1024;
+
 struct Plan {
     problem: Problem,
     method: Method,
@@ -198,8 +201,8 @@ impl Plan {
         }
         let shape = T::tile_shape();
         let tiles = m.div_ceil(shape.rows) * n.div_ceil(shape.columns);
-        let slices = if problem.matrices() == 1 && tiles < 32 && k >= 1024 && nanos > 4.0 * SERIAL_NANOS {
-            (64 / tiles).clamp(2, 32).min(k / 256)
+        let slices = if problem.matrices() == 1 && tiles < 32 && k >= 2 * SLICE && nanos > 4.0 * SERIAL_NANOS {
+            (64 / tiles).clamp(2, 32).min(k / SLICE)
         } else {
             1
         };
@@ -324,11 +327,12 @@ impl Plan {
             pool::run(m.div_ceil(rows), &|chunk| {
                 let (operands, scratch) = (&operands, &scratch);
                 for i in part(chunk, rows, m) {
-                    for j in 0..n {
-                        let mut sum = T::ZERO;
-                        for slice in 0..slices {
-                            sum = sum + *scratch.start.add(slice * m * n + i * n + j);
-                        }
+                    let row = |slice: usize| std::slice::from_raw_parts_mut(scratch.start.add((slice * m + i) * n), n);
+                    let sums = row(0);
+                    for slice in 1..slices {
+                        sums.iter_mut().zip(row(slice)).for_each(|(sum, term)| *sum = *sum + *term);
+                    }
+                    for (j, &sum) in sums.iter().enumerate() {
                         let at = operands.c.offset(i as isize * c.row + j as isize * c.column);
                         operands.store(at, sum * operands.alpha, i, j);
                     }
@@ -414,7 +418,7 @@ impl Blocks {
 
         let pack_b = if b.column == 1 && (row_tiles <= 4 || reach(b.row, block) <= DIRECT_BYTES) {
             PackB::Never
-        } else if row_tiles <= 4 {
+        } else if row_tiles <= 4 || row_tiles <= 16 && n >= 16 * shape.columns {
             PackB::OnUse
         } else {
             PackB::First

@@ -281,7 +281,10 @@ fn circular<L: F32Lanes>(x: L, quarter: i32) -> (L, L::Mask) {
     let s = r * r;
     let sine = (r * s).mul_add(polynomial(s, [-0.166_666_55, 0.008_332_187, -0.000_195_179_09]), r);
     let rest = polynomial(s, [0.041_666_646, -0.001_388_731, 2.443_233_6e-5]);
-    let cosine = s.mul_add(s.mul_add(rest, L::splat(-0.5)), L::splat(1.0));
+    // 1 - s/2 rounds as much as the result: its error goes into the last addition.
+    let (one, half) = (L::splat(1.0), s * L::splat(0.5));
+    let most = one - half;
+    let cosine = most + (s * s).mul_add(rest, (one - most) - half);
     let quadrant = L::int_add(rounded.to_bits(), L::int(quarter));
     let is_cosine = L::int_test(L::int_and(quadrant, L::int(1)));
     let sign = L::shift_left::<30>(L::int_and(quadrant, L::int(2)));

@@ -1,5 +1,8 @@
 //! Kernels for the CPU, and the threads they run on.
 
+pub mod bits;
+pub mod gemm;
+pub mod product;
 pub mod convert;
 pub mod fold;
 pub mod math;

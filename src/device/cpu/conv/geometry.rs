@@ -127,7 +127,7 @@ pub(super) struct Correlation {
     pub group_stride: usize,
     pub depth_stride: usize,
     pub width_stride: usize,
-    kernel_w: usize,
+    kernel: [usize; 2],
     /// Where its part of the packed weight begins.
     pub packed_at: usize,
 }
@@ -145,7 +145,7 @@ impl Correlation {
             group_stride: width * depth * kernel,
             depth_stride: kernel,
             width_stride: depth * kernel,
-            kernel_w: s.kw,
+            kernel: [s.kh, s.kw],
             packed_at: 0,
         }
     }
@@ -164,13 +164,17 @@ impl Correlation {
             group_stride: depth * width * kernel,
             depth_stride: width * kernel,
             width_stride: kernel,
-            kernel_w: s.kw,
+            kernel: [s.kh, s.kw],
             packed_at,
         })
     }
 
     pub fn taps(&self) -> usize {
         self.axes[0].taps * self.axes[1].taps
+    }
+
+    pub fn kernel_len(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
     }
 
     /// Products for one output element.
@@ -206,7 +210,7 @@ impl Correlation {
 
     /// Where kernel element (tap, tap) of source channel and output channel 0 of group 0 lies in the weight.
     pub fn kernel_at(&self, row: usize, col: usize) -> usize {
-        self.axes[0].kernel_index(row) * self.kernel_w + self.axes[1].kernel_index(col)
+        self.axes[0].kernel_index(row) * self.kernel[1] + self.axes[1].kernel_index(col)
     }
 
     /// Cuts the outputs into chunks of about `pixels`, as whole images, whole rows or parts of rows, whose windows are

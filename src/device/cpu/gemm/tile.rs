@@ -352,7 +352,7 @@ unsafe fn step<L: Lanes, const M: usize, const V: usize>(
 }
 
 /// Steps of k by which B is fetched ahead: rows of an unpacked B are too far apart for the processor to guess.
-const AHEAD: isize = 12;
+const AHEAD: isize = 8;
 
 #[inline(always)]
 fn prefetch<T>(p: *const T) {

@@ -1,0 +1,76 @@
+//! ReLU and its memory: one bit an element, in memory order.
+
+use super::pool;
+
+/// A multiple of 8, so that chunks share no byte of bits.
+const CHUNK: usize = 16 * 1024;
+
+pub trait Number: Copy + PartialOrd + Send + Sync + Default {
+    fn is_nan(self) -> bool;
+}
+
+impl Number for f32 {
+    fn is_nan(self) -> bool {
+        f32::is_nan(self)
+    }
+}
+
+impl Number for f64 {
+    fn is_nan(self) -> bool {
+        f64::is_nan(self)
+    }
+}
+
+/// Pointers that the pool's threads use on disjoint ranges.
+struct Shared<T>(*mut T);
+// SAFETY: each chunk is written by one thread.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// # Safety
+    /// The range lies within the slice behind the pointer, and no other thread uses it.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
+        // SAFETY: as promised.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+}
+
+/// y = max(x, 0), NaN staying NaN; bit i of `bits` says whether x[i] > 0 or is NaN.
+pub fn relu<T: Number>(x: &[T], y: &mut [T], bits: &mut [u8]) {
+    assert!(y.len() == x.len() && bits.len() == x.len().div_ceil(8), "bug: relu on buffers of other sizes");
+    let (y, bits) = (Shared(y.as_mut_ptr()), Shared(bits.as_mut_ptr()));
+    pool::run(x.len().div_ceil(CHUNK), &|c| {
+        let start = c * CHUNK;
+        let x = &x[start..x.len().min(start + CHUNK)];
+        // SAFETY: chunks are disjoint, and CHUNK is a multiple of 8.
+        let (y, bits) = unsafe { (y.part(start, x.len()), bits.part(start / 8, x.len().div_ceil(8))) };
+        for ((x, y), byte) in x.chunks(8).zip(y.chunks_mut(8)).zip(bits) {
+            let mut mask = 0u8;
+            for (i, (x, y)) in x.iter().zip(y).enumerate() {
+                let on = *x > T::default() || x.is_nan();
+                mask |= u8::from(on) << i;
+                *y = if on { *x } else { T::default() };
+            }
+            *byte = mask;
+        }
+    });
+}
+
+/// dx[i] = dy[i] where bit i is set, else 0.
+pub fn keep<T: Number>(dy: &[T], bits: &[u8], dx: &mut [T]) {
+    assert!(dx.len() == dy.len() && bits.len() == dy.len().div_ceil(8), "bug: keep on buffers of other sizes");
+    let dx = Shared(dx.as_mut_ptr());
+    pool::run(dy.len().div_ceil(CHUNK), &|c| {
+        let start = c * CHUNK;
+        let dy = &dy[start..dy.len().min(start + CHUNK)];
+        let bits = &bits[start / 8..];
+        // SAFETY: chunks are disjoint.
+        let dx = unsafe { dx.part(start, dy.len()) };
+        for ((dy, dx), byte) in dy.chunks(8).zip(dx.chunks_mut(8)).zip(bits) {
+            for (i, (dy, dx)) in dy.iter().zip(dx).enumerate() {
+                *dx = if byte >> i & 1 == 1 { *dy } else { T::default() };
+            }
+        }
+    });
+}

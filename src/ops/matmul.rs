@@ -1,0 +1,309 @@
+//! Matrix products: matmul with broadcasting batches, and linear, which adds a bias on the way.
+
+use super::args::Args;
+use super::laws::{Domain, Exact, Sample};
+use super::registry::Entry;
+use super::run::workspace;
+use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, bit, expect_float, expect_inputs, output};
+use crate::device::cpu::product::Product;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::shape::{self, Dims, Layout};
+use crate::tensor::{Meta, Tensor};
+
+pub fn register(list: &mut Vec<Entry>) {
+    list.push(Entry { name: "matmul", build: Matmul::build, samples: Matmul::samples });
+    list.push(Entry { name: "linear", build: Linear::build, samples: Linear::samples });
+}
+
+/// a [.., m, k] · b [.., k, n] → [.., m, n]; a 1-d side is a row or a column whose dim is dropped again.
+#[derive(Debug)]
+pub struct Matmul;
+
+/// The shapes of a, b and y with 1-d sides written as matrices.
+fn matrices(a: &[usize], b: &[usize]) -> Result<[Dims; 3]> {
+    if a.is_empty() || b.is_empty() {
+        return Err(Error::shape(format!("matmul: shapes {a:?} and {b:?}; each side needs at least 1 dim (help: use *)")));
+    }
+    let row = |s: &[usize]| if s.len() == 1 { Dims::from_slice(&[1, s[0]]) } else { s.into() };
+    let column = |s: &[usize]| if s.len() == 1 { Dims::from_slice(&[s[0], 1]) } else { s.into() };
+    let (left, right) = (row(a), column(b));
+    let (k, other) = (left[left.len() - 1], right[right.len() - 2]);
+    if k != other {
+        return Err(Error::shape(format!("matmul: inner dimensions differ: {a:?} × {b:?} ({k} vs {other})")));
+    }
+    let mut y = shape::broadcast("matmul", &left[..left.len() - 2], &right[..right.len() - 2])?;
+    y.push(left[left.len() - 2]);
+    y.push(right[right.len() - 1]);
+    Ok([left, right, y])
+}
+
+fn matched_types(op: &str, x: &[&Meta]) -> Result<DType> {
+    x.iter().try_for_each(|m| expect_float(op, m))?;
+    match x.iter().find(|m| m.dtype != x[0].dtype) {
+        None => Ok(x[0].dtype),
+        Some(m) => Err(Error::dtype(format!(
+            "{op}: dtypes {} and {} differ; cast one of them (help: x.to(y.dtype))",
+            x[0].dtype.name(),
+            m.dtype.name()
+        ))),
+    }
+}
+
+impl Matmul {
+    fn build(_: &mut Args) -> Result<OpRef> {
+        Ok(OpRef::Static(&Matmul))
+    }
+
+    fn samples() -> Vec<Sample> {
+        let of = |a: &[usize], b: &[usize]| Sample::of(Self::build, &[], &[(a, Domain::Any), (b, Domain::Any)]);
+        vec![
+            of(&[3, 5], &[5, 4]),
+            of(&[7], &[7]),
+            of(&[7], &[7, 3]),
+            of(&[2, 7], &[7]),
+            of(&[2, 3, 5], &[5, 4]),
+            of(&[2, 1, 3, 5], &[4, 5, 2]),
+            of(&[3, 1, 2, 4], &[1, 5, 4, 2]),
+            of(&[5], &[2, 5, 3]),
+            of(&[0, 4], &[4, 3]),
+            of(&[2, 0], &[0, 3]),
+            of(&[33, 70], &[70, 40]),
+        ]
+    }
+}
+
+/// A tensor under another shape with the same elements: 1-d sides as matrices.
+fn as_shape(t: &Tensor, shape: &[usize]) -> Tensor {
+    if t.shape() == shape {
+        return t.clone();
+    }
+    let step = t.layout().strides()[0];
+    let strides = if shape[0] == 1 { [0, step] } else { [step, 0] };
+    t.with_layout(Layout::strided(shape, &strides), t.offset())
+}
+
+fn product(a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<()> {
+    let product = Product { a: a.view(), b: b.view(), bias: bias.map(Tensor::view), y: y.view() };
+    match y.dtype() {
+        DType::F64 => product.run(workspace::<f64>(product.workspace::<f64>())?.view().out::<f64>(), 1.0),
+        _ => product.run(workspace::<f32>(product.workspace::<f32>())?.view().out::<f32>(), 1.0),
+    }
+    Ok(())
+}
+
+impl Op for Matmul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+    fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
+        expect_inputs("matmul", x, 2)?;
+        let (a, b) = (x[0].shape(), x[1].shape());
+        let [_, _, mut y] = matrices(a, b)?;
+        if b.len() == 1 {
+            y.pop();
+        }
+        if a.len() == 1 {
+            y.remove(y.len() - if b.len() == 1 { 1 } else { 2 });
+        }
+        output("matmul", x, &y, matched_types("matmul", x)?)
+    }
+    fn saves(&self, needs: Mask) -> Saves {
+        Saves::inputs(if needs & bit(0) != 0 { bit(1) } else { 0 } | if needs & bit(1) != 0 { bit(0) } else { 0 })
+    }
+    fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
+        let k = x[0].shape().last().copied().unwrap_or(0);
+        Cost { flops: 2.0 * y[0].numel() as f64 * k as f64, ..Cost::streaming(x, y, 0.0) }
+    }
+    fn layouts(&self, _input: usize) -> Layouts {
+        Layouts::Any
+    }
+    fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+        let [a, b, whole] = matrices(x[0].shape(), x[1].shape())?;
+        let out = y[0].with_layout(Layout::contiguous("matmul", &whole)?, 0);
+        product(&as_shape(x[0], &a), &as_shape(x[1], &b), None, &out)
+    }
+    fn vjp(&self, back: &mut Back) -> Result<()> {
+        let (a_shape, b_shape) = (Dims::from(back.input_meta(0).shape()), Dims::from(back.input_meta(1).shape()));
+        let [left, right, whole] = matrices(&a_shape, &b_shape)?;
+        let dy = back.dy();
+        let dy = back.reshape(dy, &whole)?;
+        if back.needs(0) {
+            let b = back.input(1)?;
+            let b = back.reshape(b, &right)?;
+            let bt = back.transpose(b)?;
+            let da = back.matmul(dy, bt)?;
+            let da = reduced(back, da, &left)?;
+            let da = back.reshape(da, &a_shape)?;
+            back.give(0, da);
+        }
+        if back.needs(1) {
+            let a = back.input(0)?;
+            let a = back.reshape(a, &left)?;
+            // One matrix shared by a batch: the sum over the batch is part of one longer product.
+            let db = if right.len() == 2 && left.len() > 2 {
+                weight_gradient(back, a, dy)?
+            } else {
+                let at = back.transpose(a)?;
+                let db = back.matmul(at, dy)?;
+                reduced(back, db, &right)?
+            };
+            let db = back.reshape(db, &b_shape)?;
+            back.give(1, db);
+        }
+        Ok(())
+    }
+    fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>> {
+        let [a_shape, b_shape, y_shape] = matrices(&x[0].shape, &x[1].shape).ok()?;
+        let (a, b) = (Exact::new(&a_shape, x[0].data.clone()), Exact::new(&b_shape, x[1].data.clone()));
+        let (rank, k) = (y_shape.len(), a_shape[a_shape.len() - 1]);
+        let y = Exact::build(&y_shape, |index| {
+            let (mut i, mut j) = (Dims::from(index), Dims::from(index));
+            let term = |p: usize| {
+                (i[rank - 1], j[rank - 2]) = (p, p);
+                a.at_broadcast(&i) * b.at_broadcast(&j)
+            };
+            (0..k).map(term).sum()
+        });
+        let mut shape = y_shape;
+        if x[1].shape.len() == 1 {
+            shape.pop();
+        }
+        if x[0].shape.len() == 1 {
+            shape.remove(shape.len() - if x[1].shape.len() == 1 { 1 } else { 2 });
+        }
+        Some(vec![Exact::new(&shape, y.data)])
+    }
+}
+
+/// Sums a gradient over the batch dims that its input was broadcast along.
+fn reduced(back: &mut Back, v: V, shape: &[usize]) -> Result<V> {
+    let from = back.shape(v);
+    let extra = from.len() - shape.len();
+    let dims: Dims = (0..from.len()).filter(|&i| i < extra || shape[i - extra] == 1 && from[i] != 1).collect();
+    let sum = back.sum(v, &dims, false)?;
+    back.reshape(sum, shape)
+}
+
+/// xᵀ · dy over all leading dims at once: x [.., k], dy [.., n] → [k, n].
+fn weight_gradient(back: &mut Back, x: V, dy: V) -> Result<V> {
+    let rows = |back: &mut Back, v: V| {
+        let shape = back.shape(v);
+        let last = shape[shape.len() - 1];
+        let count = shape[..shape.len() - 1].iter().product();
+        back.reshape(v, &[count, last])
+    };
+    let (x, dy) = (rows(back, x)?, rows(back, dy)?);
+    let xt = back.transpose(x)?;
+    back.matmul(xt, dy)
+}
+
+/// y = x · wᵀ + b: x [.., k], w [n, k], b [n] (optional) → [.., n]
+#[derive(Debug)]
+pub struct Linear;
+
+impl Linear {
+    fn build(_: &mut Args) -> Result<OpRef> {
+        Ok(OpRef::Static(&Linear))
+    }
+
+    fn samples() -> Vec<Sample> {
+        let of = |x: &[usize], w: &[usize], bias: bool| {
+            let mut inputs = vec![(x, Domain::Any), (w, Domain::Any)];
+            let n = [w[0]];
+            if bias {
+                inputs.push((&n, Domain::Any));
+            }
+            Sample::of(Self::build, &[], &inputs)
+        };
+        vec![
+            of(&[4, 5], &[3, 5], true),
+            of(&[4, 5], &[3, 5], false),
+            of(&[2, 3, 5], &[7, 5], true),
+            of(&[5], &[3, 5], true),
+            of(&[0, 5], &[3, 5], true),
+            of(&[40, 33], &[70, 33], true),
+        ]
+    }
+}
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+    fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
+        if x.len() != 2 && x.len() != 3 {
+            return Err(crate::error::arity("linear", x.len(), "2 or 3"));
+        }
+        let (input, weight) = (x[0].shape(), x[1].shape());
+        if weight.len() != 2 || input.is_empty() || input[input.len() - 1] != weight[1] {
+            return Err(Error::shape(format!(
+                "linear: input {input:?} with weight {weight:?}; the weight must be [out, in] and the input's last dim in"
+            )));
+        }
+        if let Some(bias) = x.get(2)
+            && bias.shape() != [weight[0]]
+        {
+            return Err(Error::shape(format!(
+                "linear: bias {:?} with weight {weight:?}; the bias must be [{}]",
+                bias.shape(),
+                weight[0]
+            )));
+        }
+        let mut y = Dims::from(input);
+        *y.last_mut().expect("bug: a 0-d input passed") = weight[0];
+        output("linear", x, &y, matched_types("linear", x)?)
+    }
+    fn saves(&self, needs: Mask) -> Saves {
+        Saves::inputs(if needs & bit(0) != 0 { bit(1) } else { 0 } | if needs & bit(1) != 0 { bit(0) } else { 0 })
+    }
+    fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
+        Cost { flops: 2.0 * y[0].numel() as f64 * x[1].shape()[1] as f64, ..Cost::streaming(x, y, 0.0) }
+    }
+    fn layouts(&self, input: usize) -> Layouts {
+        if input == 2 { Layouts::Contiguous } else { Layouts::Any }
+    }
+    fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+        // One long matrix where the strides allow it, a batch of matrices where not.
+        let wide = Dims::from_slice(&[1, x[0].numel()]);
+        let input = if x[0].shape().len() == 1 { as_shape(x[0], &wide) } else { x[0].clone() };
+        let mut out = Dims::from(input.shape());
+        *out.last_mut().expect("bug: a 0-d input passed") = x[1].shape()[0];
+        let out = y[0].with_layout(Layout::contiguous("linear", &out)?, 0);
+        let w = x[1].layout();
+        let turned = Layout::strided(&[w.shape()[1], w.shape()[0]], &[w.strides()[1], w.strides()[0]]);
+        product(&input, &x[1].with_layout(turned, x[1].offset()), x.get(2).copied(), &out)
+    }
+    fn vjp(&self, back: &mut Back) -> Result<()> {
+        let dy = back.dy();
+        if back.needs(0) {
+            let w = back.input(1)?;
+            let dx = back.matmul(dy, w)?;
+            back.give(0, dx);
+        }
+        if back.needs(1) {
+            let x = back.input(0)?;
+            let dw = weight_gradient(back, dy, x)?;
+            back.give(1, dw);
+        }
+        if back.inputs() > 2 && back.needs(2) {
+            // The sweep sums a gradient down to its input's shape.
+            back.give(2, dy);
+        }
+        Ok(())
+    }
+    fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>> {
+        let mut shape = Dims::from(x[0].shape.as_slice());
+        let (rank, k) = (shape.len(), shape[shape.len() - 1]);
+        shape[rank - 1] = x[1].shape[0];
+        Some(vec![Exact::build(&shape, |index| {
+            let mut at = Dims::from(index);
+            let n = index[rank - 1];
+            let term = |p: usize| {
+                at[rank - 1] = p;
+                x[0].at(&at) * x[1].at(&[n, p])
+            };
+            (0..k).map(term).sum::<f64>() + x.get(2).map_or(0.0, |b| b.at(&[n]))
+        })])
+    }
+}
