@@ -29,7 +29,8 @@ pub struct Taken {
     pub id: u32,
     pub region: u32,
     pub offset: usize,
-    pub size: usize,
+    #[cfg(test)]
+    size: usize,
 }
 
 pub struct FreeList {
@@ -101,7 +102,13 @@ impl FreeList {
             self.file(tail);
         }
         let c = &self.chunks[id as usize];
-        Some(Taken { id, region: c.region, offset: c.offset, size: c.size })
+        Some(Taken {
+            id,
+            region: c.region,
+            offset: c.offset,
+            #[cfg(test)]
+            size: c.size,
+        })
     }
 
     pub fn give(&mut self, id: u32) {

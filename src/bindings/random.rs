@@ -1,7 +1,116 @@
 //! Fresh random tensors, and the state of their generator.
 
+use super::dtype::PyDType;
+use super::errors::raise;
+use super::tensor::PyTensor;
+use crate::arena::ledger::Category;
+use crate::device::Device;
+use crate::device::cpu::random::{self, Stream};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::graph::Var;
+use crate::ops::run;
+use crate::tensor::{Meta, Tensor};
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 
-pub fn register(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+/// The process's generator: a key from the seed, and how many words have been drawn.
+static STATE: Mutex<Stream> = Mutex::new(Stream { key: 0x5EED, offset: 0 });
+
+/// The stream of the next `n` words.
+fn draw(n: u64) -> Stream {
+    let mut state = STATE.lock();
+    let stream = *state;
+    state.offset += n.next_multiple_of(4);
+    stream
+}
+
+fn filled(op: &str, shape: &[usize], dtype: DType, fill: fn(&mut [f32], Stream)) -> Result<Tensor> {
+    if !dtype.is_float() {
+        return Err(Error::dtype(format!("{op}: dtype {}; a floating dtype is needed", dtype.name())));
+    }
+    let meta = Meta::contiguous(op, shape, DType::F32, Device::Cpu)?;
+    let tensor = Tensor::empty(meta.clone(), Category::Temporary)?;
+    fill(tensor.view().out(), draw(meta.numel() as u64));
+    if dtype == DType::F32 { Ok(tensor) } else { run::converted(&tensor, Meta { dtype, ..meta }, Category::Temporary) }
+}
+
+/// Numbers in [0, 1), 24 bits each.
+#[pyfunction]
+fn uniform(shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+    Ok(PyTensor::new(Var::constant(filled("rand", &shape, dtype.0, random::uniform).map_err(raise)?)))
+}
+
+/// Standard normal numbers.
+#[pyfunction]
+fn normal(shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+    Ok(PyTensor::new(Var::constant(filled("randn", &shape, dtype.0, random::normal).map_err(raise)?)))
+}
+
+/// int64 numbers in low..high.
+#[pyfunction]
+fn randint(low: i64, high: i64, shape: Vec<usize>) -> PyResult<PyTensor> {
+    if low >= high {
+        return Err(raise(Error::value(format!("randint: low {low} and high {high}; low must be below high"))));
+    }
+    let meta = Meta::contiguous("randint", &shape, DType::I64, Device::Cpu).map_err(raise)?;
+    let tensor = Tensor::empty(meta, Category::Temporary).map_err(raise)?;
+    let (stream, span) = (draw(2 * tensor.numel() as u64), high.abs_diff(low));
+    for (i, v) in tensor.view().out::<i64>().iter_mut().enumerate() {
+        let i = 2 * i as u64;
+        let bits = u64::from(stream.bits(i)) << 32 | u64::from(stream.bits(i + 1));
+        // The high half of a 128-bit product: even to 2⁻⁶⁴ (Lemire 2019).
+        *v = low.wrapping_add((u128::from(bits) * u128::from(span) >> 64) as i64);
+    }
+    Ok(PyTensor::new(Var::constant(tensor)))
+}
+
+/// 0..n in random order (Fisher and Yates).
+#[pyfunction]
+fn randperm(n: usize) -> PyResult<PyTensor> {
+    let meta = Meta::contiguous("randperm", &[n], DType::I64, Device::Cpu).map_err(raise)?;
+    let tensor = Tensor::empty(meta, Category::Temporary).map_err(raise)?;
+    let (stream, list) = (draw(2 * n as u64), tensor.view().out::<i64>());
+    list.iter_mut().enumerate().for_each(|(i, v)| *v = i as i64);
+    for i in (1..n).rev() {
+        let bits = u64::from(stream.bits(2 * i as u64)) << 32 | u64::from(stream.bits(2 * i as u64 + 1));
+        list.swap(i, (u128::from(bits) * (i as u128 + 1) >> 64) as usize);
+    }
+    Ok(PyTensor::new(Var::constant(tensor)))
+}
+
+/// Starts the generator again from a seed.
+#[pyfunction]
+fn manual_seed(seed: i64) {
+    *STATE.lock() = Stream { key: seed as u64, offset: 0 };
+}
+
+/// Key and offset of the next `n` words, which are taken.
+#[pyfunction]
+fn next_stream(n: u64) -> (i64, i64) {
+    let stream = draw(n);
+    (stream.key as i64, stream.offset as i64)
+}
+
+/// Key and offset: all there is to know of the generator.
+#[pyfunction]
+fn rng_state() -> (i64, i64) {
+    let state = STATE.lock();
+    (state.key as i64, state.offset as i64)
+}
+
+#[pyfunction]
+fn set_rng_state(key: i64, offset: i64) {
+    *STATE.lock() = Stream { key: key as u64, offset: offset as u64 };
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(uniform, m)?)?;
+    m.add_function(wrap_pyfunction!(normal, m)?)?;
+    m.add_function(wrap_pyfunction!(randint, m)?)?;
+    m.add_function(wrap_pyfunction!(randperm, m)?)?;
+    m.add_function(wrap_pyfunction!(manual_seed, m)?)?;
+    m.add_function(wrap_pyfunction!(next_stream, m)?)?;
+    m.add_function(wrap_pyfunction!(rng_state, m)?)?;
+    m.add_function(wrap_pyfunction!(set_rng_state, m)?)
 }

@@ -384,8 +384,8 @@ impl PyTensor {
     fn _category(&self) -> Option<&'static str> {
         self.read(|v| v.tensor.storage().category()).map(Category::name)
     }
-    #[setter]
-    fn set__category(&self, name: &str) -> PyResult<()> {
+    #[setter(_category)]
+    fn set_category(&self, name: &str) -> PyResult<()> {
         let category = Category::from_name(name).ok_or_else(|| raise(Error::value(format!("category: '{name}' is unknown"))))?;
         self.read(|v| v.tensor.storage().retag(category));
         Ok(())

@@ -5,13 +5,19 @@
 
 pub mod args;
 pub mod cast;
+pub mod cat;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod index;
 pub mod laws;
+pub mod layer_norm;
 pub mod matmul;
 pub mod pointwise;
 pub mod reduce;
 pub mod registry;
 pub mod relu;
 pub mod run;
+pub mod softmax;
 pub mod views;
 
 use crate::device::Device;
@@ -381,4 +387,9 @@ pub fn output(op: &str, x: &[&Meta], shape: &[usize], dtype: DType) -> Result<Me
 pub fn layout_like(op: &str, x: &[&Meta], shape: &[usize]) -> Result<Arc<Layout>> {
     let same = x.iter().find(|m| m.layout.is_contiguous() && m.shape() == shape);
     same.map_or_else(|| Layout::contiguous(op, shape), |m| Ok(m.layout.clone()))
+}
+
+/// A fused gradient runs only in sweeps that are not recorded.
+pub fn fused_was_recorded(op: &str) -> Error {
+    Error::internal(format!("bug: the fused gradient of {op} was recorded"))
 }

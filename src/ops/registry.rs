@@ -22,6 +22,12 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::matmul::register(&mut list);
     super::relu::register(&mut list);
     super::reduce::register(&mut list);
+    super::softmax::register(&mut list);
+    super::layer_norm::register(&mut list);
+    super::cross_entropy::register(&mut list);
+    super::index::register(&mut list);
+    super::cat::register(&mut list);
+    super::dropout::register(&mut list);
     list
 });
 

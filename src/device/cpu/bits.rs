@@ -1,6 +1,6 @@
 //! ReLU and its memory: one bit an element, in memory order.
 
-use super::pool;
+use super::pool::{self, Parts};
 
 /// A multiple of 8, so that chunks share no byte of bits.
 const CHUNK: usize = 16 * 1024;
@@ -21,25 +21,10 @@ impl Number for f64 {
     }
 }
 
-/// Pointers that the pool's threads use on disjoint ranges.
-struct Shared<T>(*mut T);
-// SAFETY: each chunk is written by one thread.
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    /// # Safety
-    /// The range lies within the slice behind the pointer, and no other thread uses it.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
-        // SAFETY: as promised.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
-    }
-}
-
 /// y = max(x, 0), NaN staying NaN; bit i of `bits` says whether x[i] > 0 or is NaN.
 pub fn relu<T: Number>(x: &[T], y: &mut [T], bits: &mut [u8]) {
     assert!(y.len() == x.len() && bits.len() == x.len().div_ceil(8), "bug: relu on buffers of other sizes");
-    let (y, bits) = (Shared(y.as_mut_ptr()), Shared(bits.as_mut_ptr()));
+    let (y, bits) = (Parts::new(y), Parts::new(bits));
     pool::run(x.len().div_ceil(CHUNK), &|c| {
         let start = c * CHUNK;
         let x = &x[start..x.len().min(start + CHUNK)];
@@ -60,7 +45,7 @@ pub fn relu<T: Number>(x: &[T], y: &mut [T], bits: &mut [u8]) {
 /// dx[i] = dy[i] where bit i is set, else 0.
 pub fn keep<T: Number>(dy: &[T], bits: &[u8], dx: &mut [T]) {
     assert!(dx.len() == dy.len() && bits.len() == dy.len().div_ceil(8), "bug: keep on buffers of other sizes");
-    let dx = Shared(dx.as_mut_ptr());
+    let dx = Parts::new(dx);
     pool::run(dy.len().div_ceil(CHUNK), &|c| {
         let start = c * CHUNK;
         let dy = &dy[start..dy.len().min(start + CHUNK)];

@@ -6,6 +6,7 @@
 //! that neither threads nor strides change a bit; only a channels-last tensor is folded in an order of its own.
 
 use super::convert::Compute;
+use super::parts::Parts;
 use super::pool;
 use super::simd::{Kernel, Lanes, dispatch_f32, dispatch_f64};
 use super::view::View;
@@ -28,6 +29,7 @@ pub trait Number: Compute {
     type Wide: Real + Send + Sync;
     type Stored: Compute;
     fn widen(self) -> Self::Wide;
+    fn narrow(wide: Self::Wide) -> Self;
     fn to_stored(wide: Self::Wide) -> Self::Stored;
     fn from_stored(stored: Self::Stored) -> Self::Wide;
     fn dispatch<K: Kernel<Self, Out = ()>>(kernel: K);
@@ -41,6 +43,10 @@ macro_rules! number {
             #[inline(always)]
             fn widen(self) -> $wide {
                 $wrap(self as $stored)
+            }
+            #[inline(always)]
+            fn narrow(wide: $wide) -> $t {
+                $unwrap(wide) as $t
             }
             #[inline(always)]
             fn to_stored(wide: $wide) -> $stored {
@@ -245,37 +251,24 @@ pub fn fold<E: Number, F: Fold>(
     let per_unit = (plan.elements / splits) as f64 * (plan.outputs / units) as f64;
     let step = pool::chunk_rows(units, per_unit * 0.2 + 10.0);
     let chunks = units.div_ceil(step);
-    let scratch = Shared(scratch.as_mut_ptr());
+    let shared = Parts::new(&mut *scratch);
     pool::run(chunks * splits, &|i| {
         let (split, chunk) = (i / chunks, i % chunks);
-        let partials = if splits > 1 { Some(scratch) } else { None };
+        let partials = if splits > 1 { Some(&shared) } else { None };
         let (first, last) = (chunk * step, (chunk * step + step).min(units));
         E::dispatch(Job { fold, plan: &plan, x, center, y, split, first, last, partials });
     });
     if splits > 1 {
-        finish::<E, F>(fold, &plan, center, y, &scratch);
+        finish::<E, F>(fold, &plan, center, y, scratch);
     }
 }
-
-struct Shared<T>(*mut T);
-impl<T> Clone for Shared<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<T> Copy for Shared<T> {}
-// SAFETY: each job writes totals of its own.
-unsafe impl<T: Send> Send for Shared<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for Shared<T> {}
 
 /// Joins the pieces of each output in their order.
-fn finish<E: Number, F: Fold>(fold: F, plan: &Plan, center: Option<&View>, y: &View, partials: &Shared<E::Stored>) {
+fn finish<E: Number, F: Fold>(fold: F, plan: &Plan, center: Option<&View>, y: &View, partials: &[E::Stored]) {
     for output in 0..plan.outputs {
         let mut total = E::Wide::lit(F::START);
         for split in 0..plan.splits {
-            // SAFETY: `fold` checked the size; the jobs that wrote are done.
-            total = F::join(total, E::from_stored(unsafe { *partials.0.add(split * plan.outputs + output) }));
+            total = F::join(total, E::from_stored(partials[split * plan.outputs + output]));
         }
         let mut middle = [E::default()];
         // SAFETY: one element of `center` and of `y`, both contiguous with `outputs` elements.
@@ -298,7 +291,7 @@ struct Job<'a, F, E: Number> {
     split: usize,
     first: usize,
     last: usize,
-    partials: Option<Shared<E::Stored>>,
+    partials: Option<&'a Parts<'a, E::Stored>>,
 }
 
 /// Steps an index over axes, innermost fastest; `false` after the last.
@@ -357,9 +350,9 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
         // SAFETY: the outputs lie within `y`, or within this split's partials.
         unsafe {
             if let Some(partials) = self.partials {
-                let to = partials.0.add(self.split * self.plan.outputs).offset(at);
                 for (i, total) in totals.iter().enumerate().take(n) {
-                    *to.offset(i as isize * step) = E::to_stored(*total);
+                    let output = (at + i as isize * step) as usize;
+                    partials.part(self.split * self.plan.outputs + output, 1)[0] = E::to_stored(*total);
                 }
                 return;
             }

@@ -46,7 +46,7 @@ pointwise! {
 
     Sign[1] "sign" Arithmetic [Apart], reads [NOTHING];
     [x] => x.sign();
-    _, _, _dy => [R::lit(0.0)];
+    _, _, dy => [dy * 0.0];
 
     Square[1] "square" Arithmetic [Any], reads [X];
     [x] => x.square();
@@ -58,20 +58,20 @@ pointwise! {
 
     Floor[1] "floor" Arithmetic [Apart], reads [NOTHING];
     [x] => x.floor();
-    _, _, _dy => [R::lit(0.0)];
+    _, _, dy => [dy * 0.0];
 
     Ceil[1] "ceil" Arithmetic [Apart], reads [NOTHING];
     [x] => x.ceil();
-    _, _, _dy => [R::lit(0.0)];
+    _, _, dy => [dy * 0.0];
 
     /// Half to even.
     Round[1] "round" Arithmetic [Apart], reads [NOTHING];
     [x] => x.round();
-    _, _, _dy => [R::lit(0.0)];
+    _, _, dy => [dy * 0.0];
 
     Trunc[1] "trunc" Arithmetic [Apart], reads [NOTHING];
     [x] => x.trunc();
-    _, _, _dy => [R::lit(0.0)];
+    _, _, dy => [dy * 0.0];
 
     Frac[1] "frac" Float [Apart], reads [NOTHING];
     [x] => x - x.trunc();

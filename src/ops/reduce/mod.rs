@@ -2,6 +2,9 @@
 //!
 //! What they share is here: which dims go, and how a fold over them is run. The ops stand in the files beside this one.
 
+mod extreme;
+mod limit;
+mod quantify;
 mod sum;
 
 use super::Back;
@@ -20,6 +23,9 @@ use smallvec::SmallVec;
 
 pub fn register(list: &mut Vec<Entry>) {
     sum::register(list);
+    extreme::register(list);
+    limit::register(list);
+    quantify::register(list);
 }
 
 /// The dims that a reduction takes away, and whether they stay as sizes of 1. No dims means all of them.

@@ -1,0 +1,63 @@
+"""The command line: `backsweep demo`, `backsweep env`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="backsweep", description="Train neural networks, and know where every byte went.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="train a small language model on text that every Python carries")
+    demo.add_argument("--data", metavar="FILE", help="train on this text file instead")
+    demo.add_argument("--steps", type=_positive, default=500, metavar="N", help="training steps (default 500)")
+    demo.add_argument("--device", default="cpu", metavar="D", help="where to train (default cpu)")
+    demo.add_argument("--seed", type=int, default=1337, metavar="N", help="seed of weights and batches (default 1337)")
+    demo.add_argument("--out", default="backsweep-demo", metavar="DIR", help="folder for weights and report")
+    demo.add_argument("--json", action="store_true", help="print the report as JSON on standard output")
+    demo.add_argument("--quiet", action="store_true", help="no progress and no tables")
+
+    env = commands.add_parser("env", help="say what this machine offers")
+    env.add_argument("--json", action="store_true", help="as JSON")
+
+    options = parser.parse_args(arguments)
+    if options.command == "env":
+        return _env(options.json)
+    from . import demo as running
+
+    return running.run(options)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} steps; one or more are needed")
+    return value
+
+
+def _env(as_json: bool) -> int:
+    import platform
+
+    import numpy
+
+    import backsweep as bs
+
+    facts = {
+        "backsweep": bs.__version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        **bs.cpu_info(),
+    }
+    if as_json:
+        json.dump(facts, sys.stdout, indent=2)
+        print()
+    else:
+        for name, value in facts.items():
+            print(f"{name:12} {value}")
+    return 0

@@ -1,0 +1,211 @@
+//! Cross-entropy of logits with class indices, row by row. Saves the logits and one log-sum-exp a row.
+//!
+//! Returns the loss of each row; the mean over rows, weighted and without the ignored ones, is composed in Python.
+
+use super::args::{Args, float, int};
+use super::laws::{Domain, Exact, Sample};
+use super::registry::Entry;
+use super::{Back, Cost, Mask, Metas, Op, OpRef, Saves, expect_float, expect_index, output};
+use crate::device::cpu::rows::{self, Entropy};
+use crate::dtype::DType;
+use crate::error::{self, Error, Result};
+use crate::tensor::{Meta, Tensor};
+
+pub fn register(list: &mut Vec<Entry>) {
+    list.push(Entry { name: "cross_entropy", build: CrossEntropy::build, samples: CrossEntropy::samples });
+}
+
+/// logits [n, c], targets int64 [n], class weights [c] (optional) → [n]; 0 where the target is `ignore_index`.
+#[derive(Clone, Debug)]
+pub struct CrossEntropy {
+    how: Entropy,
+}
+
+impl CrossEntropy {
+    fn build(args: &mut Args) -> Result<OpRef> {
+        let how = Entropy { ignore: args.int("ignore_index")?, smoothing: args.float("label_smoothing")? };
+        if !(0.0..=1.0).contains(&how.smoothing) {
+            return Err(Error::value(format!("cross_entropy: label_smoothing is {}; 0 to 1 is needed", how.smoothing)));
+        }
+        Ok(CrossEntropy { how }.into())
+    }
+
+    fn samples() -> Vec<Sample> {
+        let of = |n: usize, c: usize, ignore: i64, smoothing: f64, weight: bool| {
+            let (logits, target, classes) = ([n, c], [n], [c]);
+            let mut inputs = vec![(logits.as_slice(), Domain::Any), (target.as_slice(), Domain::Index(c))];
+            inputs.extend(weight.then_some((classes.as_slice(), Domain::Positive)));
+            Sample::of(Self::build, &[int(ignore), float(smoothing)], &inputs)
+        };
+        vec![
+            of(5, 4, -100, 0.0, false),
+            of(7, 37, -100, 0.1, false),
+            of(6, 5, 2, 0.0, true),
+            of(6, 5, 1, 0.2, true),
+            of(0, 3, -100, 0.0, false),
+        ]
+    }
+
+    fn check(&self, target: &[i64], classes: usize) -> Result<()> {
+        let outside = |t: &&i64| **t != self.how.ignore && !(0..classes as i64).contains(*t);
+        match target.iter().find(outside) {
+            None => Ok(()),
+            Some(t) => Err(Error::index(format!(
+                "cross_entropy: target {t} with {classes} classes; 0 to {} or ignore_index {} is needed",
+                classes as i64 - 1,
+                self.how.ignore
+            ))),
+        }
+    }
+}
+
+impl Op for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+    fn infer(&self, x: &[&Meta], recording: bool) -> Result<Metas> {
+        if x.len() != 2 && x.len() != 3 {
+            return Err(error::arity("cross_entropy", x.len(), "2 or 3"));
+        }
+        expect_float("cross_entropy", x[0])?;
+        expect_index("cross_entropy", x[1])?;
+        let (logits, target) = (x[0].shape(), x[1].shape());
+        if logits.len() != 2 || target != &logits[..1] {
+            return Err(Error::shape(format!(
+                "cross_entropy: logits {logits:?} with targets {target:?}; [n, c] with [n] is needed"
+            )));
+        }
+        if let Some(weight) = x.get(2)
+            && (weight.shape() != [logits[1]] || weight.dtype != x[0].dtype)
+        {
+            return Err(Error::shape(format!(
+                "cross_entropy: class weights {:?} {} for logits {logits:?} {}; [{}] of the same dtype is needed",
+                weight.shape(),
+                weight.dtype.name(),
+                x[0].dtype.name(),
+                logits[1]
+            )));
+        }
+        let mut y = output("cross_entropy", x, target, x[0].dtype)?;
+        if recording {
+            let dtype = if x[0].dtype == DType::F64 { DType::F64 } else { DType::F32 };
+            y.push(Meta::contiguous("cross_entropy", target, dtype, x[0].device)?);
+        }
+        Ok(y)
+    }
+    fn differentiable(&self) -> Mask {
+        1
+    }
+    fn saves(&self, _needs: Mask) -> Saves {
+        Saves::inputs(0b111).and_outputs(0b10)
+    }
+    fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
+        Cost::streaming(x, y, 4.0)
+    }
+    fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+        fn go<E: rows::Float>(op: &CrossEntropy, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+            let target = x[1].view().slice::<i64>();
+            op.check(target, x[0].shape()[1])?;
+            let spare;
+            let lse = match y.get(1) {
+                Some(lse) => lse.view().out::<E>(),
+                None => {
+                    spare = super::run::workspace::<E>(target.len())?;
+                    spare.view().out::<E>()
+                }
+            };
+            let weight = x.get(2).map(|w| w.view().slice::<E>());
+            rows::cross_entropy(x[0].view().slice::<E>(), target, weight, op.how, y[0].view().out::<E>(), lse);
+            Ok(())
+        }
+        if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
+    }
+    fn vjp(&self, back: &mut Back) -> Result<()> {
+        let (dy, x, target) = (back.dy(), back.input(0)?, back.input(1)?);
+        let weighted = back.inputs() > 2;
+        if back.records() {
+            let weight = if weighted { Some(back.input(2)?) } else { None };
+            return self.recorded(back, x, target, weight, dy);
+        }
+        let mut operands = vec![x, target, back.output(1)?, dy];
+        if weighted {
+            operands.push(back.input(2)?);
+        }
+        let dx = back.apply(CrossEntropyBack { how: self.how }, &operands)?;
+        back.give(0, dx);
+        Ok(())
+    }
+    fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>> {
+        let (n, c) = (x[0].shape[0], x[0].shape[1]);
+        Some(vec![Exact::build(&[n], |i| {
+            let row = &x[0].data[i[0] * c..(i[0] + 1) * c];
+            let target = x[1].data[i[0]] as i64;
+            if target == self.how.ignore {
+                return 0.0;
+            }
+            let weight = |j: usize| x.get(2).map_or(1.0, |w| w.data[j]);
+            let lse = row.iter().map(|v| v.exp()).sum::<f64>().ln();
+            let smooth: f64 = (0..c).map(|j| weight(j) * (lse - row[j])).sum::<f64>() / c as f64;
+            let own = weight(target as usize) * (lse - row[target as usize]);
+            (1.0 - self.how.smoothing) * own + self.how.smoothing * smooth
+        })])
+    }
+}
+
+impl CrossEntropy {
+    /// The gradient in ops that have gradients: softmax · (Σ of the weights in play) - the weights in play.
+    fn recorded(&self, back: &mut Back, x: super::V, target: super::V, weight: Option<super::V>, dy: super::V) -> Result<()> {
+        let (rows, classes) = (back.input_meta(0).shape()[0], back.input_meta(0).shape()[1]);
+        let dtype = back.input_meta(0).dtype;
+        let (t, s) = (back.tensor(target).to_f64(), self.how.smoothing);
+        let w = weight.map(|w| back.tensor(w).to_f64());
+        let mut play = vec![0.0f64; rows * classes];
+        for (i, &t) in t.iter().enumerate().filter(|(_, t)| **t as i64 != self.how.ignore) {
+            for j in 0..classes {
+                let own = if j == t as usize { 1.0 - s } else { 0.0 };
+                play[i * classes + j] = w.as_ref().map_or(1.0, |w| w[j]) * (own + s / classes as f64);
+            }
+        }
+        let play = Tensor::from_slice("cross_entropy", &[rows, classes], &play, crate::arena::ledger::Category::Temporary)?;
+        let play = back.constant(play);
+        let play = back.cast(play, dtype)?;
+        let total = back.sum(play, &[1], true)?;
+        let p = back.call("softmax", &[x], &[int(1)])?;
+        let share = back.mul(p, total)?;
+        let slope = back.sub(share, play)?;
+        let dy = back.reshape(dy, &[rows, 1])?;
+        let dx = back.mul(slope, dy)?;
+        back.give(0, dx);
+        Ok(())
+    }
+}
+
+/// The fused gradient; not recorded.
+#[derive(Debug)]
+struct CrossEntropyBack {
+    how: Entropy,
+}
+
+impl Op for CrossEntropyBack {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+    fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
+        output("cross_entropy", x, x[0].shape(), x[0].dtype)
+    }
+    fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+        fn go<E: rows::Float>(op: &CrossEntropyBack, x: &[&Tensor], y: &[Tensor]) {
+            let weight = x.get(4).map(|w| w.view().slice::<E>());
+            let (target, lse, dy) = (x[1].view().slice::<i64>(), x[2].view().slice::<E>(), x[3].view().slice::<E>());
+            rows::cross_entropy_back(x[0].view().slice::<E>(), target, weight, lse, dy, op.how, y[0].view().out::<E>());
+        }
+        if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
+        Ok(())
+    }
+    fn vjp(&self, _back: &mut Back) -> Result<()> {
+        Err(super::fused_was_recorded("cross_entropy"))
+    }
+    fn reference(&self, _x: &[Exact]) -> Option<Vec<Exact>> {
+        None
+    }
+}
