@@ -1,6 +1,7 @@
 //! ReLU and its memory: one bit an element, in memory order.
 
-use super::pool::{self, Parts};
+use super::parts::Parts;
+use super::pool;
 
 /// A multiple of 8, so that chunks share no byte of bits.
 const CHUNK: usize = 16 * 1024;

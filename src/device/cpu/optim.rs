@@ -1,6 +1,7 @@
 //! Optimizer steps in one pass over each tensor, and what clipping needs.
 
-use super::pool::{self, Parts};
+use super::parts::Parts;
+use super::pool;
 use super::rows::Float;
 
 const CHUNK: usize = 16 * 1024;

@@ -314,33 +314,6 @@ impl Shared {
     }
 }
 
-/// A slice whose parts are written by different threads.
-pub struct Parts<'a, T> {
-    start: *mut T,
-    len: usize,
-    life: std::marker::PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: the parts handed out are disjoint, by the promise of `part`.
-unsafe impl<T: Send> Sync for Parts<'_, T> {}
-
-impl<'a, T> Parts<'a, T> {
-    pub fn new(slice: &'a mut [T]) -> Parts<'a, T> {
-        Parts { start: slice.as_mut_ptr(), len: slice.len(), life: std::marker::PhantomData }
-    }
-
-    /// Elements `start .. start + len`.
-    ///
-    /// # Safety
-    /// No element is in two parts at a time.
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
-        assert!(start + len <= self.len, "bug: a part beyond its slice");
-        // SAFETY: within the slice, and disjoint from other parts as promised.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,8 @@
 //!
 //! Rows are contiguous. Sums over a row are gathered in lanes and joined in f64; chunks of rows are a function of the shape.
 
-use super::pool::{self, Parts};
+use super::parts::Parts;
+use super::pool;
 use super::simd::{Kernel, Lanes, dispatch_f32};
 use crate::dtype::Element;
 

@@ -148,6 +148,11 @@ pointwise! {
         [zero, R::select(yes, dy, zero), R::select(yes, zero, dy)]
     };
 
+    /// The second operand in the shape of the first: the target of a copy in place.
+    Copy[2] "copy" Arithmetic [Any, Any], reads [NEVER, NOTHING];
+    [_, b] => b;
+    _, _, dy => [dy, dy];
+
     /// a + weight · (b - a)
     Lerp[3] "lerp" Float [Any, Any, Any], reads [X2, X2, X | X1];
     [a, b, weight] => a + weight * (b - a);

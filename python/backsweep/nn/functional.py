@@ -1,0 +1,442 @@
+"""Functions of layers and losses, under PyTorch's names, order and defaults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .. import _core, errors
+from .._core import Tensor, apply
+
+__all__ = [
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "celu", "cross_entropy", "dropout", "elu", "embedding",
+    "gelu", "glu", "group_norm", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "kl_div", "l1_loss",
+    "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid", "mish", "mse_loss", "nll_loss", "one_hot", "prelu",
+    "relu", "relu6", "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "softmax",
+    "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+]  # fmt: skip
+
+# Activations
+
+
+def _put(input: Tensor, value: Tensor, inplace: bool) -> Tensor:
+    """With inplace, the value written into the input's memory."""
+    return input.copy_(value) if inplace else value
+
+
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """max(x, 0). Saves: one bit an element."""
+    return _put(input, apply("relu", input), inplace)
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """x between 0 and 6."""
+    return hardtanh(input, 0.0, 6.0, inplace)
+
+
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """x between two bounds."""
+    return _put(input, apply("clamp", input, min_val, max_val), inplace)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """x where positive, a fraction of it elsewhere."""
+    return _put(input, apply("leaky_relu", input, negative_slope), inplace)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """A leaky ReLU with a learned slope, one or one a channel."""
+    if weight.numel() > 1 and input.ndim > 2:
+        weight = apply("reshape", weight, (-1,) + (1,) * (input.ndim - 2))
+    return apply("prelu", input, weight)
+
+
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where positive, α(eˣ - 1) elsewhere."""
+    return _put(input, apply("elu", input, alpha, 1.0), inplace)
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """ELU with the constants that keep a network's activations normal."""
+    return _put(input, apply("elu", input, 1.6732632423543772, 1.0507009873554805), inplace)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where positive, α(e^(x/α) - 1) elsewhere."""
+    return _put(input, apply("celu", input, alpha), inplace)
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """x · Φ(x), or its tanh form. Saves: the input."""
+    if approximate not in ("none", "tanh"):
+        raise errors.ValueError(f"gelu: approximate is '{approximate}'; 'none' or 'tanh' is needed")
+    return apply("gelu" if approximate == "none" else "gelu_tanh", input)
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """x · σ(x). Saves: the input."""
+    return _put(input, apply("silu", input), inplace)
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """x · tanh(softplus(x))."""
+    return _put(input, apply("mish", input), inplace)
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """ln(1 + e^(βx)) / β, and x itself beyond the threshold."""
+    return apply("softplus", input, beta, threshold)
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    """1 / (1 + e⁻ˣ). Saves: the output."""
+    return apply("sigmoid", input)
+
+
+def tanh(input: Tensor) -> Tensor:
+    """The hyperbolic tangent. Saves: the output."""
+    return apply("tanh", input)
+
+
+def logsigmoid(input: Tensor) -> Tensor:
+    """ln σ(x)."""
+    return apply("logsigmoid", input)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """(x + 3) / 6 between 0 and 1."""
+    return _put(input, apply("hardsigmoid", input), inplace)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """x · hardsigmoid(x)."""
+    return _put(input, apply("hardswish", input), inplace)
+
+
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x beyond ±λ, 0 within."""
+    return apply("hardshrink", input, lambd)
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x moved towards 0 by λ."""
+    return apply("softshrink", input, lambd)
+
+
+def softsign(input: Tensor) -> Tensor:
+    """x / (1 + |x|)."""
+    return apply("softsign", input)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """x - tanh(x)."""
+    return input - apply("tanh", input)
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """x above the threshold, `value` elsewhere."""
+    return _put(input, apply("threshold", input, threshold, value), inplace)
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """One half times the sigmoid of the other."""
+    size = input.shape[dim]
+    if size % 2:
+        raise errors.ShapeError(f"glu: size {size} of dim {dim} of {list(input.shape)}; an even size is needed")
+    a, b = input.chunk(2, dim)
+    return a * apply("sigmoid", b)
+
+
+def softmax(input: Tensor, dim: int) -> Tensor:
+    """eˣ over its sum along a dim. Saves: the output."""
+    return apply("softmax", input, dim)
+
+
+def softmin(input: Tensor, dim: int) -> Tensor:
+    """softmax(-x)."""
+    return apply("softmax", -input, dim)
+
+
+def log_softmax(input: Tensor, dim: int) -> Tensor:
+    """ln softmax(x) along a dim. Saves: the output."""
+    return apply("log_softmax", input, dim)
+
+
+# Layers
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x · Wᵀ + b.
+
+    Shapes: input [..., in], weight [out, in], bias [out] → [..., out]
+    """
+    return apply("linear", input, weight) if bias is None else apply("linear", input, weight, bias)
+
+
+def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+    """Rows of the weight; the row `padding_idx` gets no gradient.
+
+    Shapes: input int64 [...], weight [n, width] → [..., width]
+    """
+    if padding_idx is not None:
+        row = padding_idx % weight.shape[0]
+        places = _core.from_bytes(row.to_bytes(8, "little"), [1], _core.int64)
+        fixed = apply("index_get", weight.detach(), places)
+        weight = apply("index_put", weight, fixed, places, False)
+    return apply("index_get", weight, input)
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """int64 rows with a 1 at the class."""
+    from ..creation import arange
+
+    classes = num_classes if num_classes >= 0 else int(tensor.amax()) + 1
+    if tensor.numel() and not 0 <= int(tensor.amin()) <= int(tensor.amax()) < classes:
+        raise errors.IndexError(
+            f"one_hot: classes from {int(tensor.amin())} to {int(tensor.amax())}; 0 to {classes - 1} are there"
+        )
+    return (tensor.unsqueeze(-1) == arange(classes)).to(_core.int64)
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Each element 0 with probability p, the others scaled to keep the mean. Saves: nothing."""
+    if not 0.0 <= p <= 1.0:
+        raise errors.ValueError(f"dropout: p is {p}; a probability from 0 to 1 is needed")
+    if not training or p == 0.0:
+        return input
+    return _put(input, apply("dropout", input, p, *_core.next_stream(input.numel())), inplace)
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise the last dims, then scale and shift.
+
+    Saves: the input, and two numbers a row.
+    """
+    shape = tuple(normalized_shape)
+    if input.shape[input.ndim - len(shape) :] != shape or not shape:
+        raise errors.ShapeError(
+            f"layer_norm: normalized_shape {list(shape)} for input {list(input.shape)}; its last dims are needed"
+        )
+    given = [t for t in (weight, bias) if t is not None]
+    return apply("layer_norm", input, *given, len(shape), eps, weight is not None, bias is not None)
+
+
+def rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """Divide by the root of the mean square of the last dims, then scale."""
+    dims = tuple(range(-len(tuple(normalized_shape)), 0))
+    eps = eps if eps is not None else 1.1920928955078125e-07
+    scaled = input * apply("rsqrt", apply("mean", input * input, dims, True) + eps)
+    return scaled if weight is None else scaled * weight
+
+
+def group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalise groups of channels, then scale and shift each channel."""
+    batch, channels = input.shape[:2]
+    if channels % num_groups:
+        raise errors.ShapeError(f"group_norm: {channels} channels in {num_groups} groups; the groups must be equal")
+    flat = apply("reshape", input, (batch, num_groups, -1))
+    normal = apply("reshape", apply("layer_norm", flat, 1, eps, False, False), input.shape)
+    per_channel = (1, channels) + (1,) * (input.ndim - 2)
+    if weight is not None:
+        normal = normal * apply("reshape", weight, per_channel)
+    return normal if bias is None else normal + apply("reshape", bias, per_channel)
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(q · kᵀ · scale + mask) · v; a row that is masked as a whole gives 0.
+
+    Shapes: query [..., t, d], key [..., s, d], value [..., s, e] → [..., t, e]
+    """
+    if is_causal and attn_mask is not None:
+        raise errors.ValueError("scaled_dot_product_attention: is_causal and attn_mask; one of them is possible")
+    factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = apply("matmul", query * factor, key.transpose(-2, -1))
+    if is_causal:
+        attn_mask = _causal(query.shape[-2], key.shape[-2])
+    if attn_mask is not None and attn_mask.dtype is _core.bool:
+        scores = apply("where", attn_mask, scores, float("-inf"))
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    weights = apply("softmax", scores, -1)
+    if attn_mask is not None and not is_causal:
+        dead = apply("eq", apply("amax", scores, (-1,), True).detach(), float("-inf"))
+        weights = apply("where", dead, 0.0, weights)
+    return apply("matmul", dropout(weights, dropout_p), value)
+
+
+def _causal(rows: int, columns: int) -> Tensor:
+    from ..creation import arange
+
+    return apply("ge", arange(rows).unsqueeze(1), arange(columns))
+
+
+# Losses
+
+
+def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
+    if input.shape != target.shape:
+        raise errors.ShapeError(
+            f"{op}: input {list(input.shape)} and target {list(target.shape)}; the shapes must be equal (help: reshape one)"
+        )
+
+
+def _reduced(op: str, loss: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return apply("mean", loss, (), False)
+    if reduction == "sum":
+        return apply("sum", loss, (), False)
+    if reduction == "none":
+        return loss
+    raise errors.ValueError(f"{op}: reduction is '{reduction}'; 'none', 'mean' or 'sum' is needed")
+
+
+def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Squared differences."""
+    _same_shape("mse_loss", input, target)
+    return _reduced("mse_loss", apply("square", input - target), reduction)
+
+
+def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Absolute differences."""
+    _same_shape("l1_loss", input, target)
+    return _reduced("l1_loss", apply("abs", input - target), reduction)
+
+
+def smooth_l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """½d²/β within β, |d| - ½β beyond."""
+    _same_shape("smooth_l1_loss", input, target)
+    if beta < 0:
+        raise errors.ValueError(f"smooth_l1_loss: beta is {beta}; zero or more is needed")
+    loss = apply("abs", input - target) if beta == 0 else apply("smooth_l1", input, target, beta)
+    return _reduced("smooth_l1_loss", loss, reduction)
+
+
+def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """½d² within δ, δ(|d| - ½δ) beyond."""
+    _same_shape("huber_loss", input, target)
+    if delta <= 0:
+        raise errors.ValueError(f"huber_loss: delta is {delta}; a number above zero is needed")
+    return _reduced("huber_loss", apply("huber", input, target, delta), reduction)
+
+
+def binary_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """-t·ln x - (1-t)·ln(1-x), the logarithms no lower than -100."""
+    _same_shape("binary_cross_entropy", input, target)
+    log = apply("maximum", apply("log", input), -100.0)
+    log_rest = apply("maximum", apply("log1p", -input), -100.0)
+    loss = -(target * log + (1.0 - target) * log_rest)
+    return _reduced("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """Binary cross-entropy of σ(x), from x itself."""
+    _same_shape("binary_cross_entropy_with_logits", input, target)
+    if pos_weight is None:
+        loss = apply("bce_with_logits", input, target)
+    else:
+        loss = (1.0 - target) * input - (1.0 + (pos_weight - 1.0) * target) * apply("logsigmoid", input)
+    return _reduced("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
+
+
+def kl_div(input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
+    """t · (ln t - x), where x holds logarithms."""
+    _same_shape("kl_div", input, target)
+    loss = apply("exp", target) * (target - input) if log_target else apply("xlogy", target, target) - target * input
+    if reduction == "batchmean":
+        return apply("sum", loss, (), False) / input.shape[0]
+    return _reduced("kl_div", loss, reduction)
+
+
+def nll_loss(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """-x of the target's class, weighted; input [n, c] or [n, c, ...] holds log-probabilities."""
+    if input.ndim == 1:
+        input, target = input.unsqueeze(0), target.unsqueeze(0)
+    rows = input.movedim(1, -1) if input.ndim > 2 else input
+    if rows.shape[:-1] != target.shape:
+        raise errors.ShapeError(
+            f"nll_loss: input {list(input.shape)} with targets {list(target.shape)}; [n, c, ...] with [n, ...] is needed"
+        )
+    known = apply("ne", target, ignore_index)
+    place = apply("where", known, target, 0)
+    picked = apply("gather", rows, place.unsqueeze(-1), -1).squeeze(-1)
+    scale = known.to(input.dtype)
+    if weight is not None:
+        scale = scale * apply("index_get", weight, place)
+    loss = -picked * scale
+    if reduction == "mean":
+        return apply("sum", loss, (), False) / apply("sum", scale, (), False)
+    return _reduced("nll_loss", loss, reduction)
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-ln softmax(x) of the target's class, weighted; or against probabilities of the input's shape.
+
+    Shapes: input [n, c] or [n, c, ...], target int64 [n] or [n, ...]
+    Saves: the input, and one number a row.
+    """
+    if target.dtype.is_floating_point:
+        _same_shape("cross_entropy", input, target)
+        if label_smoothing:
+            target = target * (1.0 - label_smoothing) + label_smoothing / input.shape[1]
+        loss = -apply("log_softmax", input, min(1, input.ndim - 1)) * target
+        if weight is not None:
+            loss = loss * apply("reshape", weight, (-1,) + (1,) * (input.ndim - 2))
+        loss = apply("sum", loss, (min(1, input.ndim - 1),), False)
+        return _reduced("cross_entropy", loss, reduction)
+    if input.ndim == 1:
+        input, target = input.unsqueeze(0), target.unsqueeze(0)
+    shape = target.shape
+    if input.ndim > 2:
+        input = input.movedim(1, -1)
+        if input.shape[:-1] != shape:
+            raise errors.ShapeError(
+                f"cross_entropy: logits {list(input.shape)} (classes last) with targets {list(shape)}; "
+                "[n, c, ...] with [n, ...] is needed"
+            )
+        input, target = apply("reshape", input, (-1, input.shape[-1])), apply("reshape", target, (-1,))
+    given = () if weight is None else (weight,)
+    loss = apply("cross_entropy", input, target, *given, ignore_index, label_smoothing)
+    if reduction == "mean":
+        known = apply("ne", target, ignore_index)
+        scale = known.to(input.dtype)
+        if weight is not None:
+            scale = scale * apply("index_get", weight, apply("where", known, target, 0))
+        return apply("sum", loss, (), False) / apply("sum", scale, (), False)
+    if reduction == "none":
+        return loss if len(shape) == 1 else apply("reshape", loss, shape)
+    return _reduced("cross_entropy", loss, reduction)
