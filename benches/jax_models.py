@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+
 from workloads import Gpt, Lstm, Mlp, ResNet, Workload
 
 Params = dict[str, jax.Array]

@@ -16,6 +16,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+
 from workloads import WORKLOADS, Workload, initial_weights
 
 CHECKED_STEPS = 20
@@ -107,6 +108,7 @@ class Jax:
 
     def __init__(self, workload: Workload) -> None:
         import jax  # here, since only a peer's environment need have it
+
         import jax_models
 
         self.jax: Any = jax

@@ -275,7 +275,7 @@ def _workloads() -> dict[str, Workload]:
         Workload("tiny", Mlp((2, 16, 16, 1), 100, False), "SGD", {"lr": 0.05}, 1e-5, "mse"),
         Workload("mlp", Mlp((784, 1024, 1024, 10), 128, True), "Adam", {"lr": 1e-3}, 1e-5),
         Workload("resnet20", ResNet((16, 32, 64), 3, 64), "SGD", momentum, 2e-3),
-        Workload("resnet18", ResNet((64, 128, 256, 512), 2, 16), "SGD", momentum, 2e-3),
+        Workload("resnet18", ResNet((64, 128, 256, 512), 2, 16), "SGD", {**momentum, "lr": 1e-4}, 2e-3),
         Workload("lstm", Lstm(128, 256, 64, 32), "Adam", {"lr": 1e-3}, 1e-5),
         Workload("gpt-cpu", Gpt(4, 4, 128, 64, 12), "AdamW", decay, 1e-5),
         Workload("gpt-baby", Gpt(6, 6, 384, 256, 16), "AdamW", decay, 1e-5),

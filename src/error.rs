@@ -86,9 +86,7 @@ pub fn size(bytes: usize) -> String {
 }
 
 pub fn broadcast(op: &str, a: &[usize], b: &[usize]) -> Error {
-    Error::shape(format!(
-        "{op}: shapes {a:?} and {b:?} do not broadcast; from the right, sizes must be equal or 1"
-    ))
+    Error::shape(format!("{op}: shapes {a:?} and {b:?} do not broadcast; from the right, sizes must be equal or 1"))
 }
 
 pub fn dim_out_of_range(op: &str, dim: i64, shape: &[usize]) -> Error {
@@ -105,7 +103,8 @@ pub fn too_large(op: &str, shape: &[usize]) -> Error {
 
 pub fn index_out_of_range(op: &str, index: i64, size: usize) -> Error {
     let size = size as i64;
-    let valid = if size == 0 { "there are none".to_string() } else { format!("valid indices are {} to {}", -size, size - 1) };
+    let valid =
+        if size == 0 { "there are none".to_string() } else { format!("valid indices are {} to {}", -size, size - 1) };
     Error::index(format!("{op}: index {index} is out of range for size {size}; {valid}"))
 }
 
@@ -114,7 +113,9 @@ pub fn arity(op: &str, given: usize, wanted: &str) -> Error {
 }
 
 pub fn wants_float(op: &str, dtype: &str) -> Error {
-    Error::dtype(format!("{op}: dtype {dtype} has no gradient or fraction; a floating dtype is needed (help: x.float())"))
+    Error::dtype(format!(
+        "{op}: dtype {dtype} has no gradient or fraction; a floating dtype is needed (help: x.float())"
+    ))
 }
 
 pub fn not_differentiable(op: &str) -> Error {

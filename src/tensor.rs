@@ -155,12 +155,8 @@ impl Tensor {
     }
 
     fn over(meta: Meta, memory: Memory) -> Tensor {
-        let storage = Storage {
-            memory,
-            version: AtomicU32::new(0),
-            saves: AtomicU32::new(0),
-            written_at: AtomicU32::new(0),
-        };
+        let storage =
+            Storage { memory, version: AtomicU32::new(0), saves: AtomicU32::new(0), written_at: AtomicU32::new(0) };
         Tensor { meta, storage: Arc::new(storage), offset: 0 }
     }
 

@@ -310,7 +310,7 @@ def diag_embed(input: Tensor, offset: int = 0) -> Tensor:
     """Square matrices with the last dim of input on their diagonal, and zeros elsewhere."""
     shape = input.shape
     size = shape[axis_of("diag_embed", -1, shape)] + abs(offset)
-    return apply("diagonal_embed", input, offset, -2, -1, (*shape[:-1], size, size))
+    return apply("diagonal_embed", input, (*shape[:-1], size, size), offset, -2, -1)
 
 
 @method

@@ -43,7 +43,13 @@ pub struct FreeList {
 
 impl Default for FreeList {
     fn default() -> Self {
-        FreeList { chunks: vec![], vacant: vec![], heads: vec![[NONE; SECOND]; FIRST], first_map: 0, second_map: [0; FIRST] }
+        FreeList {
+            chunks: vec![],
+            vacant: vec![],
+            heads: vec![[NONE; SECOND]; FIRST],
+            first_map: 0,
+            second_map: [0; FIRST],
+        }
     }
 }
 

@@ -186,7 +186,8 @@ impl Recording {
     /// What was alive at the peak of the recording: the first moment at which the live bytes were greatest.
     pub fn at_peak(&self) -> Snapshot {
         let mut live: usize = self.start.iter().map(|(_, r)| r.bytes).sum();
-        let mut sizes: std::collections::HashMap<u32, usize> = self.start.iter().map(|(id, r)| (*id, r.bytes)).collect();
+        let mut sizes: std::collections::HashMap<u32, usize> =
+            self.start.iter().map(|(id, r)| (*id, r.bytes)).collect();
         let (mut peak, mut peak_at) = (live, 0);
         for (i, event) in self.events.iter().enumerate() {
             match event {

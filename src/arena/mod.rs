@@ -52,11 +52,14 @@ pub struct Block {
     record: u32,
 }
 
-
 #[derive(Clone, Copy)]
 enum Origin {
-    Small { class: u8 },
-    Large { chunk: u32 },
+    Small {
+        class: u8,
+    },
+    Large {
+        chunk: u32,
+    },
     /// Straight from the system allocator (`BACKSWEEP_ARENA=system`), so that outside witnesses see each block.
     System,
 }
@@ -250,7 +253,13 @@ impl Arena {
         let text = format!(
             "{op}: {} asked with {} live would exceed the limit of {} by {}{}\nhelp: raise the limit to at least {}; \
              or free {} of the holders above; or use a smaller batch (activations shrink in proportion)",
-            size(asked), size(live), size(limit), size(over), self.holders(), size(live + asked), size(over),
+            size(asked),
+            size(live),
+            size(limit),
+            size(over),
+            self.holders(),
+            size(live + asked),
+            size(over),
         );
         Error::new(Kind::OutOfMemory, text)
     }
@@ -259,7 +268,9 @@ impl Arena {
         let text = format!(
             "{op}: the system refused {} with {} live{}\nhelp: close other programs; or set memory.limit to learn the \
              need earlier; or use a smaller batch (activations shrink in proportion)",
-            size(asked), size(live), self.holders(),
+            size(asked),
+            size(live),
+            self.holders(),
         );
         Error::new(Kind::OutOfMemory, text)
     }

@@ -47,7 +47,10 @@ fn argument(value: &Bound<'_, PyAny>) -> PyResult<Argument> {
     } else if let Ok(float) = value.extract::<f64>() {
         return Ok(Argument::Number(Attribute::Float(float)));
     } else {
-        let text = format!("apply: an argument of type {}; tensors, numbers, tuples of integers and words are taken", value.get_type().name()?);
+        let text = format!(
+            "apply: an argument of type {}; tensors, numbers, tuples of integers and words are taken",
+            value.get_type().name()?
+        );
         return Err(raise(Error::dtype(text)));
     };
     Ok(Argument::Other(other))
@@ -71,8 +74,12 @@ pub fn weak(number: &Attribute, others: Option<DType>) -> Result<Tensor, Error> 
     let (value, dtype) = match (number, others) {
         (Attribute::Float(v), Some(d)) => (*v, d.to_float()),
         (Attribute::Float(v), None) => (*v, DType::F32),
-        (Attribute::Int(v), Some(DType::Bool) | None) => return Tensor::from_slice("number", &[], &[*v], crate::arena::ledger::Category::Temporary),
-        (Attribute::Int(v), Some(DType::I64)) => return Tensor::from_slice("number", &[], &[*v], crate::arena::ledger::Category::Temporary),
+        (Attribute::Int(v), Some(DType::Bool) | None) => {
+            return Tensor::from_slice("number", &[], &[*v], crate::arena::ledger::Category::Temporary);
+        }
+        (Attribute::Int(v), Some(DType::I64)) => {
+            return Tensor::from_slice("number", &[], &[*v], crate::arena::ledger::Category::Temporary);
+        }
         (Attribute::Int(v), Some(d)) => (*v as f64, d),
         (Attribute::Flag(v), Some(d)) => (f64::from(*v), d),
         (Attribute::Flag(v), None) => (f64::from(*v), DType::Bool),

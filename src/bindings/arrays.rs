@@ -30,12 +30,13 @@ fn type_string(dtype: DType) -> Option<&'static str> {
 /// The dict by which NumPy looks at a tensor's memory. Read-only while a sweep still needs the bytes.
 pub fn interface<'py>(py: Python<'py>, var: &Var) -> PyResult<Bound<'py, PyDict>> {
     if var.requires_grad() {
-        return Err(raise(Error::graph("numpy: this tensor has a history that an array cannot carry; call detach() first")));
+        return Err(raise(Error::graph(
+            "numpy: this tensor has a history that an array cannot carry; call detach() first",
+        )));
     }
     let tensor = &var.tensor;
-    let typestr = type_string(tensor.dtype()).ok_or_else(|| {
-        raise(Error::dtype("numpy: NumPy has no bfloat16; convert first (help: x.float())"))
-    })?;
+    let typestr = type_string(tensor.dtype())
+        .ok_or_else(|| raise(Error::dtype("numpy: NumPy has no bfloat16; convert first (help: x.float())")))?;
     let layout = tensor.layout();
     let broadcast = layout.strides().iter().zip(layout.shape()).any(|(&s, &d)| s == 0 && d > 1);
     let read_only = tensor.storage().is_saved() || broadcast;
@@ -56,7 +57,9 @@ fn from_array(array: &Bound<'_, PyAny>, copy: bool) -> PyResult<PyTensor> {
     let interface = array.getattr("__array_interface__")?;
     let typestr: String = interface.get_item("typestr")?.extract()?;
     let dtype = DType::ALL.into_iter().find(|d| type_string(*d) == Some(typestr.as_str())).ok_or_else(|| {
-        let text = format!("from_numpy: elements of type {typestr}; bool, uint8, int32, int64, float16, float32 and float64 are taken");
+        let text = format!(
+            "from_numpy: elements of type {typestr}; bool, uint8, int32, int64, float16, float32 and float64 are taken"
+        );
         raise(Error::dtype(text))
     })?;
     let shape: Vec<usize> = interface.get_item("shape")?.extract()?;
@@ -111,7 +114,11 @@ fn empty(shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
 fn to_bytes<'py>(py: Python<'py>, tensor: &PyTensor) -> PyResult<Bound<'py, pyo3::types::PyBytes>> {
     let tensor = tensor.var().tensor;
     let layout = Layout::contiguous("to_bytes", tensor.shape()).map_err(raise)?;
-    let flat = if tensor.layout().is_contiguous() { tensor } else { run::relaid(&tensor, layout, Category::Workspace).map_err(raise)? };
+    let flat = if tensor.layout().is_contiguous() {
+        tensor
+    } else {
+        run::relaid(&tensor, layout, Category::Workspace).map_err(raise)?
+    };
     Ok(pyo3::types::PyBytes::new(py, flat.view().raw()))
 }
 
@@ -120,7 +127,12 @@ fn to_bytes<'py>(py: Python<'py>, tensor: &PyTensor) -> PyResult<Bound<'py, pyo3
 fn from_bytes(data: &[u8], shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
     let meta = Meta::contiguous("from_bytes", &shape, dtype.0, Device::Cpu).map_err(raise)?;
     if meta.bytes() != data.len() {
-        let text = format!("from_bytes: {} bytes for shape {shape:?} of {}; {} are needed", data.len(), dtype.0.name(), meta.bytes());
+        let text = format!(
+            "from_bytes: {} bytes for shape {shape:?} of {}; {} are needed",
+            data.len(),
+            dtype.0.name(),
+            meta.bytes()
+        );
         return Err(raise(Error::value(text)));
     }
     let tensor = Tensor::empty(meta, Category::Temporary).map_err(raise)?;
@@ -131,7 +143,8 @@ fn from_bytes(data: &[u8], shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTen
 pub fn item(py: Python<'_>, var: &Var) -> PyResult<Py<PyAny>> {
     let tensor = &var.tensor;
     if tensor.numel() != 1 {
-        let text = format!("item: a tensor of shape {:?} has {} elements; one is needed", tensor.shape(), tensor.numel());
+        let text =
+            format!("item: a tensor of shape {:?} has {} elements; one is needed", tensor.shape(), tensor.numel());
         return Err(raise(Error::new(error::Kind::Value, text)));
     }
     let value = tensor.to_f64()[0];

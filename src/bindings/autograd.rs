@@ -126,7 +126,9 @@ fn live_nodes() -> usize {
 fn saved_values(tensor: &PyTensor) -> PyResult<Vec<(String, PyTensor)>> {
     let var = tensor.var();
     if var.node().is_none() {
-        return Err(raise(Error::graph("saved_values: this tensor has no history; make it from one that requires a gradient")));
+        return Err(raise(Error::graph(
+            "saved_values: this tensor has no history; make it from one that requires a gradient",
+        )));
     }
     Ok(graph::saved_values(&var).into_iter().map(|(name, v)| (name, PyTensor::new(v))).collect())
 }

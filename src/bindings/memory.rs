@@ -1,8 +1,8 @@
 //! The bill, as Python sees it.
 
 use super::errors::raise;
-use crate::arena::ledger::{Category, Event, Record};
 use crate::arena;
+use crate::arena::ledger::{Category, Event, Record};
 use crate::graph;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;

@@ -101,7 +101,8 @@ fn binary(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef, reflected: bool) 
 
 fn update(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef) -> PyResult<()> {
     let Some(other) = operand(other, slf.get().read(|v| v.tensor.dtype()))? else {
-        let text = format!("{}_: the other side is a {}; a tensor or a number is needed", op.name(), other.get_type().name()?);
+        let text =
+            format!("{}_: the other side is a {}; a tensor or a number is needed", op.name(), other.get_type().name()?);
         return Err(raise(Error::dtype(text)));
     };
     in_place(slf.py(), op.clone(), slf, &[other])
@@ -111,7 +112,8 @@ fn update(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef) -> PyResult<()> {
 fn logic(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef) -> PyResult<Py<PyAny>> {
     let dtype = slf.get().read(|v| v.tensor.dtype());
     if dtype != DType::Bool {
-        let text = format!("{}: operators & | ^ ~ on {}; bool is needed (help: compare first)", op.name(), dtype.name());
+        let text =
+            format!("{}: operators & | ^ ~ on {}; bool is needed (help: compare first)", op.name(), dtype.name());
         return Err(raise(Error::dtype(text)));
     }
     binary(slf, other, op, false)
@@ -164,7 +166,11 @@ impl PyTensor {
     fn __pow__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>, _modulo: Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
         binary(slf, other, &OPERATORS.pow, false)
     }
-    fn __rpow__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>, _modulo: Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+    fn __rpow__(
+        slf: &Bound<'_, PyTensor>,
+        other: &Bound<'_, PyAny>,
+        _modulo: Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
         binary(slf, other, &OPERATORS.pow, true)
     }
     fn __matmul__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
@@ -278,7 +284,10 @@ impl PyTensor {
         }
         if on {
             if !var.tensor.dtype().is_float() {
-                let text = format!("requires_grad: dtype {} has no gradient; a floating dtype is needed", var.tensor.dtype().name());
+                let text = format!(
+                    "requires_grad: dtype {} has no gradient; a floating dtype is needed",
+                    var.tensor.dtype().name()
+                );
                 return Err(raise(Error::dtype(text)));
             }
             self.set(Var::leaf(var.tensor));
@@ -312,14 +321,21 @@ impl PyTensor {
         {
             let text = format!(
                 "grad: {:?} {} for a tensor of {:?} {}; shape and dtype must be equal",
-                g.tensor.shape(), g.tensor.dtype().name(), var.tensor.shape(), var.tensor.dtype().name()
+                g.tensor.shape(),
+                g.tensor.dtype().name(),
+                var.tensor.shape(),
+                var.tensor.dtype().name()
             );
             return Err(raise(Error::shape(text)));
         }
         let slot = match (var.grad_slot(), &grad) {
             (Some(slot), _) => slot,
             (None, None) => return Ok(()),
-            (None, Some(_)) => return Err(raise(Error::graph("grad: this tensor does not require a gradient; call requires_grad_() first"))),
+            (None, Some(_)) => {
+                return Err(raise(Error::graph(
+                    "grad: this tensor does not require a gradient; call requires_grad_() first",
+                )));
+            }
         };
         if let Some(g) = &grad {
             g.tensor.storage().retag(Category::Gradient);
@@ -354,14 +370,16 @@ impl PyTensor {
         arrays::interface(py, &self.var())
     }
     fn __len__(&self) -> PyResult<usize> {
-        self.read(|v| v.tensor.shape().first().copied()).ok_or_else(|| {
-            pyo3::exceptions::PyTypeError::new_err("len: a 0-d tensor has no length; use item()")
-        })
+        self.read(|v| v.tensor.shape().first().copied())
+            .ok_or_else(|| pyo3::exceptions::PyTypeError::new_err("len: a 0-d tensor has no length; use item()"))
     }
     fn __bool__(&self) -> PyResult<bool> {
         let var = self.var();
         if var.tensor.numel() != 1 {
-            let text = format!("bool: a tensor of shape {:?} is neither true nor false; use any() or all()", var.tensor.shape());
+            let text = format!(
+                "bool: a tensor of shape {:?} is neither true nor false; use any() or all()",
+                var.tensor.shape()
+            );
             return Err(raise(Error::value(text)));
         }
         Ok(var.tensor.to_f64()[0] != 0.0)
@@ -375,7 +393,9 @@ impl PyTensor {
     fn __index__(&self) -> PyResult<i64> {
         let var = self.var();
         if var.tensor.dtype().is_float() {
-            return Err(pyo3::exceptions::PyTypeError::new_err("index: a floating tensor is no index; cast it to int64"));
+            return Err(pyo3::exceptions::PyTypeError::new_err(
+                "index: a floating tensor is no index; cast it to int64",
+            ));
         }
         one(&var, "index").map(|v| v as i64).map_err(raise)
     }
@@ -386,7 +406,8 @@ impl PyTensor {
     }
     #[setter(_category)]
     fn set_category(&self, name: &str) -> PyResult<()> {
-        let category = Category::from_name(name).ok_or_else(|| raise(Error::value(format!("category: '{name}' is unknown"))))?;
+        let category =
+            Category::from_name(name).ok_or_else(|| raise(Error::value(format!("category: '{name}' is unknown"))))?;
         self.read(|v| v.tensor.storage().retag(category));
         Ok(())
     }
@@ -394,7 +415,11 @@ impl PyTensor {
 
 fn one(var: &Var, op: &str) -> Result<f64> {
     if var.tensor.numel() != 1 {
-        return Err(Error::value(format!("{op}: a tensor of shape {:?} has {} elements; one is needed", var.tensor.shape(), var.tensor.numel())));
+        return Err(Error::value(format!(
+            "{op}: a tensor of shape {:?} has {} elements; one is needed",
+            var.tensor.shape(),
+            var.tensor.numel()
+        )));
     }
     Ok(var.tensor.to_f64()[0])
 }

@@ -48,7 +48,11 @@ fn state(op: &str, t: &Tensor, x: &Tensor) -> Result<()> {
     if t.layout().strides() == x.layout().strides() {
         return Ok(());
     }
-    Err(Error::value(format!("{op}: optimizer state with strides {:?} for a parameter with {:?}; they must be equal", t.layout().strides(), x.layout().strides())))
+    Err(Error::value(format!(
+        "{op}: optimizer state with strides {:?} for a parameter with {:?}; they must be equal",
+        t.layout().strides(),
+        x.layout().strides()
+    )))
 }
 
 #[pyfunction]
@@ -139,8 +143,14 @@ fn squares(py: Python<'_>, list: Tensors<'_>) -> PyResult<f64> {
     py.detach(|| {
         let mut total = 0.0;
         for t in &list {
-            let t = if t.layout().is_dense() { t.clone() } else {
-                relaid(t, crate::shape::Layout::contiguous("clip", t.shape())?, crate::arena::ledger::Category::Workspace)?
+            let t = if t.layout().is_dense() {
+                t.clone()
+            } else {
+                relaid(
+                    t,
+                    crate::shape::Layout::contiguous("clip", t.shape())?,
+                    crate::arena::ledger::Category::Workspace,
+                )?
             };
             total += match t.dtype() {
                 DType::F32 => optim::sum_of_squares(t.view().slice::<f32>()),

@@ -67,13 +67,21 @@ fn lasting(name: &str) -> &'static str {
 }
 
 /// Gives `outputs` a history of one node with the user's gradient.
-pub fn record_custom(name: &str, inputs: &[Var], outputs: &[Var], saved: &[Var], vjp: Arc<dyn CustomVjp>) -> Result<Vec<Var>> {
+pub fn record_custom(
+    name: &str,
+    inputs: &[Var],
+    outputs: &[Var],
+    saved: &[Var],
+    vjp: Arc<dyn CustomVjp>,
+) -> Result<Vec<Var>> {
     let wanted = |v: &Var| v.node.is_some() && v.tensor.dtype().is_float();
     if !grad_enabled() || !inputs.iter().any(wanted) {
         return Ok(outputs.iter().map(Var::detach).collect());
     }
     let origin = |v: &Var| {
-        if let Some(i) = outputs.iter().position(|o| o.tensor.shares_storage(&v.tensor) && o.tensor.meta == v.tensor.meta) {
+        if let Some(i) =
+            outputs.iter().position(|o| o.tensor.shares_storage(&v.tensor) && o.tensor.meta == v.tensor.meta)
+        {
             return Origin::Own(i as u32);
         }
         v.node.as_ref().map_or(Origin::Nowhere, |n| Origin::Maker(n.id(), n.output()))

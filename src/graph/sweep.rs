@@ -226,7 +226,8 @@ impl Visit {
 
     /// The gradients of the inputs, in the inputs' shapes and types.
     fn vjp(self, dy: Slots, recorded: bool) -> Result<Vec<(NodeId, u32, Var)>> {
-        let needs = self.inputs.iter().enumerate().filter(|(_, i)| i.1.is_some()).fold(0 as Mask, |m, (i, _)| m | bit(i));
+        let needs =
+            self.inputs.iter().enumerate().filter(|(_, i)| i.1.is_some()).fold(0 as Mask, |m, (i, _)| m | bit(i));
         if needs == 0 {
             return Ok(vec![]);
         }
@@ -238,9 +239,8 @@ impl Visit {
             let dx = custom.vjp.vjp(engine.custom_saved(custom)?, dy.into_vec())?;
             return self.custom_gradients(engine, dx);
         }
-        let dy: SmallVec<[Option<V>; 2]> = (0..outputs.len())
-            .map(|i| dy.get(i).cloned().flatten().map(|var| engine.push(var)))
-            .collect();
+        let dy: SmallVec<[Option<V>; 2]> =
+            (0..outputs.len()).map(|i| dy.get(i).cloned().flatten().map(|var| engine.push(var))).collect();
         let mut back = Back::new(&mut engine, needs, &dy, &metas, &outputs);
         self.op.vjp(&mut back)?;
         let dx = back.finish();
@@ -337,7 +337,8 @@ impl Running<'_> {
     /// All that a custom op saved, each with its history when the sweep is recorded.
     fn custom_saved(&self, custom: &Custom) -> Result<Vec<Var>> {
         let one = |(i, origin): (usize, &Origin)| {
-            let tensor = self.saved(|s| s.is_input(i), || Err(Error::internal("bug: a custom op's value was dropped")))?;
+            let tensor =
+                self.saved(|s| s.is_input(i), || Err(Error::internal("bug: a custom op's value was dropped")))?;
             Ok(match *origin {
                 Origin::Maker(id, output) if self.recorded => Var::made_by(tensor, NodeRef::hold(id, output)),
                 Origin::Own(output) if self.recorded => {
@@ -381,10 +382,7 @@ impl Engine for Running<'_> {
 
     fn input(&mut self, i: usize) -> Result<V> {
         let (_, node, output) = self.visit.inputs[i];
-        let tensor = self.saved(
-            |s| s.is_input(i),
-            || Ok(replay::replay(node)?.swap_remove(output as usize)),
-        )?;
+        let tensor = self.saved(|s| s.is_input(i), || Ok(replay::replay(node)?.swap_remove(output as usize)))?;
         let history = self.recorded && node.is_some();
         let var = if history { Var::made_by(tensor, NodeRef::hold(node, output)) } else { Var::constant(tensor) };
         Ok(self.push(var))

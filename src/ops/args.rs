@@ -111,7 +111,8 @@ impl<'a> Args<'a> {
         self.ints(name)?
             .iter()
             .map(|&v| {
-                usize::try_from(v).map_err(|_| Error::value(format!("{op}: {name} holds {v}; sizes must be zero or more")))
+                usize::try_from(v)
+                    .map_err(|_| Error::value(format!("{op}: {name} holds {v}; sizes must be zero or more")))
             })
             .collect()
     }

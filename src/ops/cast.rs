@@ -28,7 +28,12 @@ impl Cast {
 
     fn samples() -> Vec<Sample> {
         let of = |dtype: DType, x: Domain| Sample::of(Self::build, &[text(dtype.name())], &[(&[3, 7], x)]);
-        vec![of(DType::F64, Domain::Any), of(DType::F32, Domain::Any), of(DType::F32, Domain::Mask), of(DType::I64, Domain::Apart)]
+        vec![
+            of(DType::F64, Domain::Any),
+            of(DType::F32, Domain::Any),
+            of(DType::F32, Domain::Mask),
+            of(DType::I64, Domain::Apart),
+        ]
     }
 }
 
@@ -38,7 +43,8 @@ impl Op for Cast {
     }
     fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
         expect_inputs("cast", x, 1)?;
-        let layout = if x[0].layout.is_dense() { x[0].layout.clone() } else { Layout::contiguous("cast", x[0].shape())? };
+        let layout =
+            if x[0].layout.is_dense() { x[0].layout.clone() } else { Layout::contiguous("cast", x[0].shape())? };
         Ok(SmallVec::from_iter([Meta { layout, dtype: self.dtype, device: x[0].device }]))
     }
     fn differentiable(&self) -> Mask {
@@ -80,7 +86,10 @@ impl Contiguous {
     }
 
     fn samples() -> Vec<Sample> {
-        vec![Sample::of(Self::build, &[], &[(&[2, 3, 4], Domain::Any)]), Sample::of(Self::build, &[], &[(&[], Domain::Any)])]
+        vec![
+            Sample::of(Self::build, &[], &[(&[2, 3, 4], Domain::Any)]),
+            Sample::of(Self::build, &[], &[(&[], Domain::Any)]),
+        ]
     }
 }
 

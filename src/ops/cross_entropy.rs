@@ -154,7 +154,14 @@ impl Op for CrossEntropy {
 
 impl CrossEntropy {
     /// The gradient in ops that have gradients: softmax · (Σ of the weights in play) - the weights in play.
-    fn recorded(&self, back: &mut Back, x: super::V, target: super::V, weight: Option<super::V>, dy: super::V) -> Result<()> {
+    fn recorded(
+        &self,
+        back: &mut Back,
+        x: super::V,
+        target: super::V,
+        weight: Option<super::V>,
+        dy: super::V,
+    ) -> Result<()> {
         let (rows, classes) = (back.input_meta(0).shape()[0], back.input_meta(0).shape()[1]);
         let dtype = back.input_meta(0).dtype;
         let (t, s) = (back.tensor(target).to_f64(), self.how.smoothing);
@@ -166,7 +173,8 @@ impl CrossEntropy {
                 play[i * classes + j] = w.as_ref().map_or(1.0, |w| w[j]) * (own + s / classes as f64);
             }
         }
-        let play = Tensor::from_slice("cross_entropy", &[rows, classes], &play, crate::arena::ledger::Category::Temporary)?;
+        let play =
+            Tensor::from_slice("cross_entropy", &[rows, classes], &play, crate::arena::ledger::Category::Temporary)?;
         let play = back.constant(play);
         let play = back.cast(play, dtype)?;
         let total = back.sum(play, &[1], true)?;
@@ -199,7 +207,11 @@ impl Op for CrossEntropyBack {
             let (target, lse, dy) = (x[1].view().slice::<i64>(), x[2].view().slice::<E>(), x[3].view().slice::<E>());
             rows::cross_entropy_back(x[0].view().slice::<E>(), target, weight, lse, dy, op.how, y[0].view().out::<E>());
         }
-        if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
+        if y[0].dtype() == DType::F64 {
+            go::<f64>(self, x, y)
+        } else {
+            go::<f32>(self, x, y)
+        }
         Ok(())
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {

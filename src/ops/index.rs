@@ -19,7 +19,11 @@ pub fn register(list: &mut Vec<Entry>) {
         Entry { name: "index_get", build: |_| Ok(IndexGet.into()), samples: IndexGet::samples },
         Entry { name: "index_put", build: IndexPut::build, samples: IndexPut::samples },
         Entry { name: "gather", build: |a| Ok(Gather { dim: a.int("dim")? }.into()), samples: Gather::samples },
-        Entry { name: "scatter_add", build: |a| Ok(ScatterAdd { dim: a.int("dim")? }.into()), samples: ScatterAdd::samples },
+        Entry {
+            name: "scatter_add",
+            build: |a| Ok(ScatterAdd { dim: a.int("dim")? }.into()),
+            samples: ScatterAdd::samples,
+        },
     ]);
 }
 
@@ -43,7 +47,12 @@ fn places(op: &str, sizes: &[usize], indices: &[&Tensor]) -> Result<Vec<usize>> 
 /// The shape of what k index tensors pick: their common shape, then the dims they leave.
 fn picked(op: &str, x: &Meta, indices: &[&Meta]) -> Result<Dims> {
     if indices.is_empty() || indices.len() > x.rank() {
-        return Err(Error::shape(format!("{op}: {} indices for {:?}; 1 to {} are needed", indices.len(), x.shape(), x.rank())));
+        return Err(Error::shape(format!(
+            "{op}: {} indices for {:?}; 1 to {} are needed",
+            indices.len(),
+            x.shape(),
+            x.rank()
+        )));
     }
     for index in indices {
         expect_index(op, index)?;
@@ -63,7 +72,10 @@ fn picked(op: &str, x: &Meta, indices: &[&Meta]) -> Result<Dims> {
 fn exact_places(sizes: &[usize], indices: &[Exact]) -> Vec<usize> {
     let count = indices[0].data.len();
     let place = |p: usize| {
-        sizes.iter().zip(indices).fold(0, |at, (&size, i)| at * size + (i.data[p] as i64).rem_euclid(size as i64) as usize)
+        sizes
+            .iter()
+            .zip(indices)
+            .fold(0, |at, (&size, i)| at * size + (i.data[p] as i64).rem_euclid(size as i64) as usize)
     };
     (0..count).map(place).collect()
 }
@@ -175,7 +187,10 @@ impl IndexPut {
         let list: Vec<Tensor> = indices.iter().map(|v| back.tensor(*v).clone()).collect();
         let values: Vec<Vec<f64>> = list.iter().map(Tensor::to_f64).collect();
         let place = |p: usize| {
-            sizes.iter().zip(&values).fold(0, |at, (&size, i)| at * size + (i[p] as i64).rem_euclid(size.max(1) as i64) as usize)
+            sizes
+                .iter()
+                .zip(&values)
+                .fold(0, |at, (&size, i)| at * size + (i[p] as i64).rem_euclid(size.max(1) as i64) as usize)
         };
         let mut last = std::collections::HashMap::new();
         (0..values[0].len()).for_each(|p| {
@@ -342,9 +357,18 @@ pub struct Gather {
 impl Gather {
     fn samples() -> Vec<Sample> {
         let of = |dim: i64, x: &[usize], index: &[usize], n: usize| {
-            Sample::of(|a| Ok(Gather { dim: a.int("dim")? }.into()), &[int(dim)], &[(x, Domain::Any), (index, Domain::Index(n))])
+            Sample::of(
+                |a| Ok(Gather { dim: a.int("dim")? }.into()),
+                &[int(dim)],
+                &[(x, Domain::Any), (index, Domain::Index(n))],
+            )
         };
-        vec![of(0, &[4, 3], &[2, 3], 4), of(-1, &[3, 5], &[3, 2], 5), of(1, &[2, 4, 3], &[1, 6, 3], 4), of(0, &[3], &[0], 3)]
+        vec![
+            of(0, &[4, 3], &[2, 3], 4),
+            of(-1, &[3, 5], &[3, 2], 5),
+            of(1, &[2, 4, 3], &[1, 6, 3], 4),
+            of(0, &[3], &[0], 3),
+        ]
     }
 }
 

@@ -126,7 +126,10 @@ impl Op for LayerNorm {
         if scaled {
             operands.push(back.input(1)?);
         }
-        let fused = LayerNormBack { columns: back.input_meta(0).shape()[back.input_meta(0).rank() - self.rank..].into(), scaled };
+        let fused = LayerNormBack {
+            columns: back.input_meta(0).shape()[back.input_meta(0).rank() - self.rank..].into(),
+            scaled,
+        };
         let dx = back.apply(fused, &operands)?;
         if back.needs(0) {
             back.give(0, dx);
@@ -172,9 +175,7 @@ impl LayerNorm {
         let (dy, x) = (back.dy(), back.input(0)?);
         let meta = back.input_meta(0);
         let dims: Dims = (meta.rank() - self.rank..meta.rank()).collect();
-        let average = |back: &mut Back, v: V| {
-            back.call("mean", &[v], &[super::args::ints(&dims), flag(true)])
-        };
+        let average = |back: &mut Back, v: V| back.call("mean", &[v], &[super::args::ints(&dims), flag(true)]);
         let mean = average(back, x)?;
         let centred = back.sub(x, mean)?;
         let square = back.mul(centred, centred)?;

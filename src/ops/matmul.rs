@@ -23,7 +23,9 @@ pub struct Matmul;
 /// The shapes of a, b and y with 1-d sides written as matrices.
 fn matrices(a: &[usize], b: &[usize]) -> Result<[Dims; 3]> {
     if a.is_empty() || b.is_empty() {
-        return Err(Error::shape(format!("matmul: shapes {a:?} and {b:?}; each side needs at least 1 dim (help: use *)")));
+        return Err(Error::shape(format!(
+            "matmul: shapes {a:?} and {b:?}; each side needs at least 1 dim (help: use *)"
+        )));
     }
     let row = |s: &[usize]| if s.len() == 1 { Dims::from_slice(&[1, s[0]]) } else { s.into() };
     let column = |s: &[usize]| if s.len() == 1 { Dims::from_slice(&[s[0], 1]) } else { s.into() };

@@ -373,7 +373,10 @@ pub fn expect_float(op: &str, x: &Meta) -> Result<()> {
 pub fn expect_index(op: &str, x: &Meta) -> Result<()> {
     match x.dtype {
         DType::I64 => Ok(()),
-        other => Err(Error::dtype(format!("{op}: indices of dtype {}; int64 is needed (help: x.to(bs.int64))", other.name()))),
+        other => Err(Error::dtype(format!(
+            "{op}: indices of dtype {}; int64 is needed (help: x.to(bs.int64))",
+            other.name()
+        ))),
     }
 }
 

@@ -42,7 +42,10 @@ pub fn entries() -> &'static [Entry] {
 }
 
 pub fn entry(name: &str) -> Result<&'static Entry> {
-    BY_NAME.get(name).copied().ok_or_else(|| Error::value(format!("apply: there is no op '{name}'; see registry.names()")))
+    BY_NAME
+        .get(name)
+        .copied()
+        .ok_or_else(|| Error::value(format!("apply: there is no op '{name}'; see registry.names()")))
 }
 
 pub fn build(name: &str, attributes: &[Attribute]) -> Result<OpRef> {

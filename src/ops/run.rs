@@ -56,7 +56,11 @@ fn fitting_layout(wanted: Layouts, meta: &Meta) -> Result<Option<Arc<Layout>>> {
     Ok(match wanted {
         Layouts::Any => None,
         Layouts::ChannelsLast if meta.rank() >= 3 => {
-            if meta.layout.is_channels_last() { None } else { Some(Layout::channels_last("copy", meta.shape())?) }
+            if meta.layout.is_channels_last() {
+                None
+            } else {
+                Some(Layout::channels_last("copy", meta.shape())?)
+            }
         }
         _ if meta.layout.is_contiguous() => None,
         _ => Some(Layout::contiguous("copy", meta.shape())?),

@@ -25,7 +25,15 @@ fn samples(log: bool) -> Vec<Sample> {
     let of = |dim: i64, x: &[usize]| {
         Sample::of(if log { |a| build(a, true) } else { |a| build(a, false) }, &[int(dim)], &[(x, Domain::Any)])
     };
-    vec![of(-1, &[3, 5]), of(0, &[7, 3]), of(1, &[2, 19, 3]), of(0, &[]), of(-1, &[0, 4]), of(1, &[2, 0]), of(-1, &[4, 37])]
+    vec![
+        of(-1, &[3, 5]),
+        of(0, &[7, 3]),
+        of(1, &[2, 19, 3]),
+        of(0, &[]),
+        of(-1, &[0, 4]),
+        of(1, &[2, 0]),
+        of(-1, &[4, 37]),
+    ]
 }
 
 /// softmax(x)ᵢ = e^(xᵢ - max) / Σ e^(xⱼ - max)
@@ -46,7 +54,12 @@ fn dim_last(x: &Tensor, dim: usize) -> Tensor {
 }
 
 /// Runs a row kernel with `dim` as the fastest axis: on the tensors themselves when it is, else through copies.
-fn along(dim: usize, x: &[&Tensor], y: &Tensor, kernel: impl Fn(&[Tensor], &Tensor, usize) -> Result<()>) -> Result<()> {
+fn along(
+    dim: usize,
+    x: &[&Tensor],
+    y: &Tensor,
+    kernel: impl Fn(&[Tensor], &Tensor, usize) -> Result<()>,
+) -> Result<()> {
     let rank = y.shape().len();
     let columns = y.shape().get(dim).copied().unwrap_or(1);
     if y.numel() == 0 {
@@ -100,7 +113,9 @@ impl Op for Softmax {
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, y) = (back.dy(), back.output(0)?);
         let axis = self.axis(back.input_meta(0).shape())?;
-        let dx = if back.records() { self.recorded(back, y, dy, axis)? } else {
+        let dx = if back.records() {
+            self.recorded(back, y, dy, axis)?
+        } else {
             back.apply(SoftmaxBack { axis, log: self.log }, &[y, dy])?
         };
         back.give(0, dx);

@@ -79,13 +79,8 @@ fn reshaped_strides(layout: &Layout, shape: &[usize]) -> Option<Strides> {
     if layout.is_contiguous() {
         return Some(shape::contiguous_strides(shape));
     }
-    let old: SmallVec<[(usize, isize); 4]> = layout
-        .shape()
-        .iter()
-        .zip(layout.strides())
-        .filter(|(d, _)| **d != 1)
-        .map(|(&d, &s)| (d, s))
-        .collect();
+    let old: SmallVec<[(usize, isize); 4]> =
+        layout.shape().iter().zip(layout.strides()).filter(|(d, _)| **d != 1).map(|(&d, &s)| (d, s)).collect();
     let mut strides: Strides = SmallVec::from_elem(0, shape.len());
     let (mut o, mut n) = (0, 0);
     while o < old.len() {
@@ -160,7 +155,8 @@ impl Op for Reshape {
         Ok(())
     }
     fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>> {
-        let meta = Meta::contiguous("reshape", &x[0].shape, crate::dtype::DType::F64, crate::device::Device::Cpu).ok()?;
+        let meta =
+            Meta::contiguous("reshape", &x[0].shape, crate::dtype::DType::F64, crate::device::Device::Cpu).ok()?;
         Some(vec![Exact::new(&self.target(&meta).ok()?, x[0].data.clone())])
     }
 }
@@ -192,7 +188,11 @@ impl Permute {
         }
         let order: Dims = self.dims.iter().map(|&d| shape::dim("permute", d, shape)).collect::<Result<_>>()?;
         let once = (0..shape.len()).all(|i| order.contains(&i));
-        if once { Ok(order) } else { Err(Error::value(format!("permute: {:?} repeats a dim; name each once", self.dims.as_slice()))) }
+        if once {
+            Ok(order)
+        } else {
+            Err(Error::value(format!("permute: {:?} repeats a dim; name each once", self.dims.as_slice())))
+        }
     }
 }
 
@@ -339,7 +339,10 @@ impl Window {
 
     fn check(&self, op: &str, shape: &[usize]) -> Result<()> {
         if self.starts.len() != shape.len() || self.steps.len() != shape.len() || self.sizes.len() != shape.len() {
-            return Err(Error::shape(format!("{op}: a window of {} dims on {shape:?}; give one per dim", self.starts.len())));
+            return Err(Error::shape(format!(
+                "{op}: a window of {} dims on {shape:?}; give one per dim",
+                self.starts.len()
+            )));
         }
         for i in 0..shape.len() {
             let last = self.starts[i] + self.steps[i] * (self.sizes[i] as i64 - 1);
@@ -448,7 +451,11 @@ impl Embed {
             let attributes = [signed(starts), signed(steps), ints(sizes), ints(shape)];
             Sample::of(Self::build, &attributes, &[(sizes, Domain::Any)])
         };
-        vec![of(&[1, 0], &[1, 2], &[2, 3], &[4, 6]), of(&[3, 5], &[-1, -2], &[4, 3], &[4, 6]), of(&[0], &[1], &[0], &[3])]
+        vec![
+            of(&[1, 0], &[1, 2], &[2, 3], &[4, 6]),
+            of(&[3, 5], &[-1, -2], &[4, 3], &[4, 6]),
+            of(&[0], &[1], &[0], &[3]),
+        ]
     }
 }
 

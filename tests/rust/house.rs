@@ -4,8 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up: a file imports only from layers before its own, or from its own.
-const LAYERS: [&[&str]; 7] =
-    [&["error", "real"], &["shape", "dtype", "arena", "plan"], &["device"], &["tensor"], &["ops"], &["graph"], &["bindings"]];
+const LAYERS: [&[&str]; 7] = [
+    &["error", "real"],
+    &["shape", "dtype", "arena", "plan"],
+    &["device"],
+    &["tensor"],
+    &["ops"],
+    &["graph"],
+    &["bindings"],
+];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, list: &mut Vec<(PathBuf, String)>) {

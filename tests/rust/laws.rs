@@ -105,15 +105,16 @@ impl Case<'_> {
         format!("{} sample {} {:?} {:?}", self.entry.name, self.at, self.sample.op, self.sample.inputs)
     }
     fn random(&self) -> Random {
-        let seed = self.entry.name.bytes().fold(self.at as u64 + 1, |h, b| h.wrapping_mul(131).wrapping_add(u64::from(b)));
+        let seed =
+            self.entry.name.bytes().fold(self.at as u64 + 1, |h, b| h.wrapping_mul(131).wrapping_add(u64::from(b)));
         Random::new(seed)
     }
 }
 
 fn cases() -> impl Iterator<Item = Case<'static>> {
-    registry::entries().iter().flat_map(|entry| {
-        (entry.samples)().into_iter().enumerate().map(move |(at, sample)| Case { entry, at, sample })
-    })
+    registry::entries()
+        .iter()
+        .flat_map(|entry| (entry.samples)().into_iter().enumerate().map(move |(at, sample)| Case { entry, at, sample }))
 }
 
 fn close(a: f64, b: f64, relative: f64, absolute: f64) -> bool {
@@ -129,7 +130,9 @@ fn assert_close(got: &[f64], want: &[f64], tolerance: (f64, f64), what: &str) {
 }
 
 fn run_op(sample: &Sample, x: &[Var]) -> Vec<Var> {
-    graph::apply(sample.op.clone(), &x.iter().collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{:?}: {e}", sample.op)).into_vec()
+    graph::apply(sample.op.clone(), &x.iter().collect::<Vec<_>>())
+        .unwrap_or_else(|e| panic!("{:?}: {e}", sample.op))
+        .into_vec()
 }
 
 fn leaves(tensors: &[Tensor]) -> Vec<Var> {
@@ -223,7 +226,9 @@ fn vjps_agree_with_differences_of_the_exact_reading() {
                 projected(&case.sample, &x, &dy, &visible)
             };
             let h = 1e-5;
-            let (Some(a), Some(b), Some(c), Some(d)) = (moved(h), moved(-h), moved(2.0 * h), moved(-2.0 * h)) else { continue };
+            let (Some(a), Some(b), Some(c), Some(d)) = (moved(h), moved(-h), moved(2.0 * h), moved(-2.0 * h)) else {
+                continue;
+            };
             let numeric = (8.0 * (a - b) - (c - d)) / (12.0 * h);
             let analytic: f64 = dx.tensor.to_f64().iter().zip(&direction).map(|(g, d)| g * d).sum();
             let size = direction.len() as f64;
@@ -298,8 +303,16 @@ fn gradients_of_gradients_agree_with_differences_of_gradients() {
 }
 
 /// The same elements laid out in eight ways.
-const STRIDINGS: [&str; 8] =
-    ["contiguous", "transposed", "every other", "backwards", "with an offset", "permuted", "in a wider row", "broadcast"];
+const STRIDINGS: [&str; 8] = [
+    "contiguous",
+    "transposed",
+    "every other",
+    "backwards",
+    "with an offset",
+    "permuted",
+    "in a wider row",
+    "broadcast",
+];
 
 fn laid_out(t: &Tensor, how: usize) -> Tensor {
     let shape = t.shape();
@@ -416,7 +429,13 @@ fn replayed_values_give_bit_identical_gradients() {
             let leaves = leaves(&tensors);
             // One op in front and one behind, so that values have makers and uses of their own.
             let square = |v: &Var| {
-                if v.requires_grad() { graph::apply(double(), &[v, &Var::constant(Tensor::scalar(1.0, DType::F32).unwrap())]).unwrap().swap_remove(0) } else { v.clone() }
+                if v.requires_grad() {
+                    graph::apply(double(), &[v, &Var::constant(Tensor::scalar(1.0, DType::F32).unwrap())])
+                        .unwrap()
+                        .swap_remove(0)
+                } else {
+                    v.clone()
+                }
             };
             let x: Vec<Var> = leaves.iter().map(square).collect();
             let y = run_op(&case.sample, &x);
@@ -461,10 +480,18 @@ fn the_ledger_balances_and_everything_is_given_back() {
             gradients(&y, &dy, &x, false, false);
             let stats = arena::stats();
             assert_eq!(stats.by_category.iter().sum::<usize>(), stats.live, "{}", case.name());
-            assert_eq!(stats.by_category[Category::Workspace as usize], before.0.by_category[Category::Workspace as usize]);
+            assert_eq!(
+                stats.by_category[Category::Workspace as usize],
+                before.0.by_category[Category::Workspace as usize]
+            );
         }
         let after = (arena::stats(), graph::live_nodes());
-        assert_eq!((before.0.live, before.0.blocks, before.1), (after.0.live, after.0.blocks, after.1), "{}: left behind", case.name());
+        assert_eq!(
+            (before.0.live, before.0.blocks, before.1),
+            (after.0.live, after.0.blocks, after.1),
+            "{}: left behind",
+            case.name()
+        );
         count += 1;
     }
     println!("law ledger: {} ops, {count} runs", registry::entries().len());
@@ -475,7 +502,11 @@ fn costs_are_finite_and_bytes_cover_the_outputs() {
     for case in cases() {
         let (tensors, _) = inputs(&case.sample, DType::F32, &mut case.random());
         let cost = run::cost(&*case.sample.op, &tensors.iter().collect::<Vec<_>>()).unwrap();
-        assert!(cost.flops.is_finite() && cost.flops >= 0.0 && cost.bytes.is_finite() && cost.bytes >= 0.0, "{}", case.name());
+        assert!(
+            cost.flops.is_finite() && cost.flops >= 0.0 && cost.bytes.is_finite() && cost.bytes >= 0.0,
+            "{}",
+            case.name()
+        );
     }
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from .. import _core, errors
 from .._core import Tensor, apply
+from ..dtypes import finfo
 
 __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "celu", "cross_entropy", "dropout", "elu", "embedding",
@@ -232,7 +233,7 @@ def rms_norm(
 ) -> Tensor:
     """Divide by the root of the mean square of the last dims, then scale."""
     dims = tuple(range(-len(tuple(normalized_shape)), 0))
-    eps = eps if eps is not None else 1.1920928955078125e-07
+    eps = finfo(input.dtype).eps if eps is None else eps
     scaled = input * apply("rsqrt", apply("mean", input * input, dims, True) + eps)
     return scaled if weight is None else scaled * weight
 

@@ -82,7 +82,9 @@ pub fn read_f64(view: &View) -> Vec<f64> {
         let offset: isize = index.iter().zip(strides).map(|(&i, &s)| i as isize * s).sum();
         let mut value = 0.0f64;
         // SAFETY: the index lies within the view's shape.
-        unsafe { f64::gather(view.bytes_ptr().offset(offset * view.dtype.bytes() as isize), view.dtype, 0, &mut value, 1) };
+        unsafe {
+            f64::gather(view.bytes_ptr().offset(offset * view.dtype.bytes() as isize), view.dtype, 0, &mut value, 1)
+        };
         values.push(value);
         for axis in (0..shape.len()).rev() {
             index[axis] += 1;

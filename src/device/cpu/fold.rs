@@ -241,7 +241,10 @@ pub fn fold<E: Number, F: Fold>(
     let plan = Plan::of(x.layout, reduced);
     assert!(plan.chained, "bug: a fold over a layout that it does not take");
     assert!(y.layout.is_contiguous() && y.numel() == plan.outputs, "bug: a fold into an output of the wrong size");
-    assert!(center.is_none_or(|c| c.layout.is_contiguous() && c.numel() == plan.outputs), "bug: a center of the wrong size");
+    assert!(
+        center.is_none_or(|c| c.layout.is_contiguous() && c.numel() == plan.outputs),
+        "bug: a center of the wrong size"
+    );
     let splits = plan.splits;
     assert!(splits == 1 || scratch.len() >= splits * plan.outputs, "bug: a fold without its scratch");
     let units = plan.units();
@@ -379,7 +382,8 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
         let direct = self.x.dtype == E::DTYPE && (inner.x == 1 || inner.size == 1);
         let mut buffer = [E::default(); BUFFER];
         for _ in self.first..self.last {
-            let (x, y) = index.iter().zip(kept).fold((start, 0), |(x, y), (&i, a)| (x + i as isize * a.x, y + i as isize * a.y));
+            let (x, y) =
+                index.iter().zip(kept).fold((start, 0), |(x, y), (&i, a)| (x + i as isize * a.x, y + i as isize * a.y));
             let mut center = [E::default()];
             // SAFETY: one center, for this output.
             unsafe { self.centers(y, 0, 1, center.as_mut_ptr()) };
@@ -394,7 +398,13 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
                         let mut done = 0;
                         while done < inner.size {
                             let n = (STEPS * GROUP * L::WIDTH).min(inner.size - done);
-                            E::gather(self.x_at(offset + done as isize * inner.x), self.x.dtype, inner.x, buffer.as_mut_ptr(), n);
+                            E::gather(
+                                self.x_at(offset + done as isize * inner.x),
+                                self.x.dtype,
+                                inner.x,
+                                buffer.as_mut_ptr(),
+                                n,
+                            );
                             total = row::<F, L>(self.fold, buffer.as_ptr(), n, center[0], total);
                             done += n;
                         }

@@ -222,11 +222,8 @@ impl Plan {
             Method::Dot => 0,
             Method::Tiles(blocks) => {
                 let sums = if self.slices > 1 { self.slices * self.problem.m * self.problem.n } else { 0 };
-                let panels = if self.by_matrix(threads) {
-                    threads * blocks.workspace(1)
-                } else {
-                    blocks.workspace(threads)
-                };
+                let panels =
+                    if self.by_matrix(threads) { threads * blocks.workspace(1) } else { blocks.workspace(threads) };
                 match sums + panels {
                     0 => 0,
                     some => some + ALIGNMENT_BYTES,
@@ -263,7 +260,9 @@ impl Plan {
                 pool::run_with_slots(count.div_ceil(group), slots, &|chunk, slot| {
                     for index in part(chunk, group, count) {
                         // SAFETY: the caller's promise; a slot has one thread.
-                        unsafe { blocks.run(self.operands(operands, index), self.problem.k, scratch.at(slot * own), 1) };
+                        unsafe {
+                            blocks.run(self.operands(operands, index), self.problem.k, scratch.at(slot * own), 1)
+                        };
                     }
                 });
             }
@@ -432,7 +431,8 @@ impl Blocks {
         let most_depth = if whole { k } else { block };
         let blocks_of_k = k.div_ceil(most_depth.max(1)).max(1);
         // A last tile of a few rows would be slow: better that all tiles are a little lower.
-        let rows = if (1..=shape.rows / 4).contains(&(m % shape.rows)) { m.div_ceil(row_tiles) } else { shape.rows.min(m) };
+        let rows =
+            if (1..=shape.rows / 4).contains(&(m % shape.rows)) { m.div_ceil(row_tiles) } else { shape.rows.min(m) };
         Blocks {
             m,
             n,

@@ -70,7 +70,10 @@ macro_rules! sgd {
     ($name:ident, $t:ty) => {
         /// x, and the momentum buffer where there is one, in place from the gradient.
         pub fn $name(how: Sgd, x: &mut [$t], dx: &[$t], buffer: Option<&mut [$t]>) {
-            assert!(x.len() == dx.len() && buffer.as_ref().is_none_or(|b| b.len() == x.len()), "bug: sgd on other sizes");
+            assert!(
+                x.len() == dx.len() && buffer.as_ref().is_none_or(|b| b.len() == x.len()),
+                "bug: sgd on other sizes"
+            );
             let n = x.len();
             let (x, buffer) = (Parts::new(x), buffer.map(Parts::new));
             let sign: $t = if how.maximize { -1.0 } else { 1.0 };

@@ -186,7 +186,11 @@ impl Workers {
         let mut waited = 0;
         while state & INSIDE != 0 {
             // The last chunks of the others are nearly done, unless their thread lost its processor.
-            if waited < 20_000 { spin_loop() } else { thread::yield_now() }
+            if waited < 20_000 {
+                spin_loop()
+            } else {
+                thread::yield_now()
+            }
             waited += 1;
             state = shared.state.0.load(Acquire);
         }

@@ -278,7 +278,8 @@ pub fn layer_norm<E: Float>(x: &[E], weight: Option<&[E]>, bias: Option<&[E]>, y
     let (out, stats) = (Parts::new(y), Parts::new(stats));
     chunks(rows, columns * 2, |r| {
         // SAFETY: each chunk takes rows of its own.
-        let (y, stats) = unsafe { (out.part(r.start * columns, r.len() * columns), stats.part(r.start * 2, r.len() * 2)) };
+        let (y, stats) =
+            unsafe { (out.part(r.start * columns, r.len() * columns), stats.part(r.start * 2, r.len() * 2)) };
         E::dispatch(Norm { x: &x[r.start * columns..r.end * columns], weight, bias, y, stats, columns, eps });
     });
 }
@@ -377,14 +378,7 @@ pub fn norm_chunks(rows: usize) -> usize {
 }
 
 /// dx, and into `sums` (2 · columns a chunk, `norm_chunks` of them) dweight and dbias, added up in the first chunk.
-pub fn layer_norm_back<E: Float>(
-    x: &[E],
-    weight: Option<&[E]>,
-    stats: &[E],
-    dy: &[E],
-    dx: &mut [E],
-    sums: &mut [E],
-) {
+pub fn layer_norm_back<E: Float>(x: &[E], weight: Option<&[E]>, stats: &[E], dy: &[E], dx: &mut [E], sums: &mut [E]) {
     let rows = stats.len() / 2;
     if rows == 0 || x.is_empty() {
         sums.fill(E::from_f64(0.0));

@@ -46,14 +46,11 @@ const TILE: usize = 64;
 
 /// y from a and b, all [outer, n, inner], along the middle axis. In reverse the axis is walked from its end, and the
 /// factor of a step is the `b` of the place it comes from: yₖ = aₖ + bₖ₊₁ · yₖ₊₁.
-pub fn along<S: Step, E: Number>(
-    a: &[E],
-    b: Option<&[E]>,
-    y: &mut [E],
-    [outer, n, inner]: [usize; 3],
-    reverse: bool,
-) {
-    assert!(a.len() == outer * n * inner && y.len() == a.len() && b.is_none_or(|b| b.len() == a.len()), "bug: sizes of a scan");
+pub fn along<S: Step, E: Number>(a: &[E], b: Option<&[E]>, y: &mut [E], [outer, n, inner]: [usize; 3], reverse: bool) {
+    assert!(
+        a.len() == outer * n * inner && y.len() == a.len() && b.is_none_or(|b| b.len() == a.len()),
+        "bug: sizes of a scan"
+    );
     if y.is_empty() {
         return;
     }

@@ -3,7 +3,7 @@
 //! At a tie the gradient is shared; a gradient that is exactly 0 stays 0 at a singularity (`times`).
 
 use super::{NEVER, NOTHING, X, X1, X2, Y, pointwise};
-use crate::ops::laws::Domain::{Any, Apart, Divisor, Mask, Positive};
+use crate::ops::laws::Domain::{AboveOne, Any, Apart, Divisor, Mask, Positive, Unit};
 
 pointwise! {
     Add[2] "add" Arithmetic [Any, Any], reads [NOTHING, NOTHING];
@@ -22,17 +22,17 @@ pointwise! {
     [a, b] => a / b;
     [a, b], _, dy => [dy.times(b.recip()), dy.times(-(a / b) / b)];
 
-    FloorDivide[2] "floor_divide" Arithmetic [Apart, Divisor], reads [NEVER, NEVER];
+    FloorDivide[2] "floor_divide" Arithmetic [Unit, AboveOne], reads [NEVER, NEVER];
     [a, b] => a.floor_div(b);
     _, _, dy => [dy, dy];
 
     /// Python's %: the sign of the divisor.
-    Remainder[2] "remainder" Arithmetic [Apart, Divisor], reads [NOTHING, X | X1];
+    Remainder[2] "remainder" Arithmetic [Unit, AboveOne], reads [NOTHING, X | X1];
     [a, b] => a.rem(b);
     [a, b], _, dy => [dy, dy.times(-a.floor_div(b))];
 
     /// C's fmod: the sign of the dividend.
-    Fmod[2] "fmod" Arithmetic [Apart, Divisor], reads [NOTHING, X | X1];
+    Fmod[2] "fmod" Arithmetic [Unit, AboveOne], reads [NOTHING, X | X1];
     [a, b] => a.abs().rem(b.abs()) * a.sign();
     [a, b], _, dy => [dy, dy.times(-(a / b).trunc())];
 

@@ -138,7 +138,11 @@ pub fn recorded_vjp<P: Pointwise<N>, const N: usize>(back: &mut Back) -> Result<
     }
     for (i, root) in roots.iter().enumerate() {
         if gives(i, back) {
-            back.give(i, values[root.0 as usize].expect("bug: a gradient without a step"));
+            let dx = values[root.0 as usize].expect("bug: a gradient without a step");
+            // A gradient that is a literal, or reads only a broadcast operand, is spread over all elements.
+            let shape = back.shape(back.dy());
+            let dx = back.expand(dx, &shape)?;
+            back.give(i, dx);
         }
     }
     Ok(())

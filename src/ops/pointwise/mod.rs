@@ -254,7 +254,8 @@ impl Op for Slope {
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let mut given = x.iter();
         let mut take = |read: bool| if read { given.next().map(|t| t.view()) } else { None };
-        let mut views: SmallVec<[Option<View>; MOST]> = (0..self.inputs).map(|k| take(self.reads & (1 << k) != 0)).collect();
+        let mut views: SmallVec<[Option<View>; MOST]> =
+            (0..self.inputs).map(|k| take(self.reads & (1 << k) != 0)).collect();
         views.push(take(self.reads & Y != 0));
         views.push(take(true));
         launch(self.kernels, y[0].dtype().compute(), &views, &y[0].view());

@@ -33,14 +33,23 @@ impl Extreme {
                 if largest { |a| Extreme::build(a, true) } else { |a| Extreme::build(a, false) };
             Sample::of(build, &[int(dim), flag(keepdim)], &[(x, Domain::Apart)])
         };
-        vec![of(1, false, &[3, 5]), of(0, true, &[7, 3]), of(-2, false, &[2, 9, 3]), of(0, false, &[]), of(1, false, &[0, 3])]
+        vec![
+            of(1, false, &[3, 5]),
+            of(0, true, &[7, 3]),
+            of(-2, false, &[2, 9, 3]),
+            of(0, false, &[]),
+            of(1, false, &[0, 3]),
+        ]
     }
 
     fn target(&self, x: &[usize]) -> Result<Dims> {
         let dim = shape::dim(self.name(), self.dim, x)?;
         let mut shape = Dims::from(x);
         if x.get(dim) == Some(&0) {
-            return Err(Error::shape(format!("{}: dim {dim} of {x:?} is empty; one element or more is needed", self.name())));
+            return Err(Error::shape(format!(
+                "{}: dim {dim} of {x:?} is empty; one element or more is needed",
+                self.name()
+            )));
         }
         match (x.is_empty(), self.keepdim) {
             (true, _) => {}

@@ -66,7 +66,8 @@ impl Limit {
     }
 
     fn samples(largest: bool) -> Vec<Sample> {
-        let build: fn(&mut Args) -> Result<OpRef> = if largest { |a| Limit::build(a, true) } else { |a| Limit::build(a, false) };
+        let build: fn(&mut Args) -> Result<OpRef> =
+            if largest { |a| Limit::build(a, true) } else { |a| Limit::build(a, false) };
         super::samples(build, Domain::Apart, false)
     }
 }

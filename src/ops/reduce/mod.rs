@@ -115,7 +115,8 @@ fn run_fold<F: Fold>(with: F, x: &Tensor, flags: &[bool], center: Option<&Tensor
 
 /// Every way to name dims, on odd sizes; with `empty`, also where no elements are reduced.
 fn samples(build: fn(&mut Args) -> Result<super::OpRef>, domain: Domain, empty: bool) -> Vec<Sample> {
-    let of = |dims: &[i64], keepdim: bool, x: &[usize]| Sample::of(build, &[signed(dims), flag(keepdim)], &[(x, domain)]);
+    let of =
+        |dims: &[i64], keepdim: bool, x: &[usize]| Sample::of(build, &[signed(dims), flag(keepdim)], &[(x, domain)]);
     let mut list = vec![
         of(&[], false, &[3, 5]),
         of(&[1], false, &[3, 7]),

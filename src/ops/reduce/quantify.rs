@@ -27,7 +27,8 @@ impl Quantify {
     }
 
     fn samples(all: bool) -> Vec<Sample> {
-        let build: fn(&mut Args) -> Result<OpRef> = if all { |a| Quantify::build(a, true) } else { |a| Quantify::build(a, false) };
+        let build: fn(&mut Args) -> Result<OpRef> =
+            if all { |a| Quantify::build(a, true) } else { |a| Quantify::build(a, false) };
         let mut list = super::samples(build, Domain::Mask, true);
         list.push(Sample::of(build, &[signed(&[0]), flag(false)], &[(&[3, 5], Domain::Any)]));
         list
@@ -103,7 +104,8 @@ impl Op for Quantify {
         Ok(())
     }
     fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>> {
-        let counts = |group: &[f64]| if self.all { group.iter().all(|v| *v != 0.0) } else { group.iter().any(|v| *v != 0.0) };
+        let counts =
+            |group: &[f64]| if self.all { group.iter().all(|v| *v != 0.0) } else { group.iter().any(|v| *v != 0.0) };
         Some(vec![self.over.exact(&x[0], |group| f64::from(u8::from(counts(group))))?])
     }
 }

@@ -150,7 +150,9 @@ fn random_cases<T: Number>() {
         Case::<T>::random(&mut random, m, n, k, batch).check();
     }
     // Deep, and wide enough for several blocks of every kind.
-    for (m, n, k) in [(5, 9, 5000), (20, 40, 3000), (70, 300, 900), (1, 700, 1100), (300, 1, 1100), (2100, 40, 40), (40, 2100, 20)] {
+    for (m, n, k) in
+        [(5, 9, 5000), (20, 40, 3000), (70, 300, 900), (1, 700, 1100), (300, 1, 1100), (2100, 40, 40), (40, 2100, 20)]
+    {
         Case::<T>::random(&mut random, m, n, k, [1, 1]).check();
     }
     Case::<T>::random(&mut random, 3, 0, 4, [1, 1]).check();

@@ -1,0 +1,233 @@
+"""The engine seen from Python: gradients, errors, memory, files, and the demo."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import backsweep as bs
+import backsweep.nn.functional as F
+from backsweep import errors, nn, optim
+
+
+def test_the_readme_example_runs():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    exec(example, {})
+
+
+def test_a_known_expression_has_its_published_gradient():
+    # micrograd's README: g = 24.7041, dg/da = 138.8338, dg/db = 645.5773
+    a = bs.tensor(-4.0, dtype=bs.float64, requires_grad=True)
+    b = bs.tensor(2.0, dtype=bs.float64, requires_grad=True)
+    c = a + b
+    d = a * b + b**3
+    c = c + c + 1
+    c = c + 1 + c + (-a)
+    d = d + d * 2 + F.relu(b + a)
+    d = d + 3 * d + F.relu(b - a)
+    e = c - d
+    f = e**2
+    g = f / 2.0 + 10.0 / f
+    g.backward()
+    assert np.allclose([g.item(), a.grad.item(), b.grad.item()], [24.7041, 138.8338, 645.5773], atol=1e-4)
+
+
+def test_gradients_of_any_order_come_from_create_graph():
+    x = bs.tensor(0.7, dtype=bs.float64, requires_grad=True)
+    y = bs.sin(x)
+    for want in (np.cos(0.7), -np.sin(0.7), -np.cos(0.7), np.sin(0.7)):
+        (y,) = bs.autograd.grad(y, x, create_graph=True)
+        assert abs(y.item() - want) < 1e-12
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.data())
+def test_broadcast_gradients_have_the_shape_of_their_inputs(data):
+    shape = data.draw(st.lists(st.integers(1, 4), min_size=0, max_size=3))
+    drop = data.draw(st.integers(0, len(shape)))
+    other = [1 if data.draw(st.booleans()) else s for s in shape[drop:]]
+    x, y = bs.randn(*shape, dtype=bs.float64), bs.randn(*other, dtype=bs.float64)
+    x.requires_grad_(), y.requires_grad_()
+    (x * y).sum().backward()
+    want = np.broadcast_to(y.detach().numpy(), shape)
+    assert np.allclose(x.grad.numpy(), want)
+    full = np.broadcast_to(x.detach().numpy(), shape)
+    extra = tuple(range(len(shape) - len(other)))
+    kept = full.sum(axis=extra) if extra else full
+    axes = tuple(i for i, s in enumerate(other) if s == 1)
+    assert y.grad.shape == tuple(other) and np.allclose(y.grad.numpy(), kept.sum(axis=axes, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "text"),
+    [
+        (
+            lambda: bs.ones(32, 784) @ bs.ones(512, 10),
+            errors.ShapeError,
+            "matmul: inner dimensions differ: [32, 784] × [512, 10] (784 vs 512)",
+        ),
+        (
+            lambda: F.softmax(bs.ones(2, 5), 3),
+            errors.IndexError,
+            "softmax: dim 3 is out of range for [2, 5]; valid dims are -2 to 1",
+        ),
+        (
+            lambda: bs.ones(3) + bs.ones(4),
+            errors.ShapeError,
+            "add: shapes [3] and [4] do not broadcast; from the right, sizes must be equal or 1",
+        ),
+        (
+            lambda: bs.ones(2, 3).reshape(4, -1),
+            errors.ShapeError,
+            "reshape: [2, 3] has 6 elements and cannot become [4, -1]; the -1 would not be a whole number",
+        ),
+        (
+            lambda: F.embedding(bs.tensor([7]), bs.ones(5, 2)),
+            errors.IndexError,
+            "index_get: index 7 is out of range for size 5; valid indices are -5 to 4",
+        ),
+        (
+            lambda: F.cross_entropy(bs.ones(1, 3), bs.tensor([3])),
+            errors.IndexError,
+            "cross_entropy: target 3 with 3 classes; 0 to 2 or ignore_index -100 is needed",
+        ),
+        (
+            lambda: F.mse_loss(bs.ones(3, 1), bs.ones(3)),
+            errors.ShapeError,
+            "mse_loss: input [3, 1] and target [3]; the shapes must be equal (help: reshape one)",
+        ),
+        (
+            lambda: bs.memory.limit("many"),
+            errors.ValueError,
+            "memory: 'many' is no size; an int or a text such as '512 MiB' is needed",
+        ),
+    ],
+)
+def test_errors_say_what_is_wrong_and_what_would_be_right(call, kind, text):
+    with pytest.raises(kind) as caught:
+        call()
+    assert str(caught.value) == text
+
+
+def test_a_value_changed_in_place_after_it_was_saved_is_noticed():
+    x = bs.tensor([1.0, 2.0], requires_grad=True)
+    h = x * 2.0
+    y = bs.exp(h)
+    y.detach().mul_(3.0)
+    with pytest.raises(errors.GraphError, match="changed in place"):
+        y.sum().backward()
+
+
+def test_a_second_backward_names_retain_graph():
+    x = bs.tensor([1.0], requires_grad=True)
+    y = bs.exp(x).sum()
+    y.backward()
+    with pytest.raises(errors.GraphError, match="retain_graph"):
+        y.backward()
+
+
+def test_an_array_on_saved_memory_is_read_only():
+    x = bs.tensor([1.0], requires_grad=True)
+    y = bs.exp(x)
+    with pytest.raises(ValueError, match="read-only"):
+        y.detach().numpy()[:] = 7.0
+    y.sum().backward()
+    assert np.allclose(x.grad.numpy(), np.e)
+
+
+def test_categories_sum_to_live_bytes_and_steps_leave_nothing_behind():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    optimizer = optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step() -> dict[str, int]:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(bs.randn(10, 8)), bs.randint(4, (10,)))
+        loss.backward()
+        optimizer.step()
+        del loss
+        stats = bs.memory.stats()
+        assert sum(stats[c] for c in bs.memory.CATEGORIES) == stats["live"]
+        return {name: stats[name] for name in ("live", "nodes", "blocks")}
+
+    step()
+    first = step()
+    for _ in range(20):
+        assert step() == first
+
+
+def test_relu_keeps_one_bit_an_element():
+    x = bs.randn(64, 1024).requires_grad_()
+    before = bs.memory.stats()["activation"]
+    y = F.relu(x)
+    assert bs.memory.stats()["activation"] - before == 64 * 1024 // 8
+    del y
+
+
+def test_over_the_limit_nothing_has_changed_and_training_goes_on():
+    x = bs.randn(256, 256).requires_grad_()
+    live = bs.memory.stats()["live"]
+    with bs.memory.limit(live + 100_000), pytest.raises(errors.OutOfMemoryError, match="largest holders"):
+        bs.exp(x)
+    assert bs.memory.stats()["live"] == live
+    bs.exp(x).sum().backward()
+    assert x.grad is not None
+
+
+def test_weights_survive_a_file_and_a_broken_file_is_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    state = {"a": bs.randn(3, 4), "b": bs.randn(5).bfloat16(), "c": bs.arange(6), "d": bs.ones(0, 3)}
+    bs.save(state, path)
+    loaded = bs.load(path)
+    assert list(loaded) == list(state)
+    for name, value in state.items():
+        assert loaded[name].dtype is value.dtype and loaded[name].shape == value.shape
+        assert loaded[name].tolist() == value.tolist()
+    whole = path.read_bytes()
+    for cut in (0, 7, 20, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(errors.ValueError, match="load"):
+            bs.load(path)
+
+
+def test_dropout_keeps_no_mask_and_draws_the_same_on_the_way_back():
+    bs.manual_seed(3)
+    x = bs.ones(1000).requires_grad_()
+    y = F.dropout(x, 0.4)
+    assert bs.memory.stats()["activation"] == 0
+    y.sum().backward()
+    assert x.grad.tolist() == y.tolist()
+
+
+def test_replayed_values_give_the_same_bits():
+    def gradients(drop: bool) -> list[float]:
+        bs.manual_seed(0)
+        before = bs._core.set_replayable(True)
+        model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Dropout(0.3), nn.LayerNorm(8), nn.Linear(8, 3))
+        loss = F.cross_entropy(model(bs.randn(5, 6)), bs.tensor([0, 1, 2, 1, 0]))
+        bs._core.set_replayable(before)
+        if drop:
+            assert bs._core.drop_saved(loss) > 0
+        loss.backward()
+        return [v for p in model.parameters() for v in p.grad.reshape(-1).tolist()]
+
+    assert gradients(True) == gradients(False)
+
+
+def test_the_demo_learns_and_reports(tmp_path):
+    command = [sys.executable, "-m", "backsweep", "demo", "--steps", "20", "--json", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    report = json.loads(done.stdout)
+    for name in ("val_loss", "train_loss", "seconds", "tokens_per_second", "peak_bytes", "activation_bytes", "version"):
+        assert name in report
+    assert report["steps"] == 20 and report["device"] == "cpu" and report["val_loss"] < 4.2
+    assert report["bill"]["total"] == sum(report["bill"]["by_category"].values())
+    assert set(bs.load(report["weights"])) >= {"token.weight", "norm.weight"}
