@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import _core, autograd, errors, memory
 from . import arithmetic as _arithmetic
 from . import comparison as _comparison
-from . import display as _display
+from . import display as _display  # noqa: F401  (attaches __repr__)
 from . import elementary as _elementary
 from . import indexing as _indexing
 from . import joining as _joining
@@ -13,22 +13,22 @@ from . import linear_algebra as _linear_algebra
 from . import random as _random
 from . import reduction as _reduction
 from . import shape as _shape
-from . import tensor as _tensor_methods
+from . import tensor as _tensor_methods  # noqa: F401  (attaches methods; `tensor` is a function below)
 from ._core import Tensor
-from .arithmetic import *
+from .arithmetic import *  # noqa: F403
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
-from .comparison import *
-from .creation import *
-from .dtypes import *
-from .elementary import *
+from .comparison import *  # noqa: F403
+from .creation import *  # noqa: F403
+from .dtypes import *  # noqa: F403
+from .elementary import *  # noqa: F403
 from .errors import BacksweepError, DeviceError, DTypeError, GraphError, OutOfMemoryError, ShapeError
-from .indexing import *
+from .indexing import *  # noqa: F403
 from .io import load, save
-from .joining import *
-from .linear_algebra import *
-from .random import *
-from .reduction import *
-from .shape import *
+from .joining import *  # noqa: F403
+from .linear_algebra import *  # noqa: F403
+from .random import *  # noqa: F403
+from .reduction import *  # noqa: F403
+from .shape import *  # noqa: F403
 
 from .nn.functional import log_softmax, softmax  # isort: skip
 from . import data, nn, optim  # isort: skip

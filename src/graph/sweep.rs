@@ -171,7 +171,8 @@ impl Kept {
 
 impl Visit {
     fn begin(id: NodeId, retain: bool) -> Result<Visit> {
-        let hold = NodeRef::hold(id, 0);
+        // Given away on success only: dropped under the store's lock, it would wait for that lock.
+        let mut hold = Some(NodeRef::hold(id, 0));
         store::with_mut(id, |node| {
             let name = node.op.name();
             let saved = if retain {
@@ -201,7 +202,7 @@ impl Visit {
                 hooks,
                 custom,
                 context: Context { op: name, module: node.module, line: node.line },
-                hold,
+                hold: hold.take().expect("bug: a visit without a hold"),
             })
         })
     }
