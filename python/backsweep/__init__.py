@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import _core, autograd, errors, memory
 from . import arithmetic as _arithmetic
 from . import comparison as _comparison
-from . import display as _display  # noqa: F401  (attaches __repr__)
+from . import display as _display
 from . import elementary as _elementary
 from . import indexing as _indexing
 from . import joining as _joining
@@ -13,22 +13,22 @@ from . import linear_algebra as _linear_algebra
 from . import random as _random
 from . import reduction as _reduction
 from . import shape as _shape
-from . import tensor as _tensor_methods  # noqa: F401  (attaches methods; `tensor` is a function below)
+from . import tensor as _tensor_methods
 from ._core import Tensor
-from .arithmetic import *  # noqa: F403
+from .arithmetic import *
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
-from .comparison import *  # noqa: F403
-from .creation import *  # noqa: F403
-from .dtypes import *  # noqa: F403
-from .elementary import *  # noqa: F403
+from .comparison import *
+from .creation import *
+from .dtypes import *
+from .elementary import *
 from .errors import BacksweepError, DeviceError, DTypeError, GraphError, OutOfMemoryError, ShapeError
-from .indexing import *  # noqa: F403
+from .indexing import *
 from .io import load, save
-from .joining import *  # noqa: F403
-from .linear_algebra import *  # noqa: F403
-from .random import *  # noqa: F403
-from .reduction import *  # noqa: F403
-from .shape import *  # noqa: F403
+from .joining import *
+from .linear_algebra import *
+from .random import *
+from .reduction import *
+from .shape import *
 
 from .nn.functional import log_softmax, softmax  # isort: skip
 from . import data, nn, optim  # isort: skip
