@@ -22,10 +22,10 @@ LEVELS = ("avx512", "avx2", "plain")
 def measure() -> dict[str, Any]:
     """{"fma_flops": FLOP/s or None, "triad_bytes": bytes/s, "source": who measured} at the level in force."""
     try:
-        from backsweep import _core
+        from backsweep._core import roofline
     except ImportError:
         return {"fma_flops": None, "triad_bytes": numpy_triad(os.cpu_count() or 1), "source": "numpy"}
-    return {**_core.roofline(), "source": "backsweep"}
+    return {**roofline(), "source": "backsweep"}
 
 
 def numpy_triad(threads: int, words: int = 1 << 24, rounds: int = 7) -> float:

@@ -236,7 +236,7 @@ impl Real for f64 {
 
     #[inline(always)]
     fn is_nan(self) -> bool {
-        self != self
+        f64::is_nan(self)
     }
 
     #[inline(always)]

@@ -58,9 +58,9 @@ fn randint(low: i64, high: i64, shape: Vec<usize>) -> PyResult<PyTensor> {
     let (stream, span) = (draw(2 * tensor.numel() as u64), high.abs_diff(low));
     for (i, v) in tensor.view().out::<i64>().iter_mut().enumerate() {
         let i = 2 * i as u64;
-        let bits = u64::from(stream.bits(i)) << 32 | u64::from(stream.bits(i + 1));
+        let bits = (u64::from(stream.bits(i)) << 32) | u64::from(stream.bits(i + 1));
         // The high half of a 128-bit product: even to 2⁻⁶⁴ (Lemire 2019).
-        *v = low.wrapping_add((u128::from(bits) * u128::from(span) >> 64) as i64);
+        *v = low.wrapping_add(((u128::from(bits) * u128::from(span)) >> 64) as i64);
     }
     Ok(PyTensor::new(Var::constant(tensor)))
 }
@@ -73,8 +73,8 @@ fn randperm(n: usize) -> PyResult<PyTensor> {
     let (stream, list) = (draw(2 * n as u64), tensor.view().out::<i64>());
     list.iter_mut().enumerate().for_each(|(i, v)| *v = i as i64);
     for i in (1..n).rev() {
-        let bits = u64::from(stream.bits(2 * i as u64)) << 32 | u64::from(stream.bits(2 * i as u64 + 1));
-        list.swap(i, (u128::from(bits) * (i as u128 + 1) >> 64) as usize);
+        let bits = (u64::from(stream.bits(2 * i as u64)) << 32) | u64::from(stream.bits(2 * i as u64 + 1));
+        list.swap(i, ((u128::from(bits) * (i as u128 + 1)) >> 64) as usize);
     }
     Ok(PyTensor::new(Var::constant(tensor)))
 }

@@ -388,7 +388,8 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
             // SAFETY: one center, for this output.
             unsafe { self.centers(y, 0, 1, center.as_mut_ptr()) };
             let mut total = E::Wide::lit(F::START);
-            while !empty {
+            let mut more = !empty;
+            while more {
                 let offset = walk.iter().zip(outer).fold(x, |x, (&i, a)| x + i as isize * a.x);
                 // SAFETY: `inner.size` elements from here, inner.x apart, all inside the view.
                 unsafe {
@@ -410,9 +411,7 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
                         }
                     }
                 }
-                if !advance(&mut walk, outer) {
-                    break;
-                }
+                more = advance(&mut walk, outer);
             }
             // SAFETY: this job's own output.
             unsafe { self.deliver(y, 0, 1, &[total], &center) };
@@ -441,7 +440,8 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
             // SAFETY: the centers of this job's outputs.
             unsafe { self.centers(y, column.y, width, centers.as_mut_ptr()) };
             let mut totals = [E::Wide::lit(F::START); TILE];
-            while !empty {
+            let mut more = !empty;
+            while more {
                 let offset = walk.iter().zip(outer).fold(x, |x, (&i, a)| x + i as isize * a.x);
                 let mut done = 0;
                 while done < inner.size {
@@ -461,9 +461,7 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
                     unsafe { join_rows::<F, L>(self.fold, &group[..n], width, &centers, &mut totals) };
                     done += n;
                 }
-                if !advance(&mut walk, outer) {
-                    break;
-                }
+                more = advance(&mut walk, outer);
             }
             // SAFETY: this job's own outputs.
             unsafe { self.deliver(y, column.y, width, &totals, &centers) };

@@ -539,7 +539,7 @@ impl<T: Element> Pass<'_, T> {
             unsafe {
                 if panel < a_panels {
                     let row = self.rows.start + panel * blocks.rows;
-                    T::pack(&Panel {
+                    Panel {
                         from: self.a(row),
                         line_stride: blocks.a.row,
                         depth_stride: blocks.a.column,
@@ -547,7 +547,8 @@ impl<T: Element> Pass<'_, T> {
                         depth: self.depth,
                         to: self.packed_a.at(panel * blocks.a_width * self.depth).start,
                         width: blocks.a_width,
-                    });
+                    }
+                    .pack();
                 } else {
                     let panel = panel - a_panels;
                     let column = self.columns.start + panel * blocks.b_width;
@@ -564,7 +565,7 @@ impl<T: Element> Pass<'_, T> {
         let blocks = self.blocks;
         // SAFETY: the caller hands over room for a panel.
         unsafe {
-            T::pack(&Panel {
+            Panel {
                 from: self.b(column),
                 line_stride: blocks.b.column,
                 depth_stride: blocks.b.row,
@@ -572,7 +573,8 @@ impl<T: Element> Pass<'_, T> {
                 depth: self.depth,
                 to,
                 width: blocks.b_width,
-            });
+            }
+            .pack();
         }
     }
 

@@ -58,7 +58,10 @@ pub fn exp2<L: F32Lanes>(x: L) -> L {
     let x = x.clamp(-151.0, 129.0);
     let n = (x + L::splat(ROUNDER)) - L::splat(ROUNDER);
     let r = x - n;
-    let q = polynomial(r, [0.693_147_2, 0.240_226_48, 0.055_503_596, 0.009_618_5, 0.001_339_097_6, 0.000_153_289_07]);
+    let q = polynomial(
+        r,
+        [std::f32::consts::LN_2, 0.240_226_48, 0.055_503_596, 0.009_618_5, 0.001_339_097_6, 0.000_153_289_07],
+    );
     r.mul_add(q, L::splat(1.0)).scale(n)
 }
 

@@ -1,6 +1,8 @@
 //! Kernels for the CPU, and the threads they run on.
 
+pub mod attention;
 pub mod bits;
+pub mod conv;
 pub mod convert;
 pub mod extreme;
 pub mod fold;
@@ -10,6 +12,7 @@ pub mod optim;
 pub mod parts;
 pub mod pointwise;
 pub mod pool;
+pub mod pooling;
 pub mod product;
 pub mod random;
 pub mod rows;

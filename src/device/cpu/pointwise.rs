@@ -234,7 +234,7 @@ unsafe fn rows<E: Compute>(run: Run<E>, axes: &Axes, first: usize, last: usize, 
     };
     let nan = [E::from_f64(f64::NAN)];
     let direct_in = |o: &Operand| o.dtype == E::DTYPE && (inner(o) == 0 || inner(o) == 1);
-    let direct_out = axes.out.dtype == E::DTYPE && inner(&axes.out) == 1 || n == 1 && axes.out.dtype == E::DTYPE;
+    let direct_out = axes.out.dtype == E::DTYPE && (inner(&axes.out) == 1 || n == 1);
     let all_direct = direct_out && axes.inputs.iter().flatten().all(direct_in);
     let block = if all_direct { n } else { BUFFER };
     let mut buffers = [const { [const { MaybeUninit::<E>::uninit() }; BUFFER] }; MOST + 1];

@@ -29,14 +29,7 @@ pub struct Axis {
 impl Axis {
     /// Windows of one size. `ceil_mode` adds a last window that starts inside the input or its left padding and ends
     /// beyond. At least one window must fit.
-    pub fn new(
-        input: usize,
-        kernel: usize,
-        stride: usize,
-        padding: usize,
-        dilation: usize,
-        ceil_mode: bool,
-    ) -> Axis {
+    pub fn new(input: usize, kernel: usize, stride: usize, padding: usize, dilation: usize, ceil_mode: bool) -> Axis {
         let free = input + 2 * padding - dilation * (kernel - 1) - 1;
         let mut output = if ceil_mode { free.div_ceil(stride) } else { free / stride } + 1;
         if ceil_mode && (output - 1) * stride >= input + padding {

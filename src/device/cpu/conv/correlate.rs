@@ -6,16 +6,19 @@
 
 use super::geometry::{Chunk, Correlation, Tiling, Walk};
 use super::lanes::{self, load_some, multiply_add, store_some};
-use super::pack::{self, Panels};
+use super::pack::{self, Panels, Which};
 use super::{Float, Shared};
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::{Kernel, Lanes};
-use std::ops::Range;
 
 /// Multiplications that a job should be worth: some tens of microseconds.
 const JOB: usize = 4 << 20;
 /// A chunk has at least this many pixels, so that a panel that fell out of the cache is fetched for more than one tile.
 const PIXELS: usize = 64;
+
+/// From this many elements on a packed weight is better not written to memory, if there are enough panels to share out.
+const LARGE: usize = 1 << 20;
+const OWN_JOBS: usize = 8;
 
 /// The pixels of a tile at the most.
 const MOST: usize = 8;
@@ -34,75 +37,132 @@ fn tiling(c: &Correlation) -> Tiling {
     c.tiling((JOB / (c.terms() * c.width).max(1)).clamp(PIXELS, 2048))
 }
 
-/// The window of a job, in elements.
-fn window(c: &Correlation) -> usize {
-    if c.reads_padding() { c.window(&tiling(c)) } else { 0 }
+/// How a correlation is cut into jobs, and its scratch memory, in elements.
+struct Plan {
+    /// Any phase; all have the same channels.
+    c: Correlation,
+    /// Whether a job packs the panel that it needs, for all pixels, instead of all panels being packed before. A large
+    /// weight then goes through the caches once, instead of being written to memory and read again.
+    packs_own: bool,
+    packed: usize,
+    window: usize,
+    slot: usize,
 }
 
-pub(super) fn workspace(phases: impl Iterator<Item = Correlation>) -> usize {
-    let (packed, scratch) = phases.fold((0, 0), |(packed, scratch), c| (packed + c.packed_len(), scratch.max(window(&c))));
-    packed + scratch * pool::threads()
+impl Plan {
+    /// None if there is no output.
+    fn new(phases: impl Iterator<Item = Correlation> + Clone) -> Option<Plan> {
+        let c = phases.clone().next()?;
+        let rows = pack::rows(phases.clone());
+        let all = pack::packed_len(&c, rows);
+        let packs_own = all >= LARGE && c.groups * c.width / lanes::WIDEST >= OWN_JOBS;
+        let window = |c: Correlation| if c.reads_padding() { c.window(&tiling(&c)) } else { 0 };
+        let window = phases.map(window).max()?;
+        let packed = if packs_own { 0 } else { all };
+        let slot = window + if packs_own { rows * lanes::WIDEST } else { 0 };
+        Some(Plan { c, packs_own, packed, window, slot })
+    }
+}
+
+pub(super) fn workspace(phases: impl Iterator<Item = Correlation> + Clone) -> usize {
+    Plan::new(phases).map_or(0, |plan| plan.packed + plan.slot * pool::threads())
 }
 
 /// # Safety
 /// The tensors have the sizes of the phases, `workspace` that of [`workspace`].
 pub(super) unsafe fn run<E: Float>(
-    phases: impl Iterator<Item = Correlation>,
+    phases: impl Iterator<Item = Correlation> + Clone + Sync,
     source: *const E,
     weight: *const E,
     bias: Option<*const E>,
     out: *mut E,
     workspace: &mut [E],
 ) {
-    let (source, out) = (Shared(source.cast_mut()), Shared(out));
-    let bias = Shared(bias.map_or(std::ptr::null_mut(), |p| p.cast_mut()));
-    for c in phases {
-        let panels = Panels::new::<E>(&c);
-        let (packed, scratch) = workspace.split_at_mut(c.packed_at + c.packed_len());
-        // SAFETY: `packed` ends where the packed weight of this phase does.
-        unsafe { pack::pack(&c, &panels, weight, packed.as_mut_ptr()) };
-        let window = window(&c);
-        let slots = scratch.len().checked_div(window).unwrap_or(usize::MAX);
-        let (packed, scratch) = (Shared(packed.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
+    let Some(plan) = Plan::new(phases.clone()) else { return };
+    let groups = plan.c.groups;
+    let panels = Panels::new::<E>(plan.c, phases.clone());
+    let bias = bias.map_or(std::ptr::null(), |p| p);
+    let tensors = Shared(&mut Tensors { source, bias, out });
+    let weight = Shared(weight.cast_mut());
+    let (packed, scratch) = workspace.split_at_mut(plan.packed);
+    let slots = scratch.len().checked_div(plan.slot).unwrap_or(usize::MAX);
+    let (packed, scratch) = (Shared(packed.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
+    let which = |job: usize| Which { group: job / panels.count, panel: job % panels.count };
 
+    if plan.packs_own {
+        pool::run_with_slots(groups * panels.count, slots, &|job, slot| {
+            // SAFETY: a slot's scratch is used by one thread at a time; jobs write channels of their own.
+            unsafe {
+                let scratch = scratch.get().add(slot * plan.slot);
+                let packed = scratch.add(plan.window);
+                panels.pack(which(job), weight.get(), packed);
+                for c in phases.clone() {
+                    let tiling = tiling(&c);
+                    for chunk in 0..c.chunks(&tiling) {
+                        let chunk = c.chunk(&tiling, chunk);
+                        E::dispatch(Job {
+                            c: &c,
+                            chunk,
+                            which: which(job),
+                            panels: 1,
+                            tensors: &*tensors.get(),
+                            packed,
+                            stride: 0,
+                            scratch,
+                        });
+                    }
+                }
+            }
+        });
+        return;
+    }
+
+    // SAFETY: panels are disjoint.
+    pool::run(groups * panels.count, &|job| unsafe {
+        panels.pack(which(job), weight.get(), packed.get().add(panels.offset(which(job))));
+    });
+    for c in phases {
         let tiling = tiling(&c);
         let chunks = c.chunks(&tiling);
         let panels_a_job = (4 * JOB / (tiling.pixels() * c.terms() * panels.lanes).max(1)).clamp(1, panels.count);
         let jobs_a_chunk = panels.count.div_ceil(panels_a_job);
-        pool::run_with_slots(chunks * c.groups * jobs_a_chunk, slots, &|job, slot| {
-            let (chunk, part) = (job % chunks, job / chunks);
-            let (group, part) = (part / jobs_a_chunk, part % jobs_a_chunk);
-            let first = part * panels_a_job;
+        pool::run_with_slots(chunks * groups * jobs_a_chunk, slots, &|job, slot| {
+            let part = job / chunks;
+            let which = Which { group: part / jobs_a_chunk, panel: part % jobs_a_chunk * panels_a_job };
             // SAFETY: a slot's scratch is used by one thread at a time; jobs write outputs of their own.
             unsafe {
                 E::dispatch(Job {
                     c: &c,
-                    chunk: c.chunk(&tiling, chunk),
-                    group,
-                    panels: first..(first + panels_a_job).min(panels.count),
-                    source: source.get(),
-                    packed: packed.get().add(c.packed_at + group * c.packed_group()),
-                    bias: bias.get(),
-                    out: out.get(),
-                    scratch: scratch.get().add(slot * window),
+                    chunk: c.chunk(&tiling, job % chunks),
+                    which,
+                    panels: panels_a_job.min(panels.count - which.panel),
+                    tensors: &*tensors.get(),
+                    packed: packed.get().add(panels.offset(which)),
+                    stride: panels.lanes * panels.rows,
+                    scratch: scratch.get().add(slot * plan.slot),
                 });
             }
         });
     }
 }
 
-/// Some panels of one group of channels, for the outputs of one chunk.
-struct Job<'a, E> {
-    c: &'a Correlation,
-    chunk: Chunk,
-    group: usize,
-    panels: Range<usize>,
+struct Tensors<E> {
     source: *const E,
-    /// The packed weight of the group.
-    packed: *const E,
     /// One element an output channel, or null.
     bias: *const E,
     out: *mut E,
+}
+
+/// Some panels from one on, for the outputs of one chunk.
+struct Job<'a, E> {
+    c: &'a Correlation,
+    chunk: Chunk,
+    which: Which,
+    panels: usize,
+    tensors: &'a Tensors<E>,
+    /// The first panel, and the distance to the next.
+    packed: *const E,
+    stride: usize,
     scratch: *mut E,
 }
 
@@ -114,36 +174,34 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
         let c = self.c;
         // SAFETY: `run` of this module says what the pointers are.
         unsafe {
-            let window = c.view(&self.chunk, self.group, self.source, self.scratch);
+            let window = c.view(&self.chunk, self.which.group, self.tensors.source, self.scratch);
             let walk = Walk::new(c, &window);
             let [vertical, horizontal] = &c.axes;
             let out_row = horizontal.out * c.out_channels();
-            let first = self.group * c.width
+            let first = self.which.group * c.width
                 + (horizontal.out_first + self.chunk.cols.start * horizontal.out_step) * c.out_channels()
                 + (vertical.out_first + self.chunk.rows.start * vertical.out_step) * out_row
                 + self.chunk.images.start * vertical.out * out_row;
             let pixels = Pixels {
                 cols: self.chunk.cols.len(),
                 rows: self.chunk.rows.len(),
-                source: [
-                    horizontal.step * window.pixel_stride,
-                    vertical.step * window.row_stride,
-                    window.image_stride,
-                ],
+                source: [horizontal.step * window.pixel_stride, vertical.step * window.row_stride, window.image_stride],
                 out: [horizontal.out_step * c.out_channels(), vertical.out_step * out_row, vertical.out * out_row],
             };
             let count = self.chunk.images.len() * pixels.rows * pixels.cols;
-            for panel in self.panels {
-                let channel = panel * lanes::panel::<L>();
+            for panel in 0..self.panels {
+                let channel = (self.which.panel + panel) * lanes::panel::<L>();
+                let channels = lanes::panel::<L>().min(c.width - channel);
+                let bias = self.tensors.bias;
                 let tiles = Tiles {
                     walk,
                     pixels,
                     count,
                     source: window.data,
-                    packed: self.packed.add(channel * c.terms()),
-                    bias: if self.bias.is_null() { self.bias } else { self.bias.add(self.group * c.width + channel) },
-                    out: self.out.add(first + channel),
-                    channels: lanes::panel::<L>().min(c.width - channel),
+                    packed: self.packed.add(panel * self.stride + c.first_row * lanes::padded::<L>(channels)),
+                    bias: if bias.is_null() { bias } else { bias.add(self.which.group * c.width + channel) },
+                    out: self.tensors.out.add(first + channel),
+                    channels,
                 };
                 if L::WIDTH == 1 {
                     tiles.run::<L, 8>();

@@ -19,6 +19,11 @@ const PIXELS: usize = 4;
 /// Taps of a row that share a register of dy.
 const TAPS: usize = 4;
 
+/// For the packed weights of all phases.
+pub(super) fn workspace(s: &Conv) -> usize {
+    s.c_in * s.kh * s.kw
+}
+
 /// # Safety
 /// The tensors have the sizes of the phases; `workspace` has room for the packed weights of all of them.
 pub(super) unsafe fn correlate<E: Float>(
@@ -32,7 +37,8 @@ pub(super) unsafe fn correlate<E: Float>(
     let bias = Shared(bias.map_or(std::ptr::null_mut(), |p| p.cast_mut()));
     let (source, out) = (Shared(source.cast_mut()), Shared(out));
     for c in phases {
-        let packed = &mut workspace[c.packed_at..c.packed_at + c.packed_len()];
+        let first = c.first_row * c.groups;
+        let packed = &mut workspace[first..first + c.taps() * c.groups];
         // SAFETY: the weight has one element a tap and channel.
         unsafe { pack(&c, weight, packed) };
         let packed = Shared(packed.as_mut_ptr());
@@ -56,13 +62,10 @@ pub(super) unsafe fn correlate<E: Float>(
 /// # Safety
 /// `weight` is the whole weight.
 unsafe fn pack<E: Float>(c: &Correlation, weight: *const E, packed: &mut [E]) {
-    let mut rows = packed.chunks_exact_mut(c.groups);
-    for row in 0..c.axes[0].taps {
-        for (col, to) in (0..c.axes[1].taps).zip(&mut rows) {
-            for (channel, to) in to.iter_mut().enumerate() {
-                // SAFETY: an element of the weight.
-                *to = unsafe { *weight.add(channel * c.group_stride + c.kernel_at(row, col)) };
-            }
+    for (tap, row) in packed.chunks_exact_mut(c.groups).enumerate() {
+        for (channel, to) in row.iter_mut().enumerate() {
+            // SAFETY: an element of the weight.
+            *to = unsafe { *weight.add(channel * c.group_stride + c.kernel_at(tap)) };
         }
     }
 }
@@ -160,11 +163,8 @@ impl<E: Float> Line<'_, E> {
         // SAFETY: as `run` of this impl.
         unsafe {
             let bias = self.rows.bias;
-            let start = if bias.is_null() {
-                L::splat(E::default())
-            } else {
-                load_some::<L>(bias.add(channel), lanes, 0)
-            };
+            let start =
+                if bias.is_null() { L::splat(E::default()) } else { load_some::<L>(bias.add(channel), lanes, 0) };
             let mut sums = [start; M];
             for down in self.taps.clone() {
                 let y = (vertical.start(self.row) + (down * vertical.spread) as isize) as usize;
@@ -194,7 +194,7 @@ fn slices(c: &Correlation) -> usize {
 
 pub(super) fn weight_workspace(s: &Conv) -> usize {
     let c = Correlation::forward(s);
-    slices(&c) * c.packed_len()
+    slices(&c) * c.taps() * c.groups
 }
 
 /// # Safety
@@ -213,7 +213,7 @@ pub(super) unsafe fn backward_weight<E: Float>(
     let (x, dy) = (Shared(x.cast_mut()), Shared(dy.cast_mut()));
     pool::run(slices, &|slice| {
         // SAFETY: a slice has sums of its own.
-        let sums = unsafe { sums.get().add(slice * c.packed_len()) };
+        let sums = unsafe { sums.get().add(slice * c.taps() * c.groups) };
         let rows = slice * all / slices..(slice + 1) * all / slices;
         E::dispatch(Sums { c: &c, rows, x: x.get(), dy: dy.get(), sums });
     });
@@ -224,7 +224,7 @@ pub(super) unsafe fn backward_weight<E: Float>(
             unsafe {
                 let mut sum = *sums.get().add(tap * c.groups + channel);
                 for slice in 1..slices {
-                    sum = sum + *sums.get().add(slice * c.packed_len() + tap * c.groups + channel);
+                    sum = sum + *sums.get().add(slice * c.taps() * c.groups + tap * c.groups + channel);
                 }
                 *dweight.add(channel * taps + tap) = sum;
             }
@@ -249,7 +249,7 @@ impl<E: Float> Kernel<E> for Sums<'_, E> {
         let [vertical, horizontal] = &self.c.axes;
         let channels = self.c.groups;
         // SAFETY: the sums of one slice.
-        unsafe { self.sums.write_bytes(0, self.c.packed_len()) };
+        unsafe { self.sums.write_bytes(0, self.c.taps() * self.c.groups) };
         for index in self.rows.clone() {
             let (image, row) = (index / vertical.outputs, index % vertical.outputs);
             for down in vertical.taps_inside(row) {
@@ -313,7 +313,8 @@ impl<E: Float> Sums<'_, E> {
                 for t in 0..T {
                     let at = at + (t * horizontal.spread) as isize;
                     if whole || (at >= 0 && (at as usize) < horizontal.source) {
-                        let value = load_some::<L>(x.add(at as usize * channels), if FULL { L::WIDTH } else { lanes }, 0);
+                        let value =
+                            load_some::<L>(x.add(at as usize * channels), if FULL { L::WIDTH } else { lanes }, 0);
                         sums[t] = multiply_add(value, d, sums[t]);
                     }
                 }

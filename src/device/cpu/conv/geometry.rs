@@ -33,7 +33,19 @@ pub(super) struct Axis {
 impl Axis {
     fn forward(source: usize, out: usize, taps: usize, step: usize, padding: usize, spread: usize) -> Axis {
         let first = -(padding as isize);
-        Axis { source, outputs: out, taps, first, step, spread, out, out_first: 0, out_step: 1, tap_first: 0, tap_step: 1 }
+        Axis {
+            source,
+            outputs: out,
+            taps,
+            first,
+            step,
+            spread,
+            out,
+            out_first: 0,
+            out_step: 1,
+            tap_first: 0,
+            tap_step: 1,
+        }
     }
 
     /// The elements `phase + t·stride` of dx: those kernel elements k meet them for which phase + padding - k·dilation
@@ -75,7 +87,7 @@ impl Axis {
         Some(axis)
     }
 
-    pub fn kernel_index(&self, tap: usize) -> usize {
+    fn kernel_index(&self, tap: usize) -> usize {
         (self.tap_first as isize + tap as isize * self.tap_step) as usize
     }
 
@@ -128,13 +140,14 @@ pub(super) struct Correlation {
     pub depth_stride: usize,
     pub width_stride: usize,
     kernel: [usize; 2],
-    /// Where its part of the packed weight begins.
-    pub packed_at: usize,
+    /// The row of a packed panel at which this phase begins.
+    pub first_row: usize,
 }
 
 impl Correlation {
     pub fn forward(s: &Conv) -> Correlation {
-        let axis = |i: usize, source, out, taps| Axis::forward(source, out, taps, s.stride[i], s.padding[i], s.dilation[i]);
+        let axis =
+            |i: usize, source, out, taps| Axis::forward(source, out, taps, s.stride[i], s.padding[i], s.dilation[i]);
         let (depth, width, kernel) = (s.c_in / s.groups, s.c_out / s.groups, s.kh * s.kw);
         Correlation {
             axes: [axis(0, s.h, s.out_h(), s.kh), axis(1, s.w, s.out_w(), s.kw)],
@@ -146,11 +159,11 @@ impl Correlation {
             depth_stride: kernel,
             width_stride: depth * kernel,
             kernel: [s.kh, s.kw],
-            packed_at: 0,
+            first_row: 0,
         }
     }
 
-    pub fn data_gradient(s: &Conv, phase: [usize; 2], packed_at: usize) -> Option<Correlation> {
+    pub fn data_gradient(s: &Conv, phase: [usize; 2], first_row: usize) -> Option<Correlation> {
         let axis = |i: usize, dy, dx, taps| {
             Axis::data_gradient(dy, dx, taps, [s.stride[i], s.padding[i], s.dilation[i], phase[i]])
         };
@@ -165,7 +178,7 @@ impl Correlation {
             depth_stride: width * kernel,
             width_stride: kernel,
             kernel: [s.kh, s.kw],
-            packed_at,
+            first_row,
         })
     }
 
@@ -177,7 +190,7 @@ impl Correlation {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Products for one output element.
+    /// Products for one output element: rows of a packed panel.
     pub fn terms(&self) -> usize {
         self.taps() * self.depth
     }
@@ -185,19 +198,6 @@ impl Correlation {
     /// Whether any output reads beyond the source.
     pub fn reads_padding(&self) -> bool {
         self.axes.iter().any(|axis| !axis.inside(&(0..axis.outputs)))
-    }
-
-    pub fn pixels(&self) -> usize {
-        self.images * self.axes[0].outputs * self.axes[1].outputs
-    }
-
-    /// Elements of the packed weight of one group.
-    pub fn packed_group(&self) -> usize {
-        self.terms() * self.width.next_multiple_of(PAD)
-    }
-
-    pub fn packed_len(&self) -> usize {
-        if self.depth == 1 && self.width == 1 { self.terms() * self.groups } else { self.packed_group() * self.groups }
     }
 
     pub fn source_channels(&self) -> usize {
@@ -208,9 +208,11 @@ impl Correlation {
         self.groups * self.width
     }
 
-    /// Where kernel element (tap, tap) of source channel and output channel 0 of group 0 lies in the weight.
-    pub fn kernel_at(&self, row: usize, col: usize) -> usize {
-        self.axes[0].kernel_index(row) * self.kernel[1] + self.axes[1].kernel_index(col)
+    /// The kernel element of a tap, counted through rows and columns.
+    pub fn kernel_at(&self, tap: usize) -> usize {
+        let [vertical, horizontal] = &self.axes;
+        let (row, col) = (tap / horizontal.taps, tap % horizontal.taps);
+        vertical.kernel_index(row) * self.kernel[1] + horizontal.kernel_index(col)
     }
 
     /// Cuts the outputs into chunks of about `pixels`, as whole images, whole rows or parts of rows, whose windows are
@@ -225,9 +227,8 @@ impl Correlation {
         if tiling.cols < cols {
             return tiling;
         }
-        let largest = |most: usize, with: &dyn Fn(usize) -> Tiling| {
-            (2..=most).rev().map(with).find(fits).unwrap_or(with(1))
-        };
+        let largest =
+            |most: usize, with: &dyn Fn(usize) -> Tiling| (2..=most).rev().map(with).find(fits).unwrap_or(with(1));
         // Parts of nearly equal size; also for an empty batch.
         let even = |all: usize, part: usize| all.div_ceil(all.div_ceil(part).max(1)).max(1);
         tiling = largest((pixels / cols).min(rows), &|rows| Tiling { images: 1, rows, cols });
@@ -293,7 +294,8 @@ impl Correlation {
                     if y < 0 || y as usize >= vertical.source || from == to {
                         zero(out, row_stride);
                     } else {
-                        let pixel = (image * vertical.source + y as usize) * horizontal.source + (left + from as isize) as usize;
+                        let pixel = (image * vertical.source + y as usize) * horizontal.source
+                            + (left + from as isize) as usize;
                         let inner = out.add(from * self.depth);
                         zero(out, from * self.depth);
                         if self.groups == 1 {

@@ -9,6 +9,15 @@ pub(super) const fn panel<L: Lanes>() -> usize {
     if L::WIDTH == 1 { 8 } else { 2 * L::WIDTH }
 }
 
+/// No panel is wider.
+pub(super) const WIDEST: usize = 32;
+
+/// What a panel with so many channels is padded to.
+#[inline(always)]
+pub(super) fn padded<L: Lanes>(channels: usize) -> usize {
+    channels.next_multiple_of(unit::<L>())
+}
+
 /// A panel with fewer channels is padded to a multiple of this.
 #[inline(always)]
 const fn unit<L: Lanes>() -> usize {

@@ -47,13 +47,18 @@ impl Conv {
         self.groups == self.c_in && self.groups == self.c_out
     }
 
+    /// The forward pass is one correlation.
+    fn whole(&self) -> impl Iterator<Item = Correlation> + Clone {
+        std::iter::once(Correlation::forward(self))
+    }
+
     /// The gradient of x falls into one correlation for each position within a stride.
-    fn phases(self) -> impl Iterator<Item = Correlation> {
+    fn phases(self) -> impl Iterator<Item = Correlation> + Clone {
         let [rows, cols] = self.stride;
-        let mut packed_at = 0;
+        let mut first_row = 0;
         (0..rows * cols).filter_map(move |i| {
-            let phase = Correlation::data_gradient(&self, [i / cols, i % cols], packed_at)?;
-            packed_at += phase.packed_len();
+            let phase = Correlation::data_gradient(&self, [i / cols, i % cols], first_row)?;
+            first_row += phase.terms();
             Some(phase)
         })
     }
@@ -128,8 +133,7 @@ unsafe impl<T> Sync for Shared<T> {}
 
 /// Elements of scratch that [`forward`] asks for.
 pub fn forward_workspace(s: &Conv) -> usize {
-    let c = Correlation::forward(s);
-    if s.is_depthwise() { c.packed_len() } else { correlate::workspace(std::iter::once(c)) }
+    if s.is_depthwise() { depthwise::workspace(s) } else { correlate::workspace(s.whole()) }
 }
 
 /// y = x ⋆ weight + bias.
@@ -145,33 +149,26 @@ pub unsafe fn forward<E: Float>(
     y: *mut E,
     workspace: &mut [E],
 ) {
-    let c = Correlation::forward(s);
     // SAFETY: the caller's promise.
     unsafe {
         if s.is_depthwise() {
-            depthwise::correlate(std::iter::once(c), x, weight, bias, y, workspace);
+            depthwise::correlate(s.whole(), x, weight, bias, y, workspace);
         } else {
-            correlate::run(std::iter::once(c), x, weight, bias, y, workspace);
+            correlate::run(s.whole(), x, weight, bias, y, workspace);
         }
     }
 }
 
 /// Elements of scratch that [`backward_data`] asks for.
 pub fn backward_data_workspace(s: &Conv) -> usize {
-    if s.is_depthwise() { s.phases().map(|c| c.packed_len()).sum() } else { correlate::workspace(s.phases()) }
+    if s.is_depthwise() { depthwise::workspace(s) } else { correlate::workspace(s.phases()) }
 }
 
 /// dx from dy; all of dx is written.
 ///
 /// # Safety
 /// As [`forward`], with dx in the place of y and [`backward_data_workspace`].
-pub unsafe fn backward_data<E: Float>(
-    s: &Conv,
-    dy: *const E,
-    weight: *const E,
-    dx: *mut E,
-    workspace: &mut [E],
-) {
+pub unsafe fn backward_data<E: Float>(s: &Conv, dy: *const E, weight: *const E, dx: *mut E, workspace: &mut [E]) {
     // SAFETY: the caller's promise; the phases together write every element of dx once.
     unsafe {
         if s.is_depthwise() {
@@ -191,13 +188,7 @@ pub fn backward_weight_workspace(s: &Conv) -> usize {
 ///
 /// # Safety
 /// As [`forward`], with dweight in the place of y and [`backward_weight_workspace`].
-pub unsafe fn backward_weight<E: Float>(
-    s: &Conv,
-    x: *const E,
-    dy: *const E,
-    dweight: *mut E,
-    workspace: &mut [E],
-) {
+pub unsafe fn backward_weight<E: Float>(s: &Conv, x: *const E, dy: *const E, dweight: *mut E, workspace: &mut [E]) {
     // SAFETY: the caller's promise.
     unsafe {
         if s.n == 0 {

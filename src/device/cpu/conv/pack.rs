@@ -1,26 +1,101 @@
 //! The weight in the order in which the kernels read it, and back.
 //!
-//! packed [group][panel][tap row][tap col][depth][lane]: a panel is as many output channels as a tile has lanes; the
-//! last of a group is padded with zeros to whole registers. Both directions are transpositions with permuted rows,
+//! packed [group][panel][phase][tap row][tap col][depth][lane]: a panel is as many output channels as a tile has lanes;
+//! the last of a group is padded with zeros to whole registers. Both directions are transpositions with permuted rows,
 //! done in blocks of 8 × 8.
 
-use super::geometry::Correlation;
-use super::{Float, Shared, lanes};
-use crate::device::cpu::pool;
+use super::geometry::{Correlation, PAD};
+use super::{Float, lanes};
 use crate::device::cpu::simd::{Kernel, Lanes};
 use std::ops::Range;
 
-/// How the output channels of a group are cut.
-pub(super) struct Panels {
+/// The panels of a weight, and where each of its elements goes.
+pub(super) struct Panels<P> {
+    phases: P,
+    c: Correlation,
+    /// Output channels of a panel, and panels of a group.
     pub lanes: usize,
     pub count: usize,
     unit: usize,
+    /// Rows of a panel, those of all phases.
+    pub rows: usize,
+    /// The row of source channel 0 for each kernel element, if it is used and the kernel is not too large.
+    first_rows: [usize; TABLE],
 }
 
-impl Panels {
-    pub fn new<E: Float>(c: &Correlation) -> Panels {
+/// One panel of one group.
+#[derive(Clone, Copy)]
+pub(super) struct Which {
+    pub group: usize,
+    pub panel: usize,
+}
+
+/// Rows of a packed panel for `phases`.
+pub(super) fn rows(phases: impl Iterator<Item = Correlation>) -> usize {
+    phases.map(|c| c.terms()).sum()
+}
+
+/// Elements of all packed panels.
+pub(super) fn packed_len(c: &Correlation, rows: usize) -> usize {
+    c.groups * rows * c.width.next_multiple_of(PAD)
+}
+
+impl<P: Iterator<Item = Correlation> + Clone> Panels<P> {
+    /// `c` is one of the phases.
+    pub fn new<E: Float>(c: Correlation, phases: P) -> Panels<P> {
         let (lanes, unit) = lanes::widths::<E>();
-        Panels { lanes, count: c.width.div_ceil(lanes), unit }
+        let mut first_rows = [usize::MAX; TABLE];
+        if c.kernel_len() <= TABLE {
+            for c in phases.clone() {
+                for tap in 0..c.taps() {
+                    first_rows[c.kernel_at(tap)] = c.first_row + tap * c.depth;
+                }
+            }
+        }
+        let rows = rows(phases.clone());
+        Panels { phases, c, lanes, count: c.width.div_ceil(lanes), unit, rows, first_rows }
+    }
+
+    /// Output channels of a panel that exist.
+    pub fn channels(&self, which: Which) -> usize {
+        self.lanes.min(self.c.width - which.panel * self.lanes)
+    }
+
+    /// The length of a row of a panel.
+    pub fn padded(&self, which: Which) -> usize {
+        self.channels(which).next_multiple_of(self.unit)
+    }
+
+    /// Where a panel begins among all of them.
+    pub fn offset(&self, which: Which) -> usize {
+        which.group * self.rows * self.c.width.next_multiple_of(PAD) + which.panel * self.lanes * self.rows
+    }
+
+    /// # Safety
+    /// `weight` is the whole weight; `packed` has room for the panel.
+    pub unsafe fn pack<E: Float>(&self, which: Which, weight: *const E, packed: *mut E) {
+        // SAFETY: the caller's promise; packing does not write to the weight.
+        unsafe { self.copy(Direction::Pack, which, weight.cast_mut(), packed) };
+    }
+
+    /// # Safety
+    /// `packed` is the panel, `weight` has room for the whole weight.
+    pub unsafe fn unpack<E: Float>(&self, which: Which, packed: *mut E, weight: *mut E) {
+        // SAFETY: the caller's promise.
+        unsafe { self.copy(Direction::Unpack, which, weight, packed) };
+    }
+
+    unsafe fn copy<E: Float>(&self, direction: Direction, which: Which, weight: *mut E, packed: *mut E) {
+        let first = which.group * self.c.group_stride + which.panel * self.lanes * self.c.width_stride;
+        E::dispatch(Panel {
+            all: self,
+            direction,
+            // SAFETY: an element of the weight.
+            weight: unsafe { weight.add(first) },
+            packed,
+            channels: self.channels(which),
+            padded: self.padded(which),
+        });
     }
 }
 
@@ -30,58 +105,14 @@ enum Direction {
     Unpack,
 }
 
-/// # Safety
-/// `weight` is the whole weight; `packed` has room for `c.packed_at + c.packed_len()` elements.
-pub(super) unsafe fn pack<E: Float>(c: &Correlation, panels: &Panels, weight: *const E, packed: *mut E) {
-    // SAFETY: the caller's promise; packing does not write to the weight.
-    unsafe { run(c, panels, Direction::Pack, weight.cast_mut(), packed.add(c.packed_at), 1) };
-}
-
-/// Sums `slices` packed gradients in their order into a weight gradient. The packed ones are scratch after that.
-///
-/// # Safety
-/// `packed` holds `slices` packed weights, `weight` has room for one.
-pub(super) unsafe fn unpack<E: Float>(c: &Correlation, panels: &Panels, slices: usize, packed: *mut E, weight: *mut E) {
-    // SAFETY: the caller's promise.
-    unsafe { run(c, panels, Direction::Unpack, weight, packed, slices) };
-}
-
-unsafe fn run<E: Float>(
-    c: &Correlation,
-    panels: &Panels,
-    direction: Direction,
-    weight: *mut E,
-    packed: *mut E,
-    slices: usize,
-) {
-    let (weight, packed) = (Shared(weight), Shared(packed));
-    pool::run(c.groups * panels.count, &|job| {
-        let (group, first) = (job / panels.count, job % panels.count * panels.lanes);
-        let channels = panels.lanes.min(c.width - first);
-        // SAFETY: a job has a panel of its own, and its channels of the weight.
-        unsafe {
-            E::dispatch(Panel {
-                c,
-                direction,
-                weight: weight.get().add(group * c.group_stride + first * c.width_stride),
-                packed: packed.get().add(group * c.packed_group() + first * c.terms()),
-                channels,
-                padded: channels.next_multiple_of(panels.unit),
-                slices,
-            });
-        }
-    });
-}
-
-/// One panel. The weight begins at its first channel.
-struct Panel<'a, E> {
-    c: &'a Correlation,
+/// The weight from the first channel of a panel on, and the panel.
+struct Panel<'a, E, P> {
+    all: &'a Panels<P>,
     direction: Direction,
     weight: *mut E,
     packed: *mut E,
     channels: usize,
     padded: usize,
-    slices: usize,
 }
 
 /// Lanes and columns of a block.
@@ -89,69 +120,44 @@ const BLOCK: usize = 8;
 /// Columns that are looked up at a time: a cache line of each lane, so that lanes that compete for a place in the
 /// cache are read once.
 const COLUMNS: usize = 16;
-/// Kernels up to this size have a table of taps.
-const TAPS: usize = 64;
+/// Kernels with more elements than this are copied without a table.
+const TABLE: usize = 64;
 
-impl<E: Float> Kernel<E> for Panel<'_, E> {
+impl<E: Float, P: Iterator<Item = Correlation> + Clone> Kernel<E> for Panel<'_, E, P> {
     type Out = ();
 
     #[inline(always)]
     fn run<L: Lanes<Elem = E>>(self) {
-        let c = self.c;
+        let Panels { c, rows, first_rows, .. } = self.all;
+        let kernel = c.kernel_len();
         // SAFETY: the columns are those of the weight of one output channel.
         unsafe {
-            match self.direction {
-                Direction::Unpack => self.sum::<L>(),
-                Direction::Pack if self.channels < self.padded => self.packed.write_bytes(0, c.terms() * self.padded),
-                Direction::Pack => {}
+            if self.direction == Direction::Pack && self.channels < self.padded {
+                self.packed.write_bytes(0, rows * self.padded);
             }
-            let kernel = c.kernel_len();
-            if kernel > TAPS || c.width_stride == 1 {
-                return self.by_rows();
-            }
-            // The tap of each kernel element, if it is one.
-            let mut taps = [usize::MAX; TAPS];
-            for tap in 0..c.taps() {
-                taps[c.kernel_at(tap / c.axes[1].taps, tap % c.axes[1].taps)] = tap;
-            }
-            if c.depth_stride == kernel {
-                self.line::<L>(0, kernel * c.depth, &taps[..kernel]);
+            if kernel > TABLE || c.width_stride == 1 {
+                self.by_rows();
+            } else if c.depth_stride == kernel {
+                self.line::<L>(0, kernel * c.depth, &first_rows[..kernel]);
             } else {
                 for depth in 0..c.depth {
-                    self.line::<L>(depth, kernel, &taps[..kernel]);
+                    self.line::<L>(depth, kernel, &first_rows[..kernel]);
                 }
             }
         }
     }
 }
 
-impl<E: Float> Panel<'_, E> {
-    /// Adds the slices to the first.
-    #[inline(always)]
-    unsafe fn sum<L: Lanes<Elem = E>>(&self) {
-        let len = self.c.terms() * self.padded;
-        for slice in 1..self.slices {
-            // SAFETY: every slice has this panel; its length is a multiple of the register.
-            unsafe {
-                let from = self.packed.add(slice * self.c.packed_len());
-                for i in (0..len).step_by(L::WIDTH) {
-                    (L::load(self.packed.add(i)) + L::load(from.add(i))).store(self.packed.add(i));
-                }
-            }
-        }
-    }
-
+impl<E: Float, P: Iterator<Item = Correlation> + Clone> Panel<'_, E, P> {
     /// Row by row of the packed weight.
     #[inline(always)]
     unsafe fn by_rows(&self) {
-        let c = self.c;
         let mut row = self.packed;
-        for tap in 0..c.taps() {
-            let at = c.kernel_at(tap / c.axes[1].taps, tap % c.axes[1].taps);
-            for depth in 0..c.depth {
+        for c in self.all.phases.clone() {
+            for (tap, depth) in (0..c.taps()).flat_map(|tap| (0..c.depth).map(move |depth| (tap, depth))) {
                 // SAFETY: an element of the weight and its row.
                 unsafe {
-                    let weight = self.weight.add(at + depth * c.depth_stride);
+                    let weight = self.weight.add(c.kernel_at(tap) + depth * c.depth_stride);
                     if c.width_stride == 1 {
                         let (from, to) = self.directed(weight, row);
                         to.copy_from_nonoverlapping(from, self.channels);
@@ -166,8 +172,8 @@ impl<E: Float> Panel<'_, E> {
 
     /// So many consecutive elements of each output channel, from the first tap of source channel `depth` on.
     #[inline(always)]
-    unsafe fn line<L: Lanes<Elem = E>>(&self, depth: usize, columns: usize, taps: &[usize]) {
-        let c = self.c;
+    unsafe fn line<L: Lanes<Elem = E>>(&self, depth: usize, columns: usize, first_rows: &[usize]) {
+        let c = &self.all.c;
         let (mut depth, mut element) = (depth, 0);
         // SAFETY: the caller's promise.
         unsafe {
@@ -176,11 +182,11 @@ impl<E: Float> Panel<'_, E> {
                 let count = COLUMNS.min(columns - start);
                 let mut rows = [std::ptr::null_mut(); COLUMNS];
                 for row in &mut rows[..count] {
-                    if taps[element] != usize::MAX {
-                        *row = self.packed.add((taps[element] * c.depth + depth) * self.padded);
+                    if first_rows[element] != usize::MAX {
+                        *row = self.packed.add((first_rows[element] + depth) * self.padded);
                     }
                     element += 1;
-                    if element == taps.len() {
+                    if element == first_rows.len() {
                         (element, depth) = (0, depth + 1);
                     }
                 }
@@ -212,7 +218,7 @@ impl<E: Float> Panel<'_, E> {
         let mut lanes = [weight; BLOCK];
         let mut steps = [weight; BLOCK];
         for i in 0..BLOCK {
-            lanes[i] = weight.wrapping_add((lane + i) * self.c.width_stride);
+            lanes[i] = weight.wrapping_add((lane + i) * self.all.c.width_stride);
             steps[i] = rows[i].wrapping_add(lane);
         }
         // SAFETY: the caller's promise.
@@ -233,7 +239,7 @@ impl<E: Float> Panel<'_, E> {
         for lane in lanes {
             // SAFETY: the caller's promise.
             unsafe {
-                let (from, to) = self.directed(weight.add(lane * self.c.width_stride), row.add(lane));
+                let (from, to) = self.directed(weight.add(lane * self.all.c.width_stride), row.add(lane));
                 *to = *from;
             }
         }

@@ -5,9 +5,9 @@
 //! of their own, which are added in their order at the end. Chunks and slices follow from the sizes alone.
 
 use super::geometry::{Chunk, Correlation, Tiling, Walk, Window};
-use super::pack::Panels;
-use super::{Conv, Float, Shared, pack};
-use super::lanes::{load_some, multiply_add};
+use super::lanes::{self, load_some, multiply_add};
+use super::pack::{self, Panels, Which};
+use super::{Conv, Float, Shared};
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::{Kernel, Lanes};
 use std::ops::Range;
@@ -32,44 +32,95 @@ fn window(c: &Correlation) -> usize {
     if c.reads_padding() { c.window(&tiling(c)) } else { 0 }
 }
 
+/// Elements of the sums: all of them for each slice, or a panel for each thread if there is one slice.
+fn sums(c: &Correlation) -> (usize, usize) {
+    match slices(c) {
+        1 => (0, c.terms() * lanes::WIDEST),
+        slices => (slices * pack::packed_len(c, c.terms()), 0),
+    }
+}
+
 pub(super) fn workspace(s: &Conv) -> usize {
     let c = Correlation::forward(s);
-    slices(&c) * c.packed_len() + window(&c) * pool::threads()
+    let (shared, own) = sums(&c);
+    shared + (window(&c) + own) * pool::threads()
 }
 
 /// # Safety
 /// The tensors have the sizes of `s`, `workspace` that of [`workspace`].
 pub(super) unsafe fn run<E: Float>(s: &Conv, x: *const E, dy: *const E, dweight: *mut E, workspace: &mut [E]) {
     let c = Correlation::forward(s);
-    let panels = Panels::new::<E>(&c);
+    let panels = Panels::new::<E>(c, s.whole());
     let (tiling, slices, window) = (tiling(&c), slices(&c), window(&c));
-    let (sums, scratch) = workspace.split_at_mut(slices * c.packed_len());
-    let slots = scratch.len().checked_div(window).unwrap_or(usize::MAX);
-    let (sums, scratch) = (Shared(sums.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
+    let (shared, own) = sums(&c);
+    let (sums, scratch) = workspace.split_at_mut(shared);
+    let slots = scratch.len().checked_div(window + own).unwrap_or(usize::MAX);
+    let (sums, scratch, dweight) = (Shared(sums.as_mut_ptr()), Shared(scratch.as_mut_ptr()), Shared(dweight));
     let (x, dy) = (Shared(x.cast_mut()), Shared(dy.cast_mut()));
-    let chunks = c.chunks(&tiling);
+    let (chunks, stride) = (c.chunks(&tiling), shared / slices);
+    let which = |job: usize| Which { group: job / panels.count, panel: job % panels.count };
     pool::run_with_slots(slices * c.groups * panels.count, slots, &|job, slot| {
-        let (slice, part) = (job % slices, job / slices);
-        let (group, panel) = (part / panels.count, part % panels.count);
-        let channel = panel * panels.lanes;
+        let (slice, which) = (job % slices, which(job / slices));
         // SAFETY: a slot's scratch is used by one thread at a time; a job writes the sums of its slice and panel.
         unsafe {
+            let scratch = scratch.get().add(slot * (window + own));
+            let sums =
+                if slices == 1 { scratch.add(window) } else { sums.get().add(slice * stride + panels.offset(which)) };
             E::dispatch(Job {
                 c: &c,
                 tiling: &tiling,
                 chunks: slice * chunks / slices..(slice + 1) * chunks / slices,
-                group,
-                channel,
-                channels: panels.lanes.min(c.width - channel),
+                group: which.group,
+                channel: which.panel * panels.lanes,
+                channels: panels.channels(which),
                 x: x.get(),
                 dy: dy.get(),
-                sums: sums.get().add(slice * c.packed_len() + group * c.packed_group() + channel * c.terms()),
-                scratch: scratch.get().add(slot * window),
+                sums,
+                scratch,
             });
+            if slices == 1 {
+                panels.unpack(which, sums, dweight.get());
+            }
         }
     });
-    // SAFETY: the sums of all slices are complete.
-    unsafe { pack::unpack(&c, &panels, slices, sums.get(), dweight) };
+    if slices > 1 {
+        pool::run(c.groups * panels.count, &|job| {
+            let which = which(job);
+            // SAFETY: the sums of all slices are complete, and panels are disjoint.
+            unsafe {
+                let sums = sums.get().add(panels.offset(which));
+                E::dispatch(Total { sums, stride, slices, len: c.terms() * panels.padded(which) });
+                panels.unpack(which, sums, dweight.get());
+            }
+        });
+    }
+}
+
+/// Adds slices to the first, in their order.
+struct Total<E> {
+    sums: *mut E,
+    stride: usize,
+    slices: usize,
+    /// A multiple of every register.
+    len: usize,
+}
+
+impl<E: Float> Kernel<E> for Total<E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = E>>(self) {
+        for i in (0..self.len).step_by(L::WIDTH) {
+            // SAFETY: every slice has `len` elements.
+            unsafe {
+                let mut sum = L::load(self.sums.add(i));
+                for slice in 1..self.slices {
+                    sum = sum + L::load(self.sums.add(slice * self.stride + i));
+                }
+                sum.store(self.sums.add(i));
+            }
+        }
+    }
 }
 
 /// The sums of one panel over some chunks.
@@ -130,11 +181,7 @@ impl<E: Float> Job<'_, E> {
             rows: chunk.rows.len(),
             cols: chunk.cols.len(),
             x: window.data,
-            x_strides: [
-                window.image_stride,
-                vertical.step * window.row_stride,
-                horizontal.step * window.pixel_stride,
-            ],
+            x_strides: [window.image_stride, vertical.step * window.row_stride, horizontal.step * window.pixel_stride],
             dy: self.dy.wrapping_add(at),
             dy_strides: [image_stride, row_stride, out_channels],
             channels: self.channels,

@@ -25,18 +25,18 @@ pub(super) unsafe fn product<T: Element>(problem: &Problem, operands: Operands<T
     let columns = columns.next_multiple_of(COLUMNS);
     let operands = &operands;
     pool::run(problem.n.div_ceil(columns), &|chunk| {
-        // SAFETY: chunks are disjoint columns of c.
-        unsafe { T::dots(&Dots { problem, operands, columns: part(chunk, columns, problem.n) }) };
+        // Chunks are disjoint columns of c.
+        T::dispatch(Dots { problem, operands, columns: part(chunk, columns, problem.n) });
     });
 }
 
-pub struct Dots<'a, T> {
+struct Dots<'a, T> {
     problem: &'a Problem,
     operands: &'a Operands<T>,
     columns: Range<usize>,
 }
 
-impl<T: Element> Kernel<T> for &Dots<'_, T> {
+impl<T: Element> Kernel<T> for Dots<'_, T> {
     type Out = ();
 
     #[inline(always)]
@@ -45,11 +45,11 @@ impl<T: Element> Kernel<T> for &Dots<'_, T> {
         // SAFETY: the promise of the caller of `product`.
         unsafe {
             while column + COLUMNS <= self.columns.end {
-                columns::<L, COLUMNS>(self, column);
+                columns::<L, COLUMNS>(&self, column);
                 column += COLUMNS;
             }
             while column < self.columns.end {
-                columns::<L, 1>(self, column);
+                columns::<L, 1>(&self, column);
                 column += 1;
             }
         }

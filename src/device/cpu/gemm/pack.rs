@@ -18,8 +18,17 @@ pub struct Panel<T> {
     pub width: usize,
 }
 
+impl<T: Element> Panel<T> {
+    /// # Safety
+    /// The strides and sizes of the panel stay inside what its pointers are valid for.
+    #[inline]
+    pub unsafe fn pack(&self) {
+        T::dispatch(Pack(self));
+    }
+}
+
 /// A kernel, so that it is compiled for the level of the processor; the lanes are of no use to it.
-pub struct Pack<'a, T>(pub &'a Panel<T>);
+struct Pack<'a, T>(&'a Panel<T>);
 
 impl<T: Element> Kernel<T> for Pack<'_, T> {
     type Out = ();
@@ -27,7 +36,7 @@ impl<T: Element> Kernel<T> for Pack<'_, T> {
     #[inline(always)]
     fn run<L: Lanes<Elem = T>>(self) {
         let panel = self.0;
-        // SAFETY: the promise of the caller of `Element::pack`.
+        // SAFETY: the promise of the caller of `Panel::pack`.
         unsafe {
             match panel.width {
                 6 => pack::<L, 6>(panel),
@@ -44,7 +53,7 @@ impl<T: Element> Kernel<T> for Pack<'_, T> {
 #[inline(always)]
 unsafe fn pack<L: Lanes<Elem: Element>, const W: usize>(panel: &Panel<L::Elem>) {
     let Panel { from, line_stride, depth_stride, lines, depth, to, .. } = *panel;
-    // SAFETY: the promise of the caller of `Element::pack`; every index is below the sizes of the panel.
+    // SAFETY: the promise of the caller of `Panel::pack`; every index is below the sizes of the panel.
     unsafe {
         if lines == W && line_stride == 1 {
             for p in 0..depth {
@@ -79,7 +88,7 @@ unsafe fn pack<L: Lanes<Elem: Element>, const W: usize>(panel: &Panel<L::Elem>) 
 /// Transposes eight steps of the eight lines from `i` on.
 #[inline(always)]
 unsafe fn turn_8_lines<L: Lanes<Elem: Element>>(panel: &Panel<L::Elem>, i: usize, p: usize) {
-    // SAFETY: the promise of the caller of `Element::pack`; lanes of eight `f32` mean AVX2.
+    // SAFETY: the promise of the caller of `Panel::pack`; lanes of eight `f32` mean AVX2.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         if L::WIDTH >= 8 && size_of::<L::Elem>() == 4 {
@@ -96,7 +105,7 @@ unsafe fn turn_8_lines<L: Lanes<Elem: Element>>(panel: &Panel<L::Elem>, i: usize
 #[inline(always)]
 unsafe fn turn_4_lines<L: Lanes<Elem: Element>>(panel: &Panel<L::Elem>, i: usize, p: usize) {
     let Panel { from, line_stride, to, width, .. } = *panel;
-    // SAFETY: the promise of the caller of `Element::pack`.
+    // SAFETY: the promise of the caller of `Panel::pack`.
     unsafe {
         for p in [p, p + 4] {
             let block: [[L::Elem; 4]; 4] =
@@ -114,7 +123,7 @@ unsafe fn turn_4_lines<L: Lanes<Elem: Element>>(panel: &Panel<L::Elem>, i: usize
 #[inline(always)]
 unsafe fn turn_8x8(from: *const f32, line_stride: isize, to: *mut f32, width: usize) {
     use std::arch::x86_64::*;
-    // SAFETY: the promise of the caller of `Element::pack`, which has AVX2.
+    // SAFETY: the promise of the caller of `Panel::pack`, which has AVX2.
     unsafe {
         let line = |i: isize| from.offset(i * line_stride);
         // Lines i and i + 4 share a register: the first four steps of both, and the last four.
@@ -143,7 +152,7 @@ unsafe fn turn_8x8(from: *const f32, line_stride: isize, to: *mut f32, width: us
 #[inline(always)]
 unsafe fn any<T: Element>(panel: &Panel<T>, lines: Range<usize>, depth: Range<usize>) {
     let Panel { from, line_stride, depth_stride, to, width, .. } = *panel;
-    // SAFETY: the promise of the caller of `Element::pack`.
+    // SAFETY: the promise of the caller of `Panel::pack`.
     unsafe {
         for p in depth {
             let from = from.offset(p as isize * depth_stride);

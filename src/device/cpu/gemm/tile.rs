@@ -6,8 +6,6 @@
 //! (one tap of the filter, or one row of taps) begins at an offset of its own in A.
 
 use super::super::simd::{self, Kernel, Lanes, Level};
-use super::dot::Dots;
-use super::pack::{Pack, Panel};
 use std::ops::{Add, Mul};
 
 /// `c[i, j] = alpha · Σ a[i, p] · b[p, j]`, plus what `accumulate` and `bias` say, for i < rows and j < columns.
@@ -67,12 +65,8 @@ pub trait Element: Copy + Send + Sync + PartialEq + Add<Output = Self> + Mul<Out
     /// # Safety
     /// The strides and sizes of the tile stay inside what its pointers are valid for.
     unsafe fn tile(tile: &Tile<Self>);
-    /// # Safety
-    /// The strides and sizes of the panel stay inside what its pointers are valid for.
-    unsafe fn pack(panel: &Panel<Self>);
-    /// # Safety
-    /// As for `dot::product`.
-    unsafe fn dots(dots: &Dots<Self>);
+    /// Runs a kernel on the lanes of this process.
+    fn dispatch<K: Kernel<Self>>(kernel: K) -> K::Out;
     /// self · a + b, rounded once.
     fn mul_add(self, a: Self, b: Self) -> Self;
 }
@@ -102,13 +96,8 @@ impl Element for f32 {
     }
 
     #[inline]
-    unsafe fn pack(panel: &Panel<f32>) {
-        simd::dispatch_f32(Pack(panel));
-    }
-
-    #[inline]
-    unsafe fn dots(dots: &Dots<f32>) {
-        simd::dispatch_f32(dots);
+    fn dispatch<K: Kernel<f32>>(kernel: K) -> K::Out {
+        simd::dispatch_f32(kernel)
     }
 
     #[inline(always)]
@@ -137,13 +126,8 @@ impl Element for f64 {
     }
 
     #[inline]
-    unsafe fn pack(panel: &Panel<f64>) {
-        simd::dispatch_f64(Pack(panel));
-    }
-
-    #[inline]
-    unsafe fn dots(dots: &Dots<f64>) {
-        simd::dispatch_f64(dots);
+    fn dispatch<K: Kernel<f64>>(kernel: K) -> K::Out {
+        simd::dispatch_f64(kernel)
     }
 
     #[inline(always)]

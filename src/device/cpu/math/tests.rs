@@ -39,7 +39,7 @@ impl<F: Function> KernelF32 for Apply<'_, F> {
     type Out = ();
     #[inline(always)]
     fn run<L: F32Lanes>(self) {
-        assert!(self.0.len() == self.1.len() && self.0.len() % L::WIDTH == 0);
+        assert!(self.0.len() == self.1.len() && self.0.len().is_multiple_of(L::WIDTH));
         for i in (0..self.0.len()).step_by(L::WIDTH) {
             // SAFETY: both slices hold a whole number of registers.
             unsafe { F::lanes(L::load(self.0.as_ptr().add(i))).store(self.1.as_mut_ptr().add(i)) };
@@ -82,7 +82,8 @@ fn assert_within<F: Function>(function: F, bound: f64) {
             block.extend(patterns.map(|i| i * step).filter(|&i| i >> 32 == 0).map(|i| f32::from_bits(i as u32)));
             for (&x, y) in block.iter().zip(evaluate(at, function, &block)) {
                 let error = ulps(y, F::exact(x as f64));
-                if !(error <= worst) {
+                // NaN is the worst of all.
+                if error > worst || error.is_nan() {
                     (worst, place) = (error, x);
                 }
             }

@@ -169,7 +169,10 @@ fn average_follows<E: Float>(s: &Pooling, divisor: Divisor, from: fn(f64) -> E, 
     }
     for (name, got, want) in [("y", &y, &want.0), ("dx", &dx, &want.1)] {
         for i in 0..got.len() {
-            assert!((to(got[i]) - want[i]).abs() <= 64.0 * epsilon * (1.0 + want[i].abs()), "{s:?} {divisor:?} {name}[{i}]");
+            assert!(
+                (to(got[i]) - want[i]).abs() <= 64.0 * epsilon * (1.0 + want[i].abs()),
+                "{s:?} {divisor:?} {name}[{i}]"
+            );
         }
     }
 }

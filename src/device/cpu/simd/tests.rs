@@ -142,7 +142,7 @@ fn partial_registers_touch_their_elements_only() {
                 // SAFETY: both slices hold 16 elements.
                 unsafe {
                     let lanes = L::load_first(self.0.as_ptr(), n);
-                    assert_eq!(lanes.sum_lanes(), self.0[..n].iter().sum());
+                    assert_eq!(lanes.sum_lanes(), self.0[..n].iter().sum::<L::Elem>());
                     self.1.fill(-1.0);
                     lanes.store_first(self.1.as_mut_ptr(), n);
                 }
