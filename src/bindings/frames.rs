@@ -6,8 +6,8 @@ use crate::arena::Context;
 use crate::arena::names::Name;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use rustc_hash::FxHashMap;
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 /// Frames of our own package looked through before the line of the enclosing module call is taken instead.
 const DEEPEST: usize = 3;
@@ -15,8 +15,8 @@ const DEEPEST: usize = 3;
 #[derive(Default)]
 struct Seen {
     /// Code objects by address, kept alive so that an address keeps its meaning. True for code of our own package.
-    codes: HashMap<usize, (bool, Py<PyAny>)>,
-    lines: HashMap<(usize, i32), Name>,
+    codes: FxHashMap<usize, (bool, Py<PyAny>)>,
+    lines: FxHashMap<(usize, i32), Name>,
     package: String,
     /// The module path and calling line of each module call in progress.
     modules: Vec<(Name, Name)>,

@@ -4,7 +4,7 @@ use super::OpRef;
 use super::args::{Args, Attribute};
 use super::laws::Sample;
 use crate::error::{Error, Result};
-use std::collections::HashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::LazyLock;
 
 /// One line of the registry.
@@ -31,8 +31,8 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     list
 });
 
-static BY_NAME: LazyLock<HashMap<&'static str, &'static Entry>> = LazyLock::new(|| {
-    let map: HashMap<_, _> = ENTRIES.iter().map(|e| (e.name, e)).collect();
+static BY_NAME: LazyLock<FxHashMap<&'static str, &'static Entry>> = LazyLock::new(|| {
+    let map: FxHashMap<_, _> = ENTRIES.iter().map(|e| (e.name, e)).collect();
     assert_eq!(map.len(), ENTRIES.len(), "bug: two ops of one name");
     map
 });
@@ -55,7 +55,7 @@ pub fn build(name: &str, attributes: &[Attribute]) -> Result<OpRef> {
 
 /// True when all operands of the op are values, so that a number among them is a 0-d tensor.
 pub fn is_elementwise(entry: &Entry) -> bool {
-    static NAMES: LazyLock<std::collections::HashSet<&'static str>> = LazyLock::new(|| {
+    static NAMES: LazyLock<FxHashSet<&'static str>> = LazyLock::new(|| {
         let mut list = Vec::new();
         super::pointwise::register(&mut list);
         list.iter().map(|e| e.name).collect()

@@ -7,6 +7,8 @@ use half::{bf16, f16};
 /// A type that kernels compute in.
 pub trait Compute: Copy + Default + Send + Sync + 'static {
     const DTYPE: DType;
+    /// What an absent operand reads as; 0 for integers.
+    const NAN: &'static Self;
     fn from_f64(x: f64) -> Self;
     /// # Safety
     /// `src` points at `n` elements of `dtype`, `stride` elements apart; `dst` at room for `n`.
@@ -18,9 +20,10 @@ pub trait Compute: Copy + Default + Send + Sync + 'static {
 
 /// `y as $to` for numbers; a bool is "not zero".
 macro_rules! compute {
-    ($t:ty, $dtype:ident) => {
+    ($t:ty, $dtype:ident, $absent:expr) => {
         impl Compute for $t {
             const DTYPE: DType = DType::$dtype;
+            const NAN: &'static Self = &$absent;
             fn from_f64(x: f64) -> Self {
                 x as $t
             }
@@ -69,9 +72,9 @@ macro_rules! compute {
         }
     };
 }
-compute!(f32, F32);
-compute!(f64, F64);
-compute!(i64, I64);
+compute!(f32, F32, f32::NAN);
+compute!(f64, F64, f64::NAN);
+compute!(i64, I64, 0);
 
 /// Every element in logical order, as f64.
 pub fn read_f64(view: &View) -> Vec<f64> {

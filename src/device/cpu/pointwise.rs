@@ -181,12 +181,43 @@ pub fn launch(kernels: &Kernels, compute: DType, inputs: &[Option<View>], out: &
     if out.numel() == 0 {
         return;
     }
-    let axes = axes(inputs, out);
     match compute {
-        DType::F32 => sweep(kernels.f32, &axes, out.numel()),
-        DType::F64 => sweep(kernels.f64, &axes, out.numel()),
-        _ => sweep(kernels.i64, &axes, out.numel()),
+        DType::F32 => launch_as(kernels.f32, inputs, out),
+        DType::F64 => launch_as(kernels.f64, inputs, out),
+        _ => launch_as(kernels.i64, inputs, out),
     }
+}
+
+fn launch_as<E: Compute>(run: Run<E>, inputs: &[Option<View>], out: &View) {
+    if let Some(operands) = small_and_plain(inputs, out) {
+        // SAFETY: every operand has the output's elements in the output's order, or is one element with step 0.
+        return unsafe { run(&operands, out.bytes_ptr().cast(), out.numel()) };
+    }
+    sweep(run, &axes(inputs, out), out.numel());
+}
+
+/// The operands of a launch that is one short run without conversions. Most small ops are; the general walk would cost
+/// them more than their arithmetic.
+fn small_and_plain<E: Compute>(inputs: &[Option<View>], out: &View) -> Option<[(*const E, usize); MOST]> {
+    if out.numel() > CHUNK || out.dtype != E::DTYPE || !out.layout.is_dense() {
+        return None;
+    }
+    let mut operands = [(std::ptr::from_ref(E::NAN), 0); MOST];
+    for (slot, x) in operands.iter_mut().zip(inputs) {
+        let Some(x) = x else { continue };
+        let step = if x.numel() == 1 {
+            0
+        } else if std::ptr::eq(x.layout, out.layout) || x.layout == out.layout {
+            1
+        } else {
+            return None;
+        };
+        if x.dtype != E::DTYPE {
+            return None;
+        }
+        *slot = (x.bytes_ptr().cast_const().cast(), step);
+    }
+    Some(operands)
 }
 
 fn sweep<E: Compute>(run: Run<E>, axes: &Axes, total: usize) {
@@ -232,7 +263,6 @@ unsafe fn rows<E: Compute>(run: Run<E>, axes: &Axes, first: usize, last: usize, 
         // SAFETY: an element of the operand.
         unsafe { o.ptr.offset(offset) }
     };
-    let nan = [E::from_f64(f64::NAN)];
     let direct_in = |o: &Operand| o.dtype == E::DTYPE && (inner(o) == 0 || inner(o) == 1);
     let direct_out = axes.out.dtype == E::DTYPE && (inner(&axes.out) == 1 || n == 1);
     let all_direct = direct_out && axes.inputs.iter().flatten().all(direct_in);
@@ -243,7 +273,7 @@ unsafe fn rows<E: Compute>(run: Run<E>, axes: &Axes, first: usize, last: usize, 
         let mut done = 0;
         while done < n {
             let count = block.min(n - done);
-            let mut operands = [(nan.as_ptr(), 0); MOST];
+            let mut operands = [(std::ptr::from_ref(E::NAN), 0); MOST];
             for ((slot, buffer), x) in operands.iter_mut().zip(&mut buffers).zip(&axes.inputs) {
                 let Some(x) = x else { continue };
                 let stride = inner(x);
