@@ -16,6 +16,7 @@ from . import shape as _shape
 from . import tensor as _tensor_methods
 from ._core import Tensor
 from .arithmetic import *
+from .attach import method as _method
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .comparison import *
 from .creation import *
@@ -42,5 +43,5 @@ def cpu_info() -> dict[str, object]:
 
 
 Tensor.__array_ufunc__ = None
-Tensor.softmax = softmax
-Tensor.log_softmax = log_softmax
+_method(softmax)
+_method(log_softmax)

@@ -24,3 +24,8 @@ def method_as(name: str) -> Callable[[F], F]:
         return method(function)
 
     return attach
+
+
+def property_as(name: str, getter: Callable[[Tensor], Any]) -> None:
+    """Make a function of a tensor an attribute of Tensor."""
+    setattr(Tensor, name, property(getter))

@@ -166,15 +166,13 @@ def _rewrite(self: Tensor, changed: Tensor) -> None:
     self.copy_(apply("reshape", changed, self.shape))
 
 
+@method
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of a dim that a 1-d int64 index names."""
     if index.ndim != 1:
         raise errors.ShapeError(f"index_select: an index of shape {list(index.shape)}; one dim is needed")
     axis = dim % max(1, input.ndim)
     return input[(slice(None),) * axis + (index,)]
-
-
-Tensor.index_select = index_select
 
 
 @method

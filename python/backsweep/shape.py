@@ -7,7 +7,7 @@ from typing import Any
 
 from . import errors
 from ._core import Tensor, apply
-from .attach import method, method_as
+from .attach import method, method_as, property_as
 from .types import Size
 
 __all__ = [
@@ -212,8 +212,8 @@ def _matrix_transposed(self: Tensor) -> Tensor:
     return apply("permute", self, (*range(rank - 2), rank - 1, rank - 2))
 
 
-Tensor.T = property(_transposed)
-Tensor.mT = property(_matrix_transposed)
+property_as("T", _transposed)
+property_as("mT", _matrix_transposed)
 
 
 @method

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import _core, errors
 from ._core import Tensor, apply, apply_
-from .attach import method, method_as
+from .attach import method, method_as, property_as
 from .creation import check_device
 from .dtypes import bfloat16, float16, float32, float64, int32, int64
 from .dtypes import bool as bool_
@@ -44,8 +44,8 @@ def _nbytes(self: Tensor) -> int:
     return self.numel() * self.element_size()
 
 
-Tensor.nbytes = property(_nbytes)
-Tensor.itemsize = property(Tensor.element_size)
+property_as("nbytes", _nbytes)
+property_as("itemsize", Tensor.element_size)
 
 # Conversions
 
@@ -123,7 +123,8 @@ def tolist(self: Tensor) -> Any:
     if 0 in shape:
         return _empty_lists(shape)
     values = self.detach() if self.dtype.name in _FORMATS else self.detach().to(float32)
-    return memoryview(_core.to_bytes(values)).cast(_FORMATS[values.dtype.name], shape).tolist()
+    elements = memoryview(_core.to_bytes(values)).cast(_FORMATS[values.dtype.name], shape)  # type: ignore[call-overload]
+    return elements.tolist()
 
 
 def _empty_lists(shape: tuple[int, ...]) -> list[Any]:

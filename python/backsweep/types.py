@@ -12,3 +12,4 @@ Operand: TypeAlias = Tensor | Number
 Dim: TypeAlias = int | Sequence[int] | None
 Size: TypeAlias = int | Sequence[int]
 DType: TypeAlias = dtype
+Tensors: TypeAlias = Tensor | Sequence[Tensor]

@@ -6,6 +6,7 @@ mod autograd;
 mod dtype;
 mod errors;
 mod frames;
+mod machine;
 mod memory;
 mod random;
 mod tensor;
@@ -24,6 +25,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     arrays::register(m)?;
     autograd::register(m)?;
     frames::register(m)?;
+    machine::register(m)?;
     memory::register(m)?;
     random::register(m)?;
     training::register(m)?;

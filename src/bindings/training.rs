@@ -178,19 +178,9 @@ fn scale_(py: Python<'_>, list: Tensors<'_>, factor: f64) -> PyResult<()> {
     .map_err(raise)
 }
 
-/// Threads and instruction set in use.
-#[pyfunction]
-fn cpu_info(py: Python<'_>) -> PyResult<Bound<'_, pyo3::types::PyDict>> {
-    let info = pyo3::types::PyDict::new(py);
-    info.set_item("threads", crate::device::cpu::pool::threads())?;
-    info.set_item("simd", format!("{:?}", crate::device::cpu::simd::level()).to_lowercase())?;
-    Ok(info)
-}
-
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(adam_step, m)?)?;
     m.add_function(wrap_pyfunction!(sgd_step, m)?)?;
     m.add_function(wrap_pyfunction!(squares, m)?)?;
-    m.add_function(wrap_pyfunction!(scale_, m)?)?;
-    m.add_function(wrap_pyfunction!(cpu_info, m)?)
+    m.add_function(wrap_pyfunction!(scale_, m)?)
 }

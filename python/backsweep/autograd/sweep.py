@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from .. import _core, errors
 from .._core import Tensor, apply
 from ..attach import method_as
+from ..types import Tensors
 
-Tensors = Tensor | Sequence[Tensor]
-Gradients = Tensor | Sequence[Tensor | None] | None
+Gradients: TypeAlias = Tensor | Sequence[Tensor | None] | None
 
 _sweep = _core.sweep
 

@@ -28,7 +28,7 @@ class Parameter(Tensor):
 
     def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> Self:
         """Share the memory of data, as a leaf of the graph."""
-        self = Tensor.__new__(cls, bs.empty(0) if data is None else data.detach())
+        self = super().__new__(cls, bs.empty(0) if data is None else data.detach())
         self._category = "parameter"
         self.requires_grad_(requires_grad)
         return self

@@ -30,7 +30,7 @@ def _norm(tensors: list[Tensor], norm_type: float) -> float:
         return math.sqrt(_core.sum_of_squares(tensors))
     with bs.no_grad():
         if norm_type == math.inf:
-            largest = [float(tensor.abs().max().item()) for tensor in tensors]
+            largest = [float(tensor.abs().amax().item()) for tensor in tensors]
             return math.nan if any(map(math.isnan, largest)) else max(largest)
         if not norm_type > 0:
             raise errors.ValueError(

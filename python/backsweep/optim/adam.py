@@ -74,7 +74,8 @@ class Adam(Optimizer):
             group["maximize"],
         )
         for step, rows in counts.items():
-            _core.adam_step(*map(list, zip(*rows, strict=True)), step, *settings)
+            own, own_grads, means, squares = map(list, zip(*rows, strict=True))
+            _core.adam_step(own, own_grads, means, squares, step, *settings)
 
 
 class AdamW(Adam):

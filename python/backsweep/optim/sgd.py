@@ -55,11 +55,10 @@ class SGD(Optimizer):
         )
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        settings = [
-            group[name] for name in ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-        ]
+        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        settings = {name: group[name] for name in names}
         if group["momentum"] == 0:
-            _core.sgd_step(params, grads, None, *settings, False)
+            _core.sgd_step(params, grads, None, first=False, **settings)
             return
         # The first step sets the momentum to the gradient itself, without dampening.
         fresh = {
@@ -74,4 +73,5 @@ class SGD(Optimizer):
                 state["momentum_buffer"] = fresh[id(param)]
             rows.setdefault(first, []).append((param, grad, state["momentum_buffer"]))
         for first, group_rows in rows.items():
-            _core.sgd_step(*map(list, zip(*group_rows, strict=True)), *settings, first)
+            own_params, own_grads, buffers = map(list, zip(*group_rows, strict=True))
+            _core.sgd_step(own_params, own_grads, buffers, first=first, **settings)
