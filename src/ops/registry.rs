@@ -45,7 +45,7 @@ pub fn entry(name: &str) -> Result<&'static Entry> {
     BY_NAME
         .get(name)
         .copied()
-        .ok_or_else(|| Error::value(format!("apply: there is no op '{name}'; see registry.names()")))
+        .ok_or_else(|| Error::value(format!("apply: there is no op '{name}'; op_names() lists what there is")))
 }
 
 pub fn build(name: &str, attributes: &[Attribute]) -> Result<OpRef> {
