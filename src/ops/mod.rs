@@ -6,6 +6,7 @@
 pub mod args;
 pub mod cast;
 pub mod cat;
+pub mod conv2d;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod index;
