@@ -106,10 +106,10 @@ impl Op for IndexGet {
     }
     fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
         if x.len() < 2 {
-            return Err(error::arity("index_get", x.len(), "2 or more"));
+            return Err(error::arity("index", x.len(), "2 or more"));
         }
-        let shape = picked("index_get", x[0], &x[1..])?;
-        output("index_get", &x[..1], &shape, x[0].dtype)
+        let shape = picked("index", x[0], &x[1..])?;
+        output("index", &x[..1], &shape, x[0].dtype)
     }
     fn differentiable(&self) -> Mask {
         1
@@ -123,7 +123,7 @@ impl Op for IndexGet {
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let k = x.len() - 1;
         let row = x[0].shape()[k..].iter().product::<usize>() * x[0].dtype().bytes();
-        let places = places("index_get", &x[0].shape()[..k], &x[1..])?;
+        let places = places("index", &x[0].shape()[..k], &x[1..])?;
         let from = x[0].view().raw();
         for (to, place) in y[0].view().raw_out().chunks_mut(row.max(1)).zip(places) {
             to.copy_from_slice(&from[place * row..(place + 1) * row]);

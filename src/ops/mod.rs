@@ -7,6 +7,7 @@ pub mod args;
 pub mod attention;
 pub mod cast;
 pub mod cat;
+pub mod conv2d;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod index;

@@ -25,6 +25,7 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::softmax::register(&mut list);
     super::layer_norm::register(&mut list);
     super::attention::register(&mut list);
+    super::conv2d::register(&mut list);
     super::cross_entropy::register(&mut list);
     super::index::register(&mut list);
     super::cat::register(&mut list);
@@ -46,7 +47,7 @@ pub fn entry(name: &str) -> Result<&'static Entry> {
     BY_NAME
         .get(name)
         .copied()
-        .ok_or_else(|| Error::value(format!("apply: there is no op '{name}'; see registry.names()")))
+        .ok_or_else(|| Error::value(format!("apply: there is no op '{name}'; op_names() lists what there is")))
 }
 
 pub fn build(name: &str, attributes: &[Attribute]) -> Result<OpRef> {

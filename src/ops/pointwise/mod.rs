@@ -178,6 +178,9 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
 
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
+        if P::RULE == Rule::Arithmetic && !Self::compute(&metas).is_float() {
+            arithmetic::check_integers(P::NAME, x)?;
+        }
         let views: SmallVec<[Option<View>; MOST]> = x.iter().map(|t| Some(t.view())).collect();
         launch(&Self::KERNELS, Self::compute(&metas), &views, &y[0].view());
         Ok(())
