@@ -15,6 +15,7 @@ pub mod laws;
 pub mod layer_norm;
 pub mod matmul;
 pub mod pointwise;
+pub mod recurrent;
 pub mod reduce;
 pub mod registry;
 pub mod relu;

@@ -26,6 +26,7 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::layer_norm::register(&mut list);
     super::attention::register(&mut list);
     super::conv2d::register(&mut list);
+    super::recurrent::register(&mut list);
     super::cross_entropy::register(&mut list);
     super::index::register(&mut list);
     super::cat::register(&mut list);

@@ -218,7 +218,10 @@ class MultiheadAttention(Module):
         mask = masks[0]
         for other in masks[1:]:
             mask = mask.logical_or(other) if mask.dtype == bs.bool else mask + other
-        return F.pad(mask, (0, added)) if added else mask
+        if not added:
+            return mask
+        seen = bs.zeros(*mask.shape[:-1], added, device=mask.device, dtype=mask.dtype)
+        return bs.cat([mask, seen], dim=-1)
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float
