@@ -21,6 +21,7 @@ pub mod registry;
 pub mod relu;
 pub mod run;
 pub mod softmax;
+pub mod split;
 pub mod views;
 
 use crate::device::Device;
@@ -138,7 +139,12 @@ pub trait Op: Debug + Send + Sync + 'static {
         None
     }
 
-    /// True for ops whose output is a window on their first input.
+    /// As `view`, for ops with several outputs.
+    fn views(&self, x: &Tensor) -> Option<Result<run::Outputs>> {
+        self.view(x).map(|view| view.map(|view| SmallVec::from_iter([view])))
+    }
+
+    /// True for ops whose outputs are windows on their first input.
     fn is_view(&self) -> bool {
         false
     }

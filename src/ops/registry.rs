@@ -30,6 +30,7 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::cross_entropy::register(&mut list);
     super::index::register(&mut list);
     super::cat::register(&mut list);
+    super::split::register(&mut list);
     super::dropout::register(&mut list);
     list
 });
