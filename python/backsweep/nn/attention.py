@@ -130,7 +130,7 @@ class MultiheadAttention(Module):
         if causal:
             attn_mask = None
         elif is_causal and attn_mask is None:
-            attn_mask = bs.ones(l, s, dtype=bs.bool, device=q.device).triu(1)
+            attn_mask = bs.arange(l, device=q.device).unsqueeze(1) < bs.arange(s, device=q.device)
         mask = self._mask(attn_mask, key_padding_mask, (n, l, s), added, q.dtype)
         q, k, v = (self._split(x) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
