@@ -4,6 +4,7 @@
 //! and never allocates except through the engine that runs it.
 
 pub mod args;
+pub mod attention;
 pub mod cast;
 pub mod cat;
 pub mod conv2d;

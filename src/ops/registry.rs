@@ -25,6 +25,7 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::softmax::register(&mut list);
     super::layer_norm::register(&mut list);
     super::conv2d::register(&mut list);
+    super::attention::register(&mut list);
     super::cross_entropy::register(&mut list);
     super::index::register(&mut list);
     super::cat::register(&mut list);
