@@ -15,11 +15,14 @@ pub mod laws;
 pub mod layer_norm;
 pub mod matmul;
 pub mod pointwise;
+pub mod rearrange;
 pub mod reduce;
 pub mod registry;
 pub mod relu;
 pub mod run;
+pub mod scan;
 pub mod softmax;
+pub mod sorting;
 pub mod views;
 
 use crate::device::Device;

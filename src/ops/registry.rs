@@ -28,6 +28,9 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::attention::register(&mut list);
     super::cross_entropy::register(&mut list);
     super::index::register(&mut list);
+    super::rearrange::register(&mut list);
+    super::sorting::register(&mut list);
+    super::scan::register(&mut list);
     super::cat::register(&mut list);
     super::dropout::register(&mut list);
     list
