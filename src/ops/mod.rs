@@ -4,6 +4,7 @@
 //! and never allocates except through the engine that runs it.
 
 pub mod args;
+pub mod batch_norm;
 pub mod cast;
 pub mod cat;
 pub mod conv2d;
@@ -14,6 +15,7 @@ pub mod laws;
 pub mod layer_norm;
 pub mod matmul;
 pub mod pointwise;
+pub mod pooling;
 pub mod reduce;
 pub mod registry;
 pub mod relu;
