@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod attention;
+pub mod batch_norm;
 pub mod cast;
 pub mod cat;
 pub mod conv2d;
@@ -16,6 +17,7 @@ pub mod layer_norm;
 pub mod matmul;
 pub mod pointwise;
 pub mod rearrange;
+pub mod pooling;
 pub mod reduce;
 pub mod registry;
 pub mod relu;

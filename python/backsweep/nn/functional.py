@@ -7,14 +7,42 @@ from collections.abc import Sequence
 
 from .. import _core, errors
 from .._core import Tensor, apply
+from ..creation import ones
 from ..dtypes import finfo
+from ._convolution import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
+from ._normalisation import batch_norm, group_norm, instance_norm
+from ._padding import pad
+from ._pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
 
 __all__ = [
-    "binary_cross_entropy", "binary_cross_entropy_with_logits", "celu", "cross_entropy", "dropout", "elu", "embedding",
-    "gelu", "glu", "group_norm", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "kl_div", "l1_loss",
-    "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid", "mish", "mse_loss", "nll_loss", "one_hot", "prelu",
-    "relu", "relu6", "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "softmax",
-    "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "alpha_dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "celu", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "cross_entropy", "dropout", "dropout1d", "dropout2d", "dropout3d", "elu", "embedding", "gelu",
+    "glu", "group_norm", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "instance_norm", "kl_div",
+    "l1_loss", "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid", "max_pool1d", "max_pool2d",
+    "max_pool3d", "mish", "mse_loss", "nll_loss", "one_hot", "pad", "prelu", "relu", "relu6", "rms_norm",
+    "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softmin", "softplus",
+    "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
 ]  # fmt: skip
 
 # Activations
@@ -208,6 +236,39 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     return _put(input, apply("dropout", input, p, *_core.next_stream(input.numel())), inplace)
 
 
+def _channel_dropout(op: str, input: Tensor, p: float, training: bool, inplace: bool, unbatched: int) -> Tensor:
+    if input.ndim < 2:
+        raise errors.ShapeError(f"{op}: input {list(input.shape)}; [n, c, ...] or [c, ...] is needed")
+    lead = 1 if input.ndim == unbatched else 2
+    drawn = dropout(ones((*input.shape[:lead], *(1,) * (input.ndim - lead)), dtype=input.dtype), p, training)
+    return _put(input, input * drawn, inplace) if training and p else input
+
+
+def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of whole channels of [n, c, l] or [c, l]."""
+    return _channel_dropout("dropout1d", input, p, training, inplace, 2)
+
+
+def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of whole channels of [n, c, h, w]."""
+    return _channel_dropout("dropout2d", input, p, training, inplace, 0)
+
+
+def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of whole channels of [n, c, d, h, w] or [c, d, h, w]."""
+    return _channel_dropout("dropout3d", input, p, training, inplace, 4)
+
+
+def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """Dropout to SELU's lower bound, moved and scaled so that mean 0 and variance 1 stay."""
+    if not training or p == 0.0:
+        return input
+    low = -1.7580993408473766
+    kept = apply("ne", dropout(ones(input.shape, dtype=input.dtype), p), 0.0)
+    scale = 0.0 if p == 1.0 else ((1.0 - p) * (1.0 + p * low * low)) ** -0.5
+    return _put(input, apply("where", kept, input, low) * scale - scale * low * p, inplace)
+
+
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -236,21 +297,6 @@ def rms_norm(
     eps = finfo(input.dtype).eps if eps is None else eps
     scaled = input * apply("rsqrt", apply("mean", input * input, dims, True) + eps)
     return scaled if weight is None else scaled * weight
-
-
-def group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    """Normalise groups of channels, then scale and shift each channel."""
-    batch, channels = input.shape[:2]
-    if channels % num_groups:
-        raise errors.ShapeError(f"group_norm: {channels} channels in {num_groups} groups; the groups must be equal")
-    flat = apply("reshape", input, (batch, num_groups, -1))
-    normal = apply("reshape", apply("layer_norm", flat, 1, eps, False, False), input.shape)
-    per_channel = (1, channels) + (1,) * (input.ndim - 2)
-    if weight is not None:
-        normal = normal * apply("reshape", weight, per_channel)
-    return normal if bias is None else normal + apply("reshape", bias, per_channel)
 
 
 def scaled_dot_product_attention(
