@@ -184,7 +184,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """A copy of input with the first elements of source where mask is True, in row-major order."""
     shape = broadcast_shapes("masked_scatter", input.shape, mask.shape)
-    places = nonzero(apply("expand", mask, shape))
+    places = _core.nonzero(apply("expand", mask, shape))
     values = apply("reshape", _like("masked_scatter", input, source), (-1,))
     count = places.shape[0]
     if values.numel() < count:

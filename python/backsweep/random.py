@@ -144,7 +144,7 @@ def normal(
     device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Normal numbers of a mean and a deviation; these may be tensors, one for each number."""
+    """Normal numbers of a mean and a deviation; these may be tensors, one for each number, and get gradients."""
     if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
         if size is None:
             raise errors.ValueError("normal: no size is given; it is needed where mean and std are numbers")
@@ -152,8 +152,9 @@ def normal(
         return _leaf("normal", value, device, requires_grad)
     if size is not None or dtype is not None:
         raise errors.ValueError("normal: size or dtype is given beside a tensor, which brings its own; leave it out")
-    spread = (mean + std * 0).detach()
-    return _leaf("normal", mean + std * _core.normal(spread.shape, spread.dtype), device, requires_grad)
+    centers: Any = mean + std * 0
+    drawn = mean + std * _core.normal(centers.shape, centers.dtype)
+    return _leaf("normal", drawn, device, requires_grad)
 
 
 def bernoulli(input: Tensor) -> Tensor:

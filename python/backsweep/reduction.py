@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import errors
 from ._core import Tensor, apply
@@ -71,16 +71,21 @@ def mean(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: DType 
     return apply("mean", _cast(input, dtype), dim, keepdim)
 
 
-def _correction(unbiased: bool | None, correction: Number | None) -> Number:
+def _spread(
+    op: str, input: Tensor, dim: Dim | bool, unbiased: bool | None, keepdim: bool, correction: Number | None
+) -> Any:
+    if isinstance(dim, bool):  # var(x, False): PyTorch's older form
+        dim, unbiased = None, dim
     if unbiased is not None and correction is not None:
-        raise errors.ValueError("var: unbiased and correction are both given; one of them is possible")
-    return int(unbiased) if unbiased is not None else 1 if correction is None else correction
+        raise errors.ValueError(f"{op}: unbiased and correction are both given; one of them is possible")
+    degrees = int(unbiased) if unbiased is not None else 1 if correction is None else correction
+    return apply(op, input, dim, keepdim, degrees)
 
 
 @method
 def var(
     input: Tensor,
-    dim: Dim = None,
+    dim: Dim | bool = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
     *,
@@ -90,13 +95,13 @@ def var(
 
     Saves: the input, and the means
     """
-    return apply("var", input, dim, keepdim, _correction(unbiased, correction))
+    return _spread("var", input, dim, unbiased, keepdim, correction)
 
 
 @method
 def std(
     input: Tensor,
-    dim: Dim = None,
+    dim: Dim | bool = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
     *,
@@ -108,20 +113,20 @@ def std(
 
 def var_mean(
     input: Tensor,
-    dim: Dim = None,
+    dim: Dim | bool = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
     *,
     correction: Number | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Variance and mean, the mean computed once."""
-    variance, center = apply("var_mean", input, dim, keepdim, _correction(unbiased, correction))
+    variance, center = _spread("var_mean", input, dim, unbiased, keepdim, correction)
     return variance, center
 
 
 def std_mean(
     input: Tensor,
-    dim: Dim = None,
+    dim: Dim | bool = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
     *,
@@ -279,7 +284,7 @@ def logsumexp(input: Tensor, dim: Dim, keepdim: bool = False) -> Tensor:
 
     Saves: the input and the output
     """
-    return apply("logsumexp", input, dim, keepdim)
+    return apply("logsumexp", input if input.is_floating_point() else input.float(), dim, keepdim)
 
 
 @method

@@ -1,6 +1,8 @@
-"""x[...] and x[...] = value, with NumPy's rules: ints, slices, None, ... are views; masks and lists of numbers are copies.
+"""x[...] and x[...] = value: ints, slices, None, ... are views; masks, index tensors and lists of numbers are copies.
 
-A subscript is read once into a plan: a window that strides can say, and below it the dims that index tensors pick from.
+The dims that index tensors make stand where the tensors stand together, else in front, as in NumPy; an int only drops its
+dim, as in PyTorch (NumPy counts it among the index tensors). A subscript is read once into a plan: a window that strides
+can say, and below it the dims that index tensors pick from.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from ._core import Tensor, apply, apply_, is_grad_enabled
 from .attach import method
 from .dtypes import bool as bool_
 from .dtypes import int64
-from .indexing import nonzero
 from .shape import broadcast_shapes
 
 
@@ -210,7 +211,7 @@ class _Reader:
         self.open = False
 
     def advanced(self) -> None:
-        """An int or an index tensor continues a run, or begins the only one that may be."""
+        """An index tensor continues a run, or begins the only one that may be."""
         if self.first is None:
             self.first = len(self.out)
         elif not self.open:
@@ -224,15 +225,15 @@ class _Reader:
             raise errors.IndexError(
                 f"index: {index} is out of range for dim {self.axis} of {list(self.shape)}; {valid}"
             )
-        self.advanced()
         self.dim(index % size, 1, 1, kept=False)
 
     def slice(self, index: slice) -> None:
         size = self.shape[self.axis]
-        try:
-            start, stop, step = index.indices(size)
-        except ValueError:
-            raise errors.ValueError(f"index: {index} has step 0; any other step is possible") from None
+        if index.step is not None and operator.index(index.step) <= 0:
+            raise errors.ValueError(
+                f"index: a slice of step {index.step}; a step above 0 is needed (help: x.flip turns a dim round)"
+            )
+        start, stop, step = index.indices(size)
         length = len(range(start, stop, step))
         self.apart()
         self.dim(start if length else 0, step, length)
@@ -250,7 +251,7 @@ class _Reader:
             raise errors.IndexError(
                 f"index: a mask of shape {list(index.shape)} on dims of shape {list(covered)}; the shapes must be equal"
             )
-        places = nonzero(index)
+        places = _core.nonzero(index)
         if not index.ndim:  # one new dim, of which the mask keeps 0 or 1 elements
             self.dims.append(len(self.out))
             self.indices.append(_core.full([places.shape[0]], 0.0, int64))
