@@ -33,7 +33,7 @@ CASES: list[tuple[str, Callable[..., bs.Tensor], list[Any], list[Any], str]] = [
     ("amin along a dim", lambda x: x.amin(0).sum(), [[[2, 2], [2, 3]]], [[[0.5, 1], [0.5, 0]]], "torch"),
     ("max along a dim", lambda x: x.max(0).values, [[3, 3, 1]], [[1, 0, 0]], "torch: the first"),
     ("min along a dim", lambda x: x.min(0).values, [[3, 1, 1]], [[0, 1, 0]], "torch: the first"),
-    ("topk", lambda x: x.topk(2).values.sum(), [[2, 1, 2, 2]], [[1, 0, 1, 0]], "torch: the first"),
+    ("topk", lambda x: x.topk(2).values.sum(), [[2, 1, 2, 2]], [[1, 0, 1, 0]], "the first, as sort; torch takes any"),
     ("sort", lambda x: weighted(x.sort().values), [[1, 1, 0]], [[2, 3, 1]], "torch: stable"),
     ("sort descending", lambda x: weighted(x.sort(descending=True).values), [[1, 1, 2]], [[2, 3, 1]], "torch: stable"),
     ("median of two", lambda x: x.median(), [[4, 1]], [[0, 1]], "torch: the lower"),
@@ -51,7 +51,7 @@ CASES: list[tuple[str, Callable[..., bs.Tensor], list[Any], list[Any], str]] = [
     ("sign, floor, round", lambda x: (x.sign() + x.floor() + x.round()).sum(), [[0, 0.5, 1]], [[0, 0, 0]], "peers"),
     ("l1_loss at 0", lambda x, t: F.l1_loss(x, t), [[1.0], [1.0]], [[0], [0]], "torch"),
     ("smooth_l1_loss at 0", lambda x, t: F.smooth_l1_loss(x, t), [[1.0], [1.0]], [[0], [0]], "limit"),
-    ("margin_ranking_loss at its edge", lambda a, b: F.margin_ranking_loss(a, b, bs.ones(1)), [[1], [1]], [[0], [0]], "torch"),
+    ("margin_ranking_loss at its edge", lambda a, b: F.margin_ranking_loss(a, b, bs.ones(1)), [[1], [1]], [[-1], [1]], "torch: the bound passes"),
     # Roots and norms at 0.
     ("norm 2 at 0", lambda x: x.norm(), [[0, 0]], [[0, 0]], "subgradient, as torch"),
     ("norm 2 of rows", lambda x: x.norm(dim=1).sum(), [[[0, 0], [3, 4]]], [[[0, 0], [0.6, 0.8]]], "subgradient, as torch"),
@@ -124,7 +124,7 @@ def test_the_gradient_in_a_corner_is_the_documented_one(
     leaves = [leaf(value) for value in inputs]
     found = bs.autograd.grad(function(*leaves), leaves, materialize_grads=True)
     for dx, expected in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(dx.numpy(), np.array(expected, dtype=np.float64), rtol=1e-14, atol=0)
+        np.testing.assert_allclose(dx.numpy(), np.array(expected, dtype=np.float64), rtol=1e-12, atol=0)
 
 
 # A function, and where it is singular.

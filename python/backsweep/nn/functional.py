@@ -513,6 +513,11 @@ def gaussian_nll_loss(
     return _reduced("gaussian_nll_loss", loss, reduction)
 
 
+def _hinge(x: Tensor) -> Tensor:
+    """max(0, x) with slope 1 at 0, unlike relu: what is equal is driven apart."""
+    return apply("clamp", x, 0.0, math.inf)
+
+
 def soft_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """ln(1 + e^(-t·x)), targets 1 or -1."""
     _same_shape("soft_margin_loss", input, target)
@@ -523,7 +528,7 @@ def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, red
     """x where the target is 1, max(0, margin - x) where it is -1."""
     _same_shape("hinge_embedding_loss", input, target)
     near = apply("where", apply("ne", target, -1), input, 0.0)
-    far = apply("where", apply("ne", target, 1), apply("relu", margin - input), 0.0)
+    far = apply("where", apply("ne", target, 1), _hinge(margin - input), 0.0)
     return _reduced("hinge_embedding_loss", near + far, reduction)
 
 
@@ -533,7 +538,7 @@ def margin_ranking_loss(
     """max(0, margin - t·(x1 - x2)), targets 1 or -1."""
     _same_shape("margin_ranking_loss", input1, input2)
     _same_shape("margin_ranking_loss", input1, target)
-    return _reduced("margin_ranking_loss", apply("relu", margin - target * (input1 - input2)), reduction)
+    return _reduced("margin_ranking_loss", _hinge(margin - target * (input1 - input2)), reduction)
 
 
 def cosine_embedding_loss(
@@ -553,7 +558,7 @@ def cosine_embedding_loss(
     squares = [apply("sum", apply("square", x), -1, False) + 1e-12 for x in (input1, input2)]
     cosine = apply("sum", input1 * input2, -1, False) / apply("sqrt", squares[0] * squares[1])
     near = apply("where", apply("eq", target, 1), 1.0 - cosine, 0.0)
-    far = apply("where", apply("eq", target, -1), apply("relu", cosine - margin), 0.0)
+    far = apply("where", apply("eq", target, -1), _hinge(cosine - margin), 0.0)
     return _reduced("cosine_embedding_loss", near + far, reduction)
 
 
@@ -575,4 +580,4 @@ def triplet_margin_loss(
     near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
     if swap:
         far = apply("minimum", far, pairwise_distance(positive, negative, p, eps))
-    return _reduced("triplet_margin_loss", apply("relu", near - far + margin), reduction)
+    return _reduced("triplet_margin_loss", _hinge(near - far + margin), reduction)
