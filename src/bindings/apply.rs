@@ -193,6 +193,15 @@ pub fn operand(other: &Bound<'_, PyAny>, with: DType) -> PyResult<Option<Var>> {
     }
 }
 
+/// The indices of the elements that are not zero. Its shape depends on the values, so it is no op.
+#[pyfunction]
+fn nonzero(py: Python<'_>, tensor: &PyTensor) -> PyResult<PyTensor> {
+    frames::note(py)?;
+    let value = tensor.var().tensor;
+    let places = py.detach(|| crate::ops::index::nonzero(&value)).map_err(raise)?;
+    Ok(PyTensor::new(Var::constant(places)))
+}
+
 /// The names of all ops.
 #[pyfunction]
 fn op_names() -> Vec<&'static str> {
@@ -202,5 +211,6 @@ fn op_names() -> Vec<&'static str> {
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(apply, m)?)?;
     m.add_function(wrap_pyfunction!(apply_, m)?)?;
-    m.add_function(wrap_pyfunction!(op_names, m)?)
+    m.add_function(wrap_pyfunction!(op_names, m)?)?;
+    m.add_function(wrap_pyfunction!(nonzero, m)?)
 }

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod attention;
+pub mod batch_norm;
 pub mod cast;
 pub mod cat;
 pub mod conv2d;
@@ -15,12 +16,16 @@ pub mod laws;
 pub mod layer_norm;
 pub mod matmul;
 pub mod pointwise;
+pub mod pooling;
+pub mod rearrange;
 pub mod recurrent;
 pub mod reduce;
 pub mod registry;
 pub mod relu;
 pub mod run;
+pub mod scan;
 pub mod softmax;
+pub mod sorting;
 pub mod split;
 pub mod views;
 

@@ -24,11 +24,16 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::reduce::register(&mut list);
     super::softmax::register(&mut list);
     super::layer_norm::register(&mut list);
-    super::attention::register(&mut list);
+    super::batch_norm::register(&mut list);
     super::conv2d::register(&mut list);
+    super::attention::register(&mut list);
+    super::pooling::register(&mut list);
     super::recurrent::register(&mut list);
     super::cross_entropy::register(&mut list);
     super::index::register(&mut list);
+    super::rearrange::register(&mut list);
+    super::sorting::register(&mut list);
+    super::scan::register(&mut list);
     super::cat::register(&mut list);
     super::split::register(&mut list);
     super::dropout::register(&mut list);

@@ -2,12 +2,16 @@
 
 pub mod attention;
 pub mod bits;
+pub mod channels;
 pub mod conv;
 pub mod convert;
+pub mod copy;
 pub mod extreme;
 pub mod fold;
 pub mod gemm;
+pub mod lines;
 pub mod math;
+pub mod nonzero;
 pub mod optim;
 pub mod parts;
 pub mod pointwise;
@@ -20,4 +24,7 @@ pub mod roofline;
 pub mod rows;
 pub mod scan;
 pub mod simd;
+pub mod slices;
+pub mod sort;
+pub mod triangle;
 pub mod view;

@@ -27,10 +27,12 @@ pub struct Axis {
 
 impl Axis {
     /// Windows of one size. `ceil_mode` adds a last window that starts inside the input or its left padding and ends
-    /// beyond. At least one window must fit.
+    /// beyond. There must be a window; it fits, or is such a last one.
     pub fn new(input: usize, kernel: usize, stride: usize, padding: usize, dilation: usize, ceil_mode: bool) -> Axis {
-        let free = input + 2 * padding - dilation * (kernel - 1) - 1;
-        let mut output = if ceil_mode { free.div_ceil(stride) } else { free / stride } + 1;
+        let (full, reach) = (input + 2 * padding, dilation * (kernel - 1) + 1);
+        let steps = if ceil_mode { full + stride - 1 } else { full };
+        assert!(steps >= reach, "bug: no window fits");
+        let mut output = (steps - reach) / stride + 1;
         if ceil_mode && (output - 1) * stride >= input + padding {
             output -= 1;
         }
@@ -45,6 +47,11 @@ impl Axis {
 
     pub fn output(&self) -> usize {
         self.output
+    }
+
+    /// True when window t lies in the padding, or between its taps.
+    pub fn is_empty(&self, t: usize) -> bool {
+        self.window(t).1.is_empty()
     }
 
     /// The position of tap 0 of window t, and the taps that lie inside the input.

@@ -24,6 +24,15 @@ pointwise! {
     [x] => x.expm1();
     _, y, dy => [dy.times(y + 1.0)];
 
+    /// dy · e^(x - y), and 0 where y is -∞: what one term of y = ln Σ eˣ gets of the gradient of y.
+    ExpShare[3] "exp_share" Float [Any, Any, Any], reads [Y, Y, X | X1];
+    [x, y, dy] => R::select(y.eq(R::lit(f64::NEG_INFINITY)), R::lit(0.0), dy.times((x - y).exp()));
+    [x, y, _], share, g => {
+        let by_x = g.times(share);
+        let weight = R::select(y.eq(R::lit(f64::NEG_INFINITY)), R::lit(0.0), g.times((x - y).exp()));
+        [by_x, -by_x, weight]
+    };
+
     Log[1] "log" Float [Positive], reads [X];
     [x] => x.ln();
     [x], _, dy => [dy.times(x.recip())];

@@ -1,5 +1,6 @@
 //! The largest or smallest element along one dim, and where it is: the first of equals; NaN beats every number.
 
+use crate::device::cpu::extreme;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::args::{Args, flag, int};
@@ -69,7 +70,8 @@ impl Extreme {
     }
 }
 
-fn find<T: PartialOrd + Copy>(x: &[T], sizes: [usize; 3], largest: bool, mut found: impl FnMut(usize, usize, T)) {
+/// The naive reading: calls `found(line, place, value)` for each line.
+fn find(x: &[f64], sizes: [usize; 3], largest: bool, mut found: impl FnMut(usize, usize, f64)) {
     let [outer, n, inner] = sizes;
     for o in 0..outer {
         for i in 0..inner {
@@ -77,9 +79,8 @@ fn find<T: PartialOrd + Copy>(x: &[T], sizes: [usize; 3], largest: bool, mut fou
             let mut best = 0;
             for j in 1..n {
                 let (value, record) = (at(j), at(best));
-                let nan = |v: T| v.partial_cmp(&v).is_none();
                 let wins = if largest { value > record } else { value < record };
-                if wins || nan(value) && !nan(record) {
+                if wins || value.is_nan() && !record.is_nan() {
                     best = j;
                 }
             }
@@ -109,10 +110,12 @@ impl Op for Extreme {
         macro_rules! along {
             ($t:ty) => {{
                 let (values, places) = (y[0].view().out::<$t>(), y[1].view().out::<i64>());
-                find(x[0].view().slice::<$t>(), self.sizes(x[0].shape()), self.largest, |i, j, v| {
-                    (values[i], places[i]) = (v, j as i64);
-                });
+                let sizes = self.sizes(x[0].shape());
+                extreme::along(x[0].view().slice::<$t>(), sizes, self.largest, Some(values), places);
             }};
+        }
+        if y[0].numel() == 0 {
+            return Ok(());
         }
         match x[0].dtype() {
             DType::Bool | DType::U8 => along!(u8),

@@ -17,7 +17,7 @@ pub fn register(list: &mut Vec<Entry>) {
 }
 
 #[derive(Clone, Copy)]
-struct Largest;
+pub(super) struct Largest;
 
 impl Fold for Largest {
     const START: f64 = f64::NEG_INFINITY;

@@ -4,8 +4,12 @@
 
 mod extreme;
 mod limit;
+mod logsumexp;
+mod norm;
+mod product;
 mod quantify;
 mod sum;
+mod variance;
 
 use super::Back;
 use super::V;
@@ -26,6 +30,10 @@ pub fn register(list: &mut Vec<Entry>) {
     extreme::register(list);
     limit::register(list);
     quantify::register(list);
+    product::register(list);
+    norm::register(list);
+    variance::register(list);
+    logsumexp::register(list);
 }
 
 /// The dims that a reduction takes away, and whether they stay as sizes of 1. No dims means all of them.
@@ -67,6 +75,11 @@ impl Over {
         let x = back.input_meta(0);
         let kept = Over { dims: self.dims.clone(), keepdim: true }.target("reshape", x.shape())?;
         back.reshape(v, &kept)
+    }
+
+    /// Another reduction over the same dims, which keeps them.
+    fn apply(&self, back: &mut Back, name: &str, v: V) -> Result<V> {
+        back.call(name, &[v], &[signed(&self.dims), flag(true)])
     }
 
     /// A value of the result's shape, spread over the input's.

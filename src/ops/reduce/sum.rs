@@ -18,8 +18,8 @@ pub fn register(list: &mut Vec<Entry>) {
 
 /// The total of all elements, times a number.
 #[derive(Clone, Copy)]
-struct Total {
-    scale: f64,
+pub(super) struct Total {
+    pub scale: f64,
 }
 
 impl Fold for Total {
