@@ -8,7 +8,7 @@
 //! caller.
 
 use super::gemm::pack::Panel;
-use super::gemm::tile::{Bias, Element, Tile};
+use super::gemm::tile::{Bias, Element, Tile, prefetch};
 use super::pool;
 use super::simd::{Kernel, Lanes};
 use crate::real::Real;
@@ -237,6 +237,10 @@ pub fn forward<C: Cell, T: Element>(sizes: Sizes, weights: Weights<T>, data: For
         sizes.each_piece::<T>(C::GATES, slots, |rows, panel_at, slot| {
             let (first, units) = (panel_at * columns, columns.min(hidden - panel_at * columns));
             let product = scratch.at(slot * slot_size);
+            for gate in 0..C::GATES {
+                let sums = gates.at(t * state * C::GATES + gate * hidden + first);
+                ask_for(sums, C::GATES * hidden, &rows, units);
+            }
             // SAFETY: the sizes were checked; the piece's samples and units are its own, and so is the slot.
             unsafe {
                 for gate in 0..C::GATES {
@@ -315,6 +319,16 @@ pub fn backward<C: Cell, T: Element>(sizes: Sizes, weights: Weights<T>, data: Ba
         sizes.each_piece::<T>(C::GATES, slots, |rows, panel, slot| {
             let (first, units) = (panel * columns, columns.min(hidden - panel * columns));
             let dh = scratch.at(slot * slot_size);
+            if let Some(now) = now {
+                for gate in 0..C::GATES {
+                    let at = now * C::GATES + gate * hidden + first;
+                    ask_for(gates[at..].as_ptr(), C::GATES * hidden, &rows, units);
+                    ask_for(d_gates.at(at), C::GATES * hidden, &rows, units);
+                }
+                for read in [kept, dy] {
+                    ask_for(read[now + first..].as_ptr(), hidden, &rows, units);
+                }
+            }
             // SAFETY: the sizes were checked; the piece's samples and units are its own, and so is the slot. The
             // gradients read by the product were written in the stage before.
             unsafe {
@@ -413,6 +427,16 @@ impl<T: Element> Step<T> {
                     bias: self.bias.map_or(Bias::None, Bias::Columns),
                 });
             }
+        }
+    }
+}
+
+/// Asks for `columns` elements of each row, `stride` apart. The cell reads its samples far apart, at distances that no
+/// prefetcher follows and that compete for one place in the cache; the product before it gives them time to arrive.
+fn ask_for<T>(p: *const T, stride: usize, rows: &Range<usize>, columns: usize) {
+    for row in rows.clone() {
+        for j in (0..columns).step_by(64 / size_of::<T>()) {
+            prefetch(p.wrapping_add(row * stride + j));
         }
     }
 }

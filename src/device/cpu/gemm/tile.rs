@@ -339,7 +339,7 @@ unsafe fn step<L: Lanes, const M: usize, const V: usize>(
 const AHEAD: isize = 8;
 
 #[inline(always)]
-fn prefetch<T>(p: *const T) {
+pub fn prefetch<T>(p: *const T) {
     // SAFETY: a hint, which never faults.
     #[cfg(target_arch = "x86_64")]
     unsafe {
