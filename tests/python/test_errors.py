@@ -451,6 +451,28 @@ TABLE = [
         "ValueError",
         "apply: there is no op 'nonsense'; op_names() lists what there is",
     ),
+    (
+        "F.scaled_dot_product_attention(ones(2, 5, 4), ones(2, 7, 5), ones(2, 7, 3))",
+        "ShapeError",
+        "attention: query [2, 5, 4], key [2, 7, 5], value [2, 7, 3]: the last dims of query and key differ; "
+        "[.., t, d], [.., s, d], [.., s, e] is needed",
+    ),
+    (
+        "F.scaled_dot_product_attention(*[ones(2, 5, 4)] * 3, ones(5, 6))",
+        "ShapeError",
+        "attention: a mask [5, 6] for scores [2, 5, 5]; a shape that broadcasts to the scores is needed",
+    ),
+    (
+        "nn.LSTM(3, 4)(ones(0, 2, 3))",
+        "ShapeError",
+        "LSTM: input has shape [0, 2, 3], 0 steps; 1 step or more is needed",
+    ),
+    (
+        "bs._core.apply('gru', ones(5, 2, 3), ones(3, 4), ones(12, 3), ones(12, 4))",
+        "ShapeError",
+        "gru: first h [3, 4] float32 for an input [5, 2, 3] float32 and 4 hidden units; "
+        "[2, 4] of the input's dtype is needed",
+    ),
 ]
 
 

@@ -431,6 +431,9 @@ impl<T: Element> Step<T> {
     }
 }
 
+/// Samples by which the cell asks again: those that came first have by then been pushed out to the second cache.
+const AHEAD: usize = 2;
+
 /// Asks for `columns` elements of each row, `stride` apart. The cell reads its samples far apart, at distances that no
 /// prefetcher follows and that compete for one place in the cache; the product before it gives them time to arrive.
 fn ask_for<T>(p: *const T, stride: usize, rows: &Range<usize>, columns: usize) {
@@ -479,6 +482,9 @@ impl<C: Cell, T: Element> Kernel<T> for ForwardPiece<C, T> {
             for j in (0..self.units).step_by(L::WIDTH) {
                 let (n, at) = (self.units - j, row * self.hidden + self.first + j);
                 let gates = self.gates.wrapping_add(row * C::GATES * self.hidden + self.first + j);
+                for gate in 0..C::GATES {
+                    prefetch(gates.wrapping_add((AHEAD * C::GATES + gate) * self.hidden));
+                }
                 let product = self.product.wrapping_add(i * C::GATES * columns + j);
                 let mut input = [L::lit(0.0); 4];
                 let mut state = input;
@@ -530,6 +536,11 @@ impl<C: Cell, T: Element> Kernel<T> for BackwardPiece<C, T> {
             for j in (0..self.units).step_by(L::WIDTH) {
                 let (n, at) = (self.units - j, row * self.hidden + self.first + j);
                 let wide = row * C::GATES * self.hidden + self.first + j;
+                for gate in 0..C::GATES {
+                    let ahead = wide + (AHEAD * C::GATES + gate) * self.hidden;
+                    prefetch(self.gates.wrapping_add(ahead));
+                    prefetch(self.d_gates.wrapping_add(ahead));
+                }
                 let mut gates = [L::lit(0.0); 4];
                 // SAFETY: `n` units, or a register of them, in each tensor.
                 unsafe {
