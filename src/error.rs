@@ -108,6 +108,15 @@ pub fn index_out_of_range(op: &str, index: i64, size: usize) -> Error {
     Error::index(format!("{op}: index {index} is out of range for size {size}; {valid}"))
 }
 
+/// For indices that do not count from the end.
+pub fn index_not_below(op: &str, index: i64, size: usize) -> Error {
+    let valid = match size {
+        0 => "there are none".to_string(),
+        _ => format!("valid indices are 0 to {}", size - 1),
+    };
+    Error::index(format!("{op}: index {index} is out of range for size {size}; {valid}"))
+}
+
 pub fn arity(op: &str, given: usize, wanted: &str) -> Error {
     Error::value(format!("{op}: {given} tensors were given; {wanted} are needed"))
 }

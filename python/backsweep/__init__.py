@@ -13,12 +13,14 @@ from . import linear_algebra as _linear_algebra
 from . import random as _random
 from . import reduction as _reduction
 from . import shape as _shape
+from . import subscript as _subscript
 from . import tensor as _tensor_methods
 from ._core import Tensor
 from .arithmetic import *
 from .attach import method as _method
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .comparison import *
+from .contraction import *
 from .creation import *
 from .dtypes import *
 from .elementary import *

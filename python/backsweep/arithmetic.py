@@ -202,15 +202,21 @@ def nan_to_num(
     return apply("where", apply("eq", input, float("inf")), high, below)
 
 
-def where(condition: Tensor, input: Operand, other: Operand) -> Tensor:
-    """Take input where condition is True, and other elsewhere.
+def where(
+    condition: Tensor, input: Operand | None = None, other: Operand | None = None
+) -> Tensor | tuple[Tensor, ...]:
+    """Take input where condition is True, and other elsewhere; alone, condition gives where it is True.
 
     Example:
         >>> x = bs.tensor([-1.0, 2.0])
         >>> bs.where(x > 0, x, 0.0).tolist()
         [0.0, 2.0]
     """
+    if input is None and other is None:
+        return _core.nonzero(condition).unbind(1)
     _check_mask("where", condition)
+    if input is None or other is None:
+        raise errors.ValueError("where: one of input and other is missing; both, or neither, are needed")
     return apply("where", condition, input, other)
 
 
@@ -224,7 +230,8 @@ def masked_fill(input: Tensor, mask: Tensor, value: Operand) -> Tensor:
 @method_as("where")
 def _where(self: Tensor, condition: Tensor, other: Operand) -> Tensor:
     """Keep this tensor where condition is True, and take other elsewhere."""
-    return where(condition, self, other)
+    _check_mask("where", condition)
+    return apply("where", condition, self, other)
 
 
 def _check_mask(op: str, mask: Tensor) -> None:

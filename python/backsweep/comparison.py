@@ -109,7 +109,7 @@ def isclose(
     input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
 ) -> Tensor:
     """True where |input - other| <= atol + rtol · |other|; an infinity is close to itself, NaN if equal_nan."""
-    input, other = input.detach(), other.detach()
+    input, other = (x if x.is_floating_point() else x.double() for x in (input.detach(), other.detach()))
     same = input == other
     near = (input - other).abs() <= atol + rtol * other.abs()
     # An infinite bound would be near to everything.

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import _core, errors
 from ._core import Tensor, apply
-from .attach import method
+from .attach import method, method_as
 from .dtypes import bool as bool_
 from .dtypes import float32, float64, iinfo, int32, int64, uint8
 from .shape import sizes_of
@@ -388,9 +388,21 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 
 def tril_indices(row: int, col: int, offset: int = 0) -> Tensor:
     """Rows and columns of the places on and below a diagonal, as a [2, n] tensor."""
-    return _triangle("le", row, col, offset).nonzero().T.contiguous()
+    return _core.nonzero(_triangle("le", row, col, offset)).T.contiguous()
 
 
 def triu_indices(row: int, col: int, offset: int = 0) -> Tensor:
     """Rows and columns of the places on and above a diagonal, as a [2, n] tensor."""
-    return _triangle("ge", row, col, offset).nonzero().T.contiguous()
+    return _core.nonzero(_triangle("ge", row, col, offset)).T.contiguous()
+
+
+def _triangle_in_place(name: str) -> None:
+    def write(self: Tensor, diagonal: int = 0) -> Tensor:
+        return self.copy_(apply(name, self, diagonal))
+
+    write.__doc__ = f"`{name}`, written into this tensor."
+    method_as(f"{name}_")(write)
+
+
+for _name in ("tril", "triu"):
+    _triangle_in_place(_name)

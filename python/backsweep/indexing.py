@@ -1,198 +1,322 @@
-"""Indexing with integers, slices, None, Ellipsis, masks and integer tensors, read and write, as in NumPy."""
+"""Elements by number: along a dim, by mask, in order; and where elements are."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from . import errors
+from . import _core, errors
 from ._core import Tensor, apply
-from .attach import method
-from .creation import from_numpy, tensor
+from .attach import method, method_as
 from .dtypes import bool as bool_
-from .dtypes import int64
+from .dtypes import int32, int64, promote_types
+from .shape import axis_of, broadcast_shapes, window
+from .types import Number, Operand
 
-__all__ = ["gather", "index_select", "scatter_add", "take_along_dim"]
-
-
-def _plan(input: Tensor, key: Any) -> tuple[Tensor, list[tuple[int, Tensor]]]:
-    """Basic indices applied as views; the tensor indices that are left, by dim of the view."""
-    items = list(key) if isinstance(key, tuple) else [key]
-    items = [_normal(item) for item in items]
-    used = sum(item.ndim if _is_mask(item) else 1 for item in items if item is not None and item is not Ellipsis)
-    if sum(item is Ellipsis for item in items) > 1:
-        raise errors.IndexError("index: more than one Ellipsis; one is enough")
-    if used > input.ndim:
-        raise errors.IndexError(f"index: {used} indices for {list(input.shape)}; {input.ndim} at most")
-    missing = [slice(None)] * (input.ndim - used)
-    place = next((i for i, item in enumerate(items) if item is Ellipsis), None)
-    items = items + missing if place is None else items[:place] + missing + items[place + 1 :]
-
-    starts, steps, sizes, shape = [], [], [], []
-    advanced: list[tuple[int, Tensor]] = []
-    axis = 0
-    for item in items:
-        if item is None:
-            shape.append(1)
-            continue
-        size = input.shape[axis]
-        if isinstance(item, int):
-            if not -size <= item < size:
-                valid = f"valid indices are {-size} to {size - 1}" if size else "there are none"
-                raise errors.IndexError(f"index: index {item} is out of range for size {size}; {valid}")
-            starts.append(item % size)
-            steps.append(1)
-            sizes.append(1)
-            axis += 1
-        elif isinstance(item, slice):
-            start, stop, step = item.indices(size)
-            count = len(range(start, stop, step))
-            starts.append(start if count else 0)
-            steps.append(step)
-            sizes.append(count)
-            shape.append(count)
-            axis += 1
-        else:
-            for part in _coordinates(item, input.shape[axis : axis + max(1, item.ndim)]):
-                advanced.append((len(shape), part))
-                starts.append(0)
-                steps.append(1)
-                sizes.append(input.shape[axis])
-                shape.append(input.shape[axis])
-                axis += 1
-    whole = all(s == 0 and t == 1 for s, t in zip(starts, steps, strict=True)) and tuple(sizes) == input.shape
-    window = input if whole else apply("slice", input, tuple(starts), tuple(steps), tuple(sizes))
-    return (window if tuple(shape) == window.shape else apply("reshape", window, tuple(shape))), advanced
+__all__ = [
+    "argsort",
+    "argwhere",
+    "bincount",
+    "bucketize",
+    "gather",
+    "index_add",
+    "index_copy",
+    "index_fill",
+    "index_put",
+    "index_select",
+    "isin",
+    "masked_scatter",
+    "masked_select",
+    "msort",
+    "nonzero",
+    "scatter",
+    "scatter_add",
+    "searchsorted",
+    "sort",
+    "take_along_dim",
+    "topk",
+    "unique",
+]
 
 
-def _is_mask(item: Any) -> bool:
-    return isinstance(item, Tensor) and item.dtype is bool_
+def as_index(op: str, index: Tensor) -> Tensor:
+    """An index tensor as int64.
 
-
-def _normal(item: Any) -> Any:
-    """An int, a slice of ints, None, Ellipsis, or a tensor of bools or int64."""
-    if item is None or item is Ellipsis or (isinstance(item, int) and not isinstance(item, bool)):
-        return item
-    if isinstance(item, slice):
-        if item.step == 0:
-            raise errors.ValueError("index: a slice of step 0; any other step is needed")
-        return item
-    if isinstance(item, (bool, np.bool_)):
-        return tensor(bool(item))
-    if isinstance(item, (list, np.ndarray, np.integer)):
-        array = np.asarray(item)
-        if array.ndim == 0:
-            return int(array)
-        item = from_numpy(np.array(array if array.dtype == bool else array.astype(np.int64)))
-    if isinstance(item, Tensor):
-        if item.dtype.is_floating_point:
-            raise errors.IndexError(f"index: an index of dtype {item.dtype.name}; integers or bools are needed")
-        return item if item.dtype in (bool_, int64) else item.to(int64)
-    raise errors.IndexError(
-        f"index: an index of type {type(item).__name__}; ints, slices, None, ..., masks and integer tensors are taken"
-    )
-
-
-def _coordinates(item: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
-    """A mask as the coordinates of its true elements, an integer tensor as itself."""
-    if item.dtype is not bool_:
-        return [item]
-    if item.shape != tuple(sizes):
-        raise errors.IndexError(f"index: a mask of shape {list(item.shape)} for dims {list(sizes)}; they must be equal")
-    return [from_numpy(np.ascontiguousarray(c.astype(np.int64))) for c in np.nonzero(np.asarray(item.numpy()))]
-
-
-def _arranged(window: Tensor, advanced: list[tuple[int, Tensor]]) -> tuple[Tensor, list[Tensor], list[int]]:
-    """The indexed dims first, the indices in one shape, and the order of the result's dims back to NumPy's."""
-    dims = [dim for dim, _ in advanced]
-    rest = [d for d in range(window.ndim) if d not in dims]
-    moved = apply("permute", window, tuple(dims + rest))
-    shape = np.broadcast_shapes(*(index.shape for _, index in advanced))
-    indices = [apply("contiguous", apply("expand", index, shape)) for _, index in advanced]
-    picked = len(shape)
-    together = dims == list(range(dims[0], dims[0] + len(dims)))
-    lead = sum(1 for d in rest if d < dims[0]) if together else 0
-    order = [picked + i for i in range(lead)] + list(range(picked)) + [picked + i for i in range(lead, len(rest))]
-    return moved, indices, order
-
-
-@method
-def __getitem__(self: Tensor, key: Any) -> Tensor:
-    """Part of a tensor: a view for ints and slices, a copy for masks and integer tensors."""
-    window, advanced = _plan(self, key)
-    if not advanced:
-        return window
-    moved, indices, order = _arranged(window, advanced)
-    picked = apply("index_get", moved, *indices)
-    return picked if order == list(range(len(order))) else apply("permute", picked, tuple(order))
-
-
-@method
-def __setitem__(self: Tensor, key: Any, value: Any) -> None:
-    """Write part of a tensor; a value is broadcast, and its gradient is recorded."""
-    if not isinstance(value, Tensor):
-        value = tensor(value, dtype=self.dtype) if not isinstance(value, np.ndarray) else from_numpy(np.array(value))
-    if value.dtype is not self.dtype:
-        value = value.to(self.dtype)
-    recorded = self.requires_grad or value.requires_grad
-    window, advanced = _plan(self.detach(), key)
-    if not advanced and not recorded:
-        apply_in = apply("expand", value, window.shape) if value.shape != window.shape else value
-        window.copy_(apply_in)
-        return
-    positions = apply("reshape", _positions(self), self.shape)
-    places, more = _plan(positions, key)
-    if more:
-        moved, indices, order = _arranged(places, more)
-        places = apply("index_get", moved, *indices)
-        places = apply("permute", places, tuple(order))
-    flat = apply("reshape", places, (-1,))
-    values = apply("reshape", apply("expand", value, places.shape), (-1,))
-    changed = apply("index_put", apply("reshape", self, (-1,)), values, flat, False)
-    _rewrite(self, changed)
-
-
-def _positions(self: Tensor) -> Tensor:
-    return from_numpy(np.arange(self.numel(), dtype=np.int64))
-
-
-def _rewrite(self: Tensor, changed: Tensor) -> None:
-    """self = changed, in self's memory, with the history of `changed`."""
-    if self.is_leaf and self.requires_grad:
-        raise errors.GraphError(
-            "index_put_: the target is a leaf that requires a gradient; write to it under no_grad, or write to a clone"
-        )
-    self.copy_(apply("reshape", changed, self.shape))
-
-
-@method
-def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
-    """The slices of a dim that a 1-d int64 index names."""
-    if index.ndim != 1:
-        raise errors.ShapeError(f"index_select: an index of shape {list(index.shape)}; one dim is needed")
-    axis = dim % max(1, input.ndim)
-    return input[(slice(None),) * axis + (index,)]
+    Raises: DTypeError
+    """
+    if not isinstance(index, Tensor):
+        raise errors.DTypeError(f"{op}: the index is a {type(index).__name__}; a tensor of int64 is needed")
+    if index.dtype is int64:
+        return index
+    if index.dtype is not int32:
+        raise errors.DTypeError(f"{op}: an index of {index.dtype.name}; int64 is needed (help: x.long())")
+    return apply("cast", index, int64)
 
 
 @method
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
-    """out[i…] = input[i… with the dim replaced by index[i…]]"""
-    return apply("gather", input, index, dim)
+    """The elements of each line along dim that index names: y[i][j] = input[i][index[i][j]] for dim 1."""
+    return apply("gather", input, as_index("gather", index), dim)
+
+
+@method
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """`gather`, with input and indices broadcast along the other dims; without dim, of the flat tensor."""
+    indices = as_index("take_along_dim", indices)
+    if dim is None:
+        return apply("gather", apply("reshape", input, (-1,)), apply("reshape", indices, (-1,)), 0)
+    if input.ndim != indices.ndim:
+        raise errors.ShapeError(
+            f"take_along_dim: {list(input.shape)} and indices {list(indices.shape)}; as many dims of each are needed"
+        )
+    axis = axis_of("take_along_dim", dim, input.shape)
+    mine, theirs = list(input.shape), list(indices.shape)
+    mine[axis] = theirs[axis] = 1
+    joint = list(broadcast_shapes("take_along_dim", mine, theirs))
+    wide = [*joint[:axis], input.shape[axis], *joint[axis + 1 :]]
+    named = [*joint[:axis], indices.shape[axis], *joint[axis + 1 :]]
+    return apply("gather", apply("expand", input, wide), apply("expand", indices, named), axis)
+
+
+def _like(op: str, input: Tensor, src: Operand) -> Tensor:
+    """A number as a 0-d tensor of input's dtype; a tensor must have that dtype."""
+    if not isinstance(src, Tensor):
+        return _core.full([], float(src), input.dtype)
+    if src.dtype is not input.dtype:
+        raise errors.DTypeError(
+            f"{op}: values of {src.dtype.name} for a tensor of {input.dtype.name}; one dtype is needed "
+            f"(help: values.to(bs.{input.dtype.name}))"
+        )
+    return src
+
+
+@method
+def scatter(input: Tensor, dim: int, index: Tensor, src: Operand) -> Tensor:
+    """A copy of input with src written where index names places along dim; of several at one place, the last stays."""
+    index, values = as_index("scatter", index), _like("scatter", input, src)
+    values = values if isinstance(src, Tensor) else apply("expand", values, index.shape)
+    return apply("scatter", input, index, values, dim)
 
 
 @method
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    """A copy of input with src added at the places that index names along dim."""
-    return apply("scatter_add", input, index, src, dim)
+    """A copy of input with src added where index names places along dim."""
+    return apply("scatter_add", input, as_index("scatter_add", index), _like("scatter_add", input, src), dim)
 
 
 @method
-def take_along_dim(input: Tensor, indices: Tensor, dim: int) -> Tensor:
-    """`gather`, with input and indices broadcast outside the dim."""
-    axis = dim % input.ndim
-    shape = [max(a, b) for a, b in zip(input.shape, indices.shape, strict=True)]
-    wide, places = list(shape), list(shape)
-    wide[axis], places[axis] = input.shape[axis], indices.shape[axis]
-    spread = apply("expand", input, tuple(wide))
-    return apply("gather", spread, apply("contiguous", apply("expand", indices, tuple(places))), axis)
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """The slices along dim that a list of indices names."""
+    index = as_index("index_select", index)
+    index = index if index.ndim else apply("reshape", index, (1,))
+    if not input.ndim:
+        return apply("reshape", apply("index_select", apply("reshape", input, (1,)), index, dim), ())
+    return apply("index_select", input, index, dim)
+
+
+def _swapped(x: Tensor, axis: int) -> Tensor:
+    """x with a dim brought to the front, or from there back to its place."""
+    if axis == 0:
+        return x
+    order = list(range(x.ndim))
+    order[0], order[axis] = axis, 0
+    return apply("permute", x, order)
+
+
+@method
+def index_put(input: Tensor, indices: tuple[Tensor, ...], values: Tensor, accumulate: bool = False) -> Tensor:
+    """A copy of input with values written, or added, at the places that index tensors name."""
+    found = [as_index("index_put", index) for index in indices]
+    joint = broadcast_shapes("index_put", *(index.shape for index in found))
+    found = [apply("expand", index, joint) for index in found]
+    values = apply("expand", _like("index_put", input, values), (*joint, *input.shape[len(found) :]))
+    return apply("index_put", input, values, *found, accumulate)
+
+
+@method
+def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Number = 1) -> Tensor:
+    """A copy of input with slices of source, times alpha, added where a list of indices says along dim."""
+    source = _like("index_add", input, source)
+    return apply("index_add", input, as_index("index_add", index), source if alpha == 1 else source * alpha, dim)
+
+
+@method
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """A copy of input with slices of source written where a list of indices says along dim."""
+    axis, index = axis_of("index_copy", dim, input.shape), as_index("index_copy", index)
+    source = _like("index_copy", input, source)
+    return _swapped(apply("index_put", _swapped(input, axis), _swapped(source, axis), index, False), axis)
+
+
+@method
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Number) -> Tensor:
+    """A copy of input with one number written to the slices along dim that a list of indices names."""
+    axis, index = axis_of("index_fill", dim, input.shape), as_index("index_fill", index)
+    front = _swapped(input, axis)
+    places = apply("reshape", index, (-1,))
+    return _swapped(apply("index_put", front, _like("index_fill", input, value), places, False), axis)
+
+
+@method
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Tensor | tuple[Tensor, ...]:
+    """The indices of the elements that are not 0, in row-major order; as_tuple gives one tensor for each dim.
+
+    Shapes: [...] → [n, ndim]
+    """
+    found = _core.nonzero(input)
+    return found.unbind(1) if as_tuple else found
+
+
+@method
+def argwhere(input: Tensor) -> Tensor:
+    """`nonzero` under NumPy's name."""
+    return _core.nonzero(input)
+
+
+@method
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """The elements where mask is True, in row-major order, as a vector."""
+    shape = broadcast_shapes("masked_select", input.shape, mask.shape)
+    return apply("expand", input, shape)[apply("expand", mask, shape)]
+
+
+@method
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """A copy of input with the first elements of source where mask is True, in row-major order."""
+    shape = broadcast_shapes("masked_scatter", input.shape, mask.shape)
+    places = _core.nonzero(apply("expand", mask, shape))
+    values = apply("reshape", _like("masked_scatter", input, source), (-1,))
+    count = places.shape[0]
+    if values.numel() < count:
+        raise errors.ShapeError(
+            f"masked_scatter: {values.numel()} values for {count} places; at least as many are needed"
+        )
+    if not shape:
+        return apply("reshape", values[:1], ()) if count else input.clone()
+    columns = [apply("contiguous", column) for column in places.unbind(1)]
+    return apply("index_put", apply("expand", input, shape), values[:count], *columns, False)
+
+
+# Order
+
+
+class Sorted(NamedTuple):
+    """Elements in order, and where they stood."""
+
+    values: Tensor
+    indices: Tensor
+
+
+@method
+def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Sorted:
+    """The elements of each line along dim in order, and where they stood.
+
+    Equal elements always keep their order, and NaN is above every number.
+    """
+    return Sorted(*apply("sort", input, dim, descending))
+
+
+@method
+def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    """Where the elements of each line along dim stand, in their order."""
+    return sort(input.detach(), dim, descending).indices
+
+
+def msort(input: Tensor) -> Tensor:
+    """The elements along the first dim in order."""
+    return sort(input, 0).values
+
+
+@method
+def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Sorted:
+    """The k largest, or smallest, elements of each line along dim, always in order, and where they stood."""
+    return Sorted(*apply("topk", input, k, dim, largest))
+
+
+def searchsorted(
+    sorted_sequence: Tensor, input: Operand, *, right: bool = False, side: str | None = None
+) -> Tensor:
+    """Where values belong in sorted rows so that these stay sorted: before equal elements, or with right after them.
+
+    Shapes: sorted_sequence [n] with any input, or [..., n] with [..., m]
+    """
+    if side not in (None, "left", "right"):
+        raise errors.ValueError(f"searchsorted: side is {side!r}; 'left' or 'right' is needed")
+    values = input if isinstance(input, Tensor) else _core.full([], float(input), sorted_sequence.dtype)
+    if sorted_sequence.dtype is not values.dtype:
+        joint = promote_types(sorted_sequence.dtype, values.dtype)
+        sorted_sequence, values = sorted_sequence.to(joint), values.to(joint)
+    return apply("searchsorted", sorted_sequence, values, right or side == "right")
+
+
+def bucketize(input: Tensor, boundaries: Tensor, *, right: bool = False) -> Tensor:
+    """The number of the interval between boundaries that each element is in."""
+    return searchsorted(boundaries, input, right=right)
+
+
+@method
+def unique(
+    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+) -> Tensor | tuple[Tensor, ...]:
+    """The different elements in order; also, where each element went, and how often each occurs.
+
+    NaN differs from every other NaN.
+    """
+    flat = apply("reshape", input.detach(), (-1,))
+    values, places = apply("sort", flat, 0, False)
+    if not flat.numel():
+        first = _core.full([0], 0.0, bool_)
+    else:
+        fresh = apply("ne", window(values, 0, 1, flat.numel() - 1), window(values, 0, 0, flat.numel() - 1))
+        first = apply("cat", _core.full([1], 1.0, bool_), fresh, 0)
+    starts = apply("reshape", _core.nonzero(first), (-1,))
+    found = apply("index_get", values, starts)
+    more = []
+    if return_inverse:
+        rank = apply("sub", apply("cumsum", first, 0), 1)
+        more.append(apply("reshape", apply("scatter", _core.full([flat.numel()], 0.0, int64), places, rank, 0), input.shape))
+    if return_counts:
+        ends = apply("cat", starts, _core.full([1], float(flat.numel()), int64), 0)
+        more.append(apply("sub", window(ends, 0, 1, starts.numel()), starts))
+    return (found, *more) if more else found
+
+
+def isin(elements: Tensor, test_elements: Operand, *, invert: bool = False) -> Tensor:
+    """True where an element is among the test elements."""
+    tests = test_elements if isinstance(test_elements, Tensor) else _core.full([1], float(test_elements), elements.dtype)
+    ordered = apply("sort", apply("reshape", tests.detach(), (-1,)), 0, False)[0]
+    if not ordered.numel():
+        return _core.full(elements.shape, float(invert), bool_)
+    place = searchsorted(ordered, elements.detach())
+    near = apply("index_get", ordered, apply("minimum", place, ordered.numel() - 1))
+    return apply("ne" if invert else "eq", elements, near)
+
+
+@method
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How often each number from 0 on occurs, or the sum of its weights."""
+    if input.ndim != 1 or input.is_floating_point():
+        raise errors.ShapeError(
+            f"bincount: {list(input.shape)} of {input.dtype.name}; integers in 1 dim are needed"
+        )
+    index = apply("cast", input, int64)
+    if input.numel() and int(index.amin()) < 0:
+        raise errors.ValueError(f"bincount: the number {int(index.amin())}; zero or more is needed")
+    size = max(minlength, int(index.amax()) + 1 if input.numel() else 0)
+    values = _core.full(input.shape, 1.0, int64) if weights is None else weights
+    return apply("index_add", _core.full([size], 0.0, values.dtype), index, values, 0)
+
+
+# In place: the new values, written into the tensor's memory.
+
+
+def _in_place(function: Callable[..., Tensor]) -> None:
+    def write(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.copy_(function(self, *args, **kwargs))
+
+    write.__doc__ = f"`{function.__name__}`, written into this tensor."
+    method_as(f"{function.__name__}_")(write)
+
+
+for _function in (index_add, index_copy, index_fill, index_put, masked_scatter, scatter, scatter_add):
+    _in_place(_function)

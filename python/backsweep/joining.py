@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from . import errors
 from ._core import Tensor, apply
-from .attach import method
+from .attach import method, method_as
 from .shape import axis_of, sizes_of, window
 from .types import Size
 
 __all__ = [
     "cat",
     "chunk",
+    "hstack",
     "meshgrid",
     "repeat_interleave",
     "roll",
@@ -21,6 +22,7 @@ __all__ = [
     "tensor_split",
     "tile",
     "unbind",
+    "vstack",
 ]
 
 
@@ -46,6 +48,19 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     axis = axis_of("stack", dim, shape, extra=1)
     shape = (*shape[:axis], 1, *shape[axis:])
     return apply("cat", *[apply("reshape", tensor, shape) for tensor in tensors], axis)
+
+
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Put tensors side by side: along the first dim of vectors, the second of others."""
+    tensors = [tensor if tensor.ndim else apply("reshape", tensor, (1,)) for tensor in _several("hstack", tensors)]
+    return apply("cat", *tensors, min(1, tensors[0].ndim - 1))
+
+
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Put tensors on top of each other along the first dim; vectors are rows."""
+    tensors = _several("vstack", tensors)
+    rows = [tensor if tensor.ndim > 1 else apply("reshape", tensor, (1, -1)) for tensor in tensors]
+    return apply("cat", *rows, 0)
 
 
 def _several(op: str, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -139,10 +154,15 @@ def repeat(self: Tensor, *repeats: int | Sequence[int]) -> Tensor:
     return _tiled("repeat", self, sizes_of(repeats))
 
 
-@method
 def tile(input: Tensor, dims: Sequence[int]) -> Tensor:
     """Copy the tensor that many times along its last dims; NumPy's form of `repeat`."""
     return _tiled("tile", input, [1] * (input.ndim - len(dims)) + list(dims))
+
+
+@method_as("tile")
+def _tile(self: Tensor, *dims: int | Sequence[int]) -> Tensor:
+    """Copy the tensor that many times along its last dims; NumPy's form of `repeat`."""
+    return tile(self, sizes_of(dims))
 
 
 def _tiled(op: str, input: Tensor, times: Sequence[int]) -> Tensor:
@@ -197,7 +217,7 @@ def repeat_interleave(input: Tensor, repeats: int | Tensor, dim: int | None = No
 @method
 def roll(input: Tensor, shifts: Size, dims: Size | None = None) -> Tensor:
     """Move elements along dims; what leaves at one end comes in at the other. Without dims, of the flat tensor."""
-    return apply("roll", input, shifts, dims)
+    return apply("roll", input, shifts, None if dims == () else dims)
 
 
 def meshgrid(*tensors: Tensor, indexing: str = "ij") -> tuple[Tensor, ...]:

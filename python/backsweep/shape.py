@@ -18,10 +18,14 @@ __all__ = [
     "diagonal",
     "flatten",
     "flip",
+    "fliplr",
+    "flipud",
     "movedim",
     "narrow",
     "permute",
     "reshape",
+    "rot90",
+    "select",
     "squeeze",
     "swapaxes",
     "transpose",
@@ -289,10 +293,75 @@ def window(input: Tensor, axis: int, start: int, length: int, step: int = 1) -> 
     return apply("slice", input, starts, steps, sizes)
 
 
-@method
 def flip(input: Tensor, dims: Size) -> Tensor:
     """A copy with the order of elements turned round along dims."""
     return apply("flip", input, dims)
+
+
+@method_as("flip")
+def _flip(self: Tensor, *dims: Any) -> Tensor:
+    """A copy with the order of elements turned round along dims."""
+    return apply("flip", self, sizes_of(dims))
+
+
+def fliplr(input: Tensor) -> Tensor:
+    """A copy of matrices with their columns in the other order."""
+    return apply("flip", input, 1)
+
+
+def flipud(input: Tensor) -> Tensor:
+    """A copy with the rows in the other order."""
+    return apply("flip", input, 0)
+
+
+@method
+def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
+    """Turn the plane of two dims by k quarters, from the first dim towards the second."""
+    first, second = axes_of("rot90", dims, input.shape)
+    if k % 4 == 0:
+        return apply("contiguous", input)
+    if k % 4 == 2:
+        return apply("flip", input, (first, second))
+    if k % 4 == 1:
+        return apply("flip", transpose(input, first, second), first)
+    return transpose(apply("flip", input, first), first, second)
+
+
+@method
+def unfold(self: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """All windows of a size along a dim, step apart, with the place within the window as the last dim. A copy."""
+    shape = self.shape
+    axis = axis_of("unfold", dimension, shape)
+    length = shape[axis] if shape else 1
+    if not 0 <= size <= length or step < 1:
+        raise errors.ValueError(
+            f"unfold: windows of {size}, {step} apart, on dim {dimension} of {list(shape)}; "
+            f"a size of 0 to {length}, and a step above 0, are needed"
+        )
+    from .creation import tensor
+    from .dtypes import int64
+
+    starts = range(0, length - size + 1, step)
+    places = tensor([start + place for start in starts for place in range(size)], dtype=int64)
+    whole = self if shape else apply("reshape", self, (1,))
+    picked = apply("index_select", whole, places, axis)
+    windows = apply("reshape", picked, (*shape[:axis], len(starts), size, *shape[axis + 1 :]))
+    moved = movedim(windows, axis + 1, -1)
+    return moved if shape else apply("reshape", moved, (size,))
+
+
+@method
+def select(input: Tensor, dim: int, index: int) -> Tensor:
+    """One part along a dim, without it, as a view."""
+    shape = input.shape
+    if not shape:
+        raise errors.ShapeError("select: a 0-d tensor has no dim to select from; at least 1 dim is needed")
+    axis = axis_of("select", dim, shape)
+    size = shape[axis]
+    if not -size <= index < size:
+        valid = f"valid indices are {-size} to {size - 1}" if size else "there are none"
+        raise errors.IndexError(f"select: index {index} is out of range for dim {dim} of {list(shape)}; {valid}")
+    return apply("reshape", window(input, axis, index % size, 1), (*shape[:axis], *shape[axis + 1 :]))
 
 
 @method
@@ -306,11 +375,16 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     return apply("diagonal", input, offset, dim1, dim2)
 
 
-def diag_embed(input: Tensor, offset: int = 0) -> Tensor:
-    """Square matrices with the last dim of input on their diagonal, and zeros elsewhere."""
+@method
+def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """Square matrices, over two new dims, with the last dim of input on a diagonal and zeros elsewhere."""
     shape = input.shape
     size = shape[axis_of("diag_embed", -1, shape)] + abs(offset)
-    return apply("diagonal_embed", input, (*shape[:-1], size, size), offset, -2, -1)
+    first, second = axis_of("diag_embed", dim1, shape, extra=1), axis_of("diag_embed", dim2, shape, extra=1)
+    full = list(shape[:-1])
+    for axis in sorted((first, second)):
+        full.insert(axis, size)
+    return apply("diagonal_embed", input, full, offset, first, second)
 
 
 @method

@@ -143,6 +143,8 @@ pub fn product_slope(back: &mut Back, x: V, y: V, dy: V, dim: usize) -> Result<V
 
 fn slope(back: &mut Back, [x, y, dy]: [V; 3], dim: usize, reverse: bool) -> Result<V> {
     let before = shifted(back, y, dim, reverse, 1.0)?;
+    // Forwards, a step of the recurrence has the factor of the place it goes to; here it is that of the place it left.
+    let x = if reverse { shifted(back, x, dim, false, 1.0)? } else { x };
     let received = back.call("recurrence", &[dy, x], &[int(dim as i64), flag(!reverse)])?;
     back.mul(before, received)
 }

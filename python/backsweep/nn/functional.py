@@ -9,6 +9,9 @@ from .. import _core, errors
 from .._core import Tensor, apply
 from ..creation import ones
 from ..dtypes import finfo
+from ..indexing import as_index
+from ..reduction import norm
+from ..types import DType
 from ._convolution import (
     conv1d,
     conv2d,
@@ -37,12 +40,14 @@ __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
     "alpha_dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "binary_cross_entropy",
     "binary_cross_entropy_with_logits", "celu", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-    "conv_transpose3d", "cross_entropy", "dropout", "dropout1d", "dropout2d", "dropout3d", "elu", "embedding", "gelu",
-    "glu", "group_norm", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "instance_norm", "kl_div",
-    "l1_loss", "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid", "max_pool1d", "max_pool2d",
-    "max_pool3d", "mish", "mse_loss", "nll_loss", "one_hot", "pad", "prelu", "relu", "relu6", "rms_norm",
-    "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softmin", "softplus",
-    "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+    "conv_transpose3d", "cosine_embedding_loss", "cosine_similarity", "cross_entropy", "dropout", "dropout1d",
+    "dropout2d", "dropout3d", "elu", "embedding", "gaussian_nll_loss", "gelu", "glu", "group_norm", "hardshrink",
+    "hardsigmoid", "hardswish", "hardtanh", "hinge_embedding_loss", "huber_loss", "instance_norm", "kl_div", "l1_loss",
+    "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid", "margin_ranking_loss", "max_pool1d",
+    "max_pool2d", "max_pool3d", "mish", "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "pairwise_distance",
+    "poisson_nll_loss", "prelu", "relu", "relu6", "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid",
+    "silu", "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh",
+    "tanhshrink", "threshold", "triplet_margin_loss",
 ]  # fmt: skip
 
 # Activations
@@ -176,9 +181,9 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return a * apply("sigmoid", b)
 
 
-def softmax(input: Tensor, dim: int) -> Tensor:
+def softmax(input: Tensor, dim: int, dtype: DType | None = None) -> Tensor:
     """eˣ over its sum along a dim. Saves: the output."""
-    return apply("softmax", input, dim)
+    return apply("softmax", input if dtype is None else input.to(dtype), dim)
 
 
 def softmin(input: Tensor, dim: int) -> Tensor:
@@ -186,9 +191,9 @@ def softmin(input: Tensor, dim: int) -> Tensor:
     return apply("softmax", -input, dim)
 
 
-def log_softmax(input: Tensor, dim: int) -> Tensor:
+def log_softmax(input: Tensor, dim: int, dtype: DType | None = None) -> Tensor:
     """ln softmax(x) along a dim. Saves: the output."""
-    return apply("log_softmax", input, dim)
+    return apply("log_softmax", input if dtype is None else input.to(dtype), dim)
 
 
 # Layers
@@ -206,25 +211,36 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
     """Rows of the weight; the row `padding_idx` gets no gradient.
 
     Shapes: input int64 [...], weight [n, width] → [..., width]
+    Saves: the indices
     """
-    if padding_idx is not None:
-        row = padding_idx % weight.shape[0]
-        places = _core.from_bytes(row.to_bytes(8, "little"), [1], _core.int64)
-        fixed = apply("index_get", weight.detach(), places)
-        weight = apply("index_put", weight, fixed, places, False)
-    return apply("index_get", weight, input)
+    return apply("embedding", weight, as_index("embedding", input), padding_idx)
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    """int64 rows with a 1 at the class."""
-    from ..creation import arange
+    """int64 rows with a 1 at the class; without num_classes, as many as the largest class needs."""
+    if num_classes < 0 and not tensor.numel():
+        raise errors.ValueError("one_hot: num_classes is -1 and there are no classes; give num_classes")
+    classes = num_classes if num_classes >= 0 else max(0, int(tensor.amax().item())) + 1
+    return apply("one_hot", as_index("one_hot", tensor), classes)
 
-    classes = num_classes if num_classes >= 0 else int(tensor.amax()) + 1
-    if tensor.numel() and not 0 <= int(tensor.amin()) <= int(tensor.amax()) < classes:
-        raise errors.IndexError(
-            f"one_hot: classes from {int(tensor.amin())} to {int(tensor.amax())}; 0 to {classes - 1} are there"
-        )
-    return (tensor.unsqueeze(-1) == arange(classes)).to(_core.int64)
+
+def normalize(input: Tensor, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12) -> Tensor:
+    """Divide by the p-norm along a dim, or by eps where the norm is less: the slope at 0 is then 1 / eps."""
+    size = apply("clamp", norm(input, p, dim, True), eps, math.inf)
+    return apply("div", input, size)
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """The cosine of the angle between vectors along a dim; inputs broadcast."""
+    sizes = [apply("clamp", norm(x, 2.0, dim, True), eps, math.inf) for x in (x1, x2)]
+    return apply("sum", apply("mul", apply("div", x1, sizes[0]), apply("div", x2, sizes[1])), dim, False)
+
+
+def pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """The p-norm of x1 - x2 + eps along the last dim."""
+    return norm(apply("add", apply("sub", x1, x2), eps), p, -1, keepdim)
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -487,3 +503,127 @@ def cross_entropy(
     if reduction == "none":
         return loss if len(shape) == 1 else apply("reshape", loss, shape)
     return _reduced("cross_entropy", loss, reduction)
+
+
+def poisson_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+) -> Tensor:
+    """eˣ - t·x for an x that holds logarithms, else x - t·ln(x + ε); full adds Stirling's term for targets above 1."""
+    _same_shape("poisson_nll_loss", input, target)
+    if log_input:
+        loss = apply("exp", input) - target * input
+    else:
+        loss = input - target * apply("log", input + eps)
+    if full:
+        large = apply("maximum", target, 1.0)
+        stirling = target * apply("log", large) - target + 0.5 * apply("log", 2.0 * math.pi * large)
+        loss = loss + apply("where", apply("gt", target, 1.0), stirling, 0.0)
+    return _reduced("poisson_nll_loss", loss, reduction)
+
+
+def gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """½(ln σ² + (x - t)²/σ²), the variance no less than ε; full adds ½ ln 2π.
+
+    Shapes: var as input, or with a last dim of 1, or without the last dim
+    """
+    _same_shape("gaussian_nll_loss", input, target)
+    if not isinstance(var, Tensor):
+        var = _core.full(input.shape, float(var), input.dtype)
+    if input.ndim and var.shape == input.shape[:-1]:
+        var = var.unsqueeze(-1)
+    if var.shape != input.shape and var.shape != (*input.shape[:-1], 1):
+        raise errors.ShapeError(
+            f"gaussian_nll_loss: var {list(var.shape)} for input {list(input.shape)}; "
+            f"{list(input.shape)}, or the same with a last dim of 1 or without it, is needed"
+        )
+    if bool(apply("any", apply("lt", var.detach(), 0.0))):
+        raise errors.ValueError("gaussian_nll_loss: some variance is negative; zero or more is needed")
+    # The bound moves the value and leaves the gradient as it is.
+    low = apply("lt", var, eps).detach()
+    var = var + apply("where", low, apply("sub", eps, var.detach()), 0.0)
+    loss = 0.5 * (apply("log", var) + apply("square", input - target) / var)
+    if full:
+        loss = loss + 0.5 * math.log(2.0 * math.pi)
+    return _reduced("gaussian_nll_loss", loss, reduction)
+
+
+def _hinge(x: Tensor) -> Tensor:
+    """max(0, x) with slope 1 at 0, unlike relu: what is equal is driven apart."""
+    return apply("clamp", x, 0.0, math.inf)
+
+
+def soft_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """ln(1 + e^(-t·x)), targets 1 or -1."""
+    _same_shape("soft_margin_loss", input, target)
+    return _reduced("soft_margin_loss", -apply("logsigmoid", target * input), reduction)
+
+
+def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, reduction: str = "mean") -> Tensor:
+    """x where the target is 1, max(0, margin - x) where it is -1."""
+    _same_shape("hinge_embedding_loss", input, target)
+    near = apply("where", apply("ne", target, -1), input, 0.0)
+    far = apply("where", apply("ne", target, 1), _hinge(margin - input), 0.0)
+    return _reduced("hinge_embedding_loss", near + far, reduction)
+
+
+def margin_ranking_loss(
+    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """max(0, margin - t·(x1 - x2)), targets 1 or -1."""
+    _same_shape("margin_ranking_loss", input1, input2)
+    _same_shape("margin_ranking_loss", input1, target)
+    return _reduced("margin_ranking_loss", _hinge(margin - target * (input1 - input2)), reduction)
+
+
+def cosine_embedding_loss(
+    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """1 - cos where the target is 1, max(0, cos - margin) where it is -1.
+
+    Shapes: inputs [n, d] with target [n], or [d] with []
+    """
+    _same_shape("cosine_embedding_loss", input1, input2)
+    if target.shape != input1.shape[:-1] or input1.ndim not in (1, 2):
+        raise errors.ShapeError(
+            f"cosine_embedding_loss: inputs {list(input1.shape)} with targets {list(target.shape)}; "
+            "[n, d] with [n], or [d] with [], is needed"
+        )
+    # Squares are moved off 0 as in PyTorch, so that the root has a slope there.
+    squares = [apply("sum", apply("square", x), -1, False) + 1e-12 for x in (input1, input2)]
+    cosine = apply("sum", input1 * input2, -1, False) / apply("sqrt", squares[0] * squares[1])
+    near = apply("where", apply("eq", target, 1), 1.0 - cosine, 0.0)
+    far = apply("where", apply("eq", target, -1), _hinge(cosine - margin), 0.0)
+    return _reduced("cosine_embedding_loss", near + far, reduction)
+
+
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """max(0, |anchor - positive| - |anchor - negative| + margin); swap may measure the negative from the positive."""
+    _same_shape("triplet_margin_loss", anchor, positive)
+    _same_shape("triplet_margin_loss", anchor, negative)
+    if margin <= 0:
+        raise errors.ValueError(f"triplet_margin_loss: margin is {margin}; a number above zero is needed")
+    near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = apply("minimum", far, pairwise_distance(positive, negative, p, eps))
+    return _reduced("triplet_margin_loss", _hinge(near - far + margin), reduction)

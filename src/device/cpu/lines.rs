@@ -6,7 +6,7 @@
 
 use super::copy::{Elements, Word, by_width};
 use super::pool;
-use super::slices::place;
+use super::slices::Ends;
 use super::view::View;
 use crate::dtype::{DType, Element};
 use crate::error::{self, Result};
@@ -110,11 +110,11 @@ fn failed(op: &str, index: &View, size: usize) -> error::Error {
     grid.walk(Row::new(1, 1), 0..grid.count(), |_, [at], _, _| {
         // SAFETY: a cell of the grid is an element of the view.
         let value = unsafe { *values.at(at) };
-        if first.is_none() && place(value, size).is_none() {
+        if first.is_none() && Ends::Start.place(value, size).is_none() {
             first = Some(value);
         }
     });
-    error::index_out_of_range(op, first.unwrap_or(0), size)
+    Ends::Start.error(op, first.unwrap_or(0), size)
 }
 
 /// y[…, j, …] = x[…, index[…, j, …], …] along `dim`. y is contiguous and of the index's shape; the others lie as they like.
@@ -153,7 +153,7 @@ fn gather_words<W: Word>(op: &str, x: &View, index: &View, dim: usize, y: Elemen
             let j = (from + j) as isize;
             // SAFETY: j < n, so this is an element of the index tensor.
             let value = unsafe { *values.at(at_index + j * index_step) };
-            match place(value, size) {
+            match Ends::Start.place(value, size) {
                 // SAFETY: within x, because the index is in range and the other coordinates exist there.
                 Some(to) => *y = unsafe { *x.at(at_x + to as isize * step + j * x_step) },
                 None => failure.store(true, Relaxed),
@@ -223,7 +223,7 @@ fn scatter_typed<T: Copy + Send + Sync + 'static>(
         // SAFETY: an element of the index tensor, and src has it too. The place is within y because its index is in range
         // and the other coordinates exist there, and on a line that belongs to one unit.
         unsafe {
-            match place(*values.at(at_index), size) {
+            match Ends::Start.place(*values.at(at_index), size) {
                 Some(to) => {
                     let y = y.at(at_y + to as isize * step);
                     *y = meet(*y, *src.at(at_src));

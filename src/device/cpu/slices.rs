@@ -15,29 +15,46 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// The rows named by int64 tensors of one shape, one for each of the leading axes that make up a row's number. Negative
-/// indices count from the end.
+/// The rows named by int64 tensors of one shape, one for each of the leading axes that make up a row's number.
 pub struct Rows<'a> {
     op: &'static str,
     axes: SmallVec<[(&'a [i64], usize); 2]>,
     positions: usize,
+    ends: Ends,
 }
 
-/// The place of an index that may count from the end.
-#[inline(always)]
-pub(super) fn place(index: i64, size: usize) -> Option<usize> {
-    let at = if index < 0 { index.wrapping_add(size as i64) } else { index } as u64;
-    if at < size as u64 { Some(at as usize) } else { None }
+/// From which end indices may count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// A negative index is an error: as a class or a token it is a mistake more often than it is the last one.
+    Start,
+    /// Advanced indexing, as in NumPy.
+    Both,
+}
+
+impl Ends {
+    #[inline(always)]
+    pub(super) fn place(self, index: i64, size: usize) -> Option<usize> {
+        let at = if self == Ends::Both && index < 0 { index.wrapping_add(size as i64) } else { index } as u64;
+        if at < size as u64 { Some(at as usize) } else { None }
+    }
+
+    pub(super) fn error(self, op: &str, index: i64, size: usize) -> error::Error {
+        match self {
+            Ends::Start => error::index_not_below(op, index, size),
+            Ends::Both => error::index_out_of_range(op, index, size),
+        }
+    }
 }
 
 impl<'a> Rows<'a> {
     /// The indices lie contiguously.
-    pub fn new(op: &'static str, indices: &[View<'a>], sizes: &[usize]) -> Rows<'a> {
+    pub fn new(op: &'static str, indices: &[View<'a>], sizes: &[usize], ends: Ends) -> Rows<'a> {
         let axes: SmallVec<[(&[i64], usize); 2]> =
             indices.iter().zip(sizes).map(|(v, &size)| (v.slice::<i64>(), size)).collect();
         let positions = axes.first().map_or(0, |a| a.0.len());
         assert!(axes.iter().all(|a| a.0.len() == positions), "bug: indices of several lengths");
-        Rows { op, axes, positions }
+        Rows { op, axes, positions, ends }
     }
 
     pub fn count(&self) -> usize {
@@ -47,16 +64,18 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     fn at(&self, position: usize) -> Option<usize> {
         if let [(indices, size)] = self.axes.as_slice() {
-            return place(indices[position], *size);
+            return self.ends.place(indices[position], *size);
         }
-        self.axes.iter().try_fold(0, |row, (indices, size)| Some(row * size + place(indices[position], *size)?))
+        self.axes
+            .iter()
+            .try_fold(0, |row, (indices, size)| Some(row * size + self.ends.place(indices[position], *size)?))
     }
 
     fn error(&self, position: usize) -> error::Error {
-        let wrong = self.axes.iter().find(|(indices, size)| place(indices[position], *size).is_none());
+        let wrong = self.axes.iter().find(|(indices, size)| self.ends.place(indices[position], *size).is_none());
         // The index may have been overwritten by another thread in the meantime; the error stands.
         let (index, size) = wrong.map_or((0, 0), |(indices, size)| (indices[position], *size));
-        error::index_out_of_range(self.op, index, size)
+        self.ends.error(self.op, index, size)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Advanced indexing: int64 tensors of one shape S name places in the leading dims of a tensor.
+//! Advanced indexing: int64 tensors of one shape S name places in the leading dims of a tensor, from either end.
 //!
 //! Whatever Python allows beyond that (slices, ellipsis, masks, indices that broadcast or that are not in front) is
 //! brought into this form by views before.
@@ -9,7 +9,7 @@ use super::super::registry::Entry;
 use super::super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_index, output, run};
 use super::{begin_as, expect_number, expect_same_type, keep_winners, ordinals};
 use crate::arena::ledger::Category;
-use crate::device::cpu::slices::{self, Rows};
+use crate::device::cpu::slices::{self, Ends, Rows};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::shape::{self, Dims, Layout};
@@ -48,7 +48,7 @@ fn named(op: &str, x: &Meta, indices: &[&Meta]) -> Result<Dims> {
 
 fn rows<'a>(op: &'static str, x: &[usize], indices: &'a [&Tensor]) -> (Rows<'a>, usize) {
     let views: SmallVec<[_; 4]> = indices.iter().map(|t| t.view()).collect();
-    (Rows::new(op, &views, &x[..indices.len()]), x[indices.len()..].iter().product())
+    (Rows::new(op, &views, &x[..indices.len()], Ends::Both), x[indices.len()..].iter().product())
 }
 
 /// The place in x that an element of the result comes from.

@@ -1,7 +1,7 @@
 //! Elements by number: whole slices along a dim, single elements along a dim, and advanced indexing.
 //!
-//! Negative indices count from the end, in every op. Where several indices name one place, sums are made in the order of
-//! the indices, and of several writes the last one stays, in the gradient as well.
+//! Where several indices name one place, sums are made in the order of the indices, and of several writes the last one
+//! stays, in the gradient as well.
 
 mod advanced;
 mod lines;

@@ -6,7 +6,7 @@ use super::super::registry::Entry;
 use super::super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_index, expect_inputs, output};
 use super::{along, begin_as, expect_number, expect_same_type};
 use crate::device::cpu::copy;
-use crate::device::cpu::slices::{self, Rows};
+use crate::device::cpu::slices::{self, Ends, Rows};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::shape::{self, Dims};
@@ -85,7 +85,7 @@ impl Op for IndexSelect {
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let dim = shape::dim("index_select", self.dim, x[0].shape())?;
         let (outer, inner) = around(x[0].shape(), dim);
-        let rows = Rows::new("index_select", &[x[1].view()], &[x[0].shape()[dim]]);
+        let rows = Rows::new("index_select", &[x[1].view()], &[x[0].shape()[dim]], Ends::Start);
         slices::take(&x[0].view(), &rows, outer, inner, &y[0].view())
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
@@ -166,7 +166,7 @@ impl Op for IndexAdd {
         begin_as(x[0], &y[0]);
         let dim = shape::dim("index_add", self.dim, x[0].shape())?;
         let (outer, inner) = around(x[0].shape(), dim);
-        let rows = Rows::new("index_add", &[x[1].view()], &[x[0].shape()[dim]]);
+        let rows = Rows::new("index_add", &[x[1].view()], &[x[0].shape()[dim]], Ends::Start);
         slices::add(&y[0].view(), &rows, &x[2].view(), outer, inner, None)
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
@@ -249,7 +249,7 @@ impl Op for Embedding {
         true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        let rows = Rows::new("embedding", &[x[1].view()], &x[0].shape()[..1]);
+        let rows = Rows::new("embedding", &[x[1].view()], &x[0].shape()[..1], Ends::Start);
         slices::take(&x[0].view(), &rows, 1, x[0].shape()[1], &y[0].view())
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
@@ -322,7 +322,7 @@ impl Op for EmbeddingGrad {
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         copy::zero(&y[0].view());
-        let rows = Rows::new("embedding_grad", &[x[1].view()], &[self.rows]);
+        let rows = Rows::new("embedding_grad", &[x[1].view()], &[self.rows], Ends::Start);
         let skip = padding("embedding_grad", self.padding, self.rows)?;
         slices::add(&y[0].view(), &rows, &x[0].view(), 1, y[0].shape()[1], skip)
     }
@@ -330,10 +330,7 @@ impl Op for EmbeddingGrad {
         let (dy, indices) = (back.dy(), back.input(1)?);
         let mut dx = back.apply(Embedding { padding: self.padding }, &[dy, indices])?;
         if let Some(row) = padding("embedding_grad", self.padding, self.rows)? {
-            // An index may name the row from either end.
-            for name in [row as f64, row as f64 - self.rows as f64] {
-                dx = self.without(back, indices, name, dx)?;
-            }
+            dx = self.without(back, indices, row as f64, dx)?;
         }
         back.give(0, dx);
         Ok(())
@@ -406,7 +403,6 @@ impl Op for OneHot {
         copy::zero(&y[0].view());
         let (x, y) = (x[0].view().slice::<i64>(), y[0].view().out::<i64>());
         for (i, &class) in x.iter().enumerate() {
-            // Class numbers do not count from the end: -1 is a common mark for "no class".
             let at = usize::try_from(class).ok().filter(|&at| at < self.classes);
             let at = at.ok_or_else(|| {
                 Error::index(format!(
@@ -443,9 +439,9 @@ mod tests {
     }
 
     #[test]
-    fn the_padding_row_has_no_gradient_and_indices_may_count_from_the_end() {
+    fn the_padding_row_has_no_gradient() {
         let dy = Tensor::from_slice("test", &[4, 1], &[1.0f32, 2.0, 4.0, 8.0], Category::Input).unwrap();
-        let indices = longs(&[4], &[0, -1, 2, 0]);
+        let indices = longs(&[4], &[0, 2, 2, 0]);
         let sum = |padding| {
             let attributes = [int(3), padding];
             run::call("embedding_grad", &[&dy, &indices], &attributes).unwrap().to_f64()
@@ -459,8 +455,8 @@ mod tests {
     fn an_index_out_of_range_is_an_error_that_names_it() {
         let x = Tensor::from_slice("test", &[3, 2], &[0.0f32; 6], Category::Input).unwrap();
         for (index, text) in [
-            (3, "index_select: index 3 is out of range for size 3; valid indices are -3 to 2"),
-            (-4, "index_select: index -4 is out of range for size 3; valid indices are -3 to 2"),
+            (3, "index_select: index 3 is out of range for size 3; valid indices are 0 to 2"),
+            (-1, "index_select: index -1 is out of range for size 3; valid indices are 0 to 2"),
         ] {
             let error = run::call("index_select", &[&x, &longs(&[2], &[0, index])], &[int(0)]).unwrap_err();
             assert_eq!(error.text(), text);

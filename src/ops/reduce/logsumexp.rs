@@ -55,7 +55,7 @@ impl LogSumExp {
     }
 
     fn samples() -> Vec<Sample> {
-        super::samples(Self::build, Domain::Any, true)
+        super::samples(Self::build, Domain::Any, false)
     }
 }
 
