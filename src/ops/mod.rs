@@ -18,6 +18,7 @@ pub mod matmul;
 pub mod pointwise;
 pub mod pooling;
 pub mod rearrange;
+pub mod recurrent;
 pub mod reduce;
 pub mod registry;
 pub mod relu;
@@ -25,6 +26,7 @@ pub mod run;
 pub mod scan;
 pub mod softmax;
 pub mod sorting;
+pub mod split;
 pub mod views;
 
 use crate::device::Device;
@@ -142,7 +144,12 @@ pub trait Op: Debug + Send + Sync + 'static {
         None
     }
 
-    /// True for ops whose output is a window on their first input.
+    /// As `view`, for ops with several outputs.
+    fn views(&self, x: &Tensor) -> Option<Result<run::Outputs>> {
+        self.view(x).map(|view| view.map(|view| SmallVec::from_iter([view])))
+    }
+
+    /// True for ops whose outputs are windows on their first input.
     fn is_view(&self) -> bool {
         false
     }
