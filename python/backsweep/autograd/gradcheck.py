@@ -8,7 +8,6 @@ from typing import Any
 
 from .. import _core, errors
 from .._core import Tensor
-from .grad_mode import no_grad
 from .sweep import grad
 
 Outputs = list[Tensor]
@@ -129,10 +128,10 @@ def _check(
         """The change of every output along a direction of one input, by central differences."""
         ends = []
         x = inputs[place].detach()
-        with no_grad():
-            for step in (eps, -eps):
-                at = x + _tensor(direction, x.shape) * step
-                ends.append([_flat(y) for y in _outputs(func, [*inputs[:place], at, *inputs[place + 1 :]])])
+        for step in (eps, -eps):
+            # It requires a gradient as the input did: what func computes may itself be a gradient.
+            at = (x + _tensor(direction, x.shape) * step).requires_grad_()
+            ends.append([_flat(y) for y in _outputs(func, [*inputs[:place], at, *inputs[place + 1 :]])])
         return [
             [(up - down) / (2 * eps) for up, down in zip(high, low, strict=True)]
             for high, low in zip(*ends, strict=True)

@@ -182,6 +182,8 @@ impl Plan {
         let outputs: usize = kept_sizes.iter().product();
         let elements: usize = reduced.iter().map(|a| a.size).product();
         let splits = splits(outputs, elements, columns).min(reduced[0].size).max(1);
+        // Where there is nothing to join, its order is no matter: no copy would chain sizes of 0.
+        chained |= elements == 0;
         Plan { kept, reduced, columns, outputs, elements, splits, chained }
     }
 

@@ -176,6 +176,10 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
         true
     }
 
+    fn overwrites(&self) -> bool {
+        true
+    }
+
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
         let views: SmallVec<[Option<View>; MOST]> = x.iter().map(|t| Some(t.view())).collect();
