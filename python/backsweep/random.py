@@ -187,7 +187,7 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> T
         past = (ends.unsqueeze(-2) <= drawn.unsqueeze(-1)).sum(-1)
         last = (ends < total).sum(-1, keepdim=True)
         return past.minimum(last)
-    fewest = int((weights > 0).sum(-1).min().item())
+    fewest = int((weights > 0).sum(-1).amin().item())
     if num_samples > fewest:
         raise errors.ValueError(
             f"multinomial: {num_samples} samples without replacement of {fewest} elements above 0; no more can be drawn"

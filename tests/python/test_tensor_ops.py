@@ -604,12 +604,25 @@ def test_the_forms_in_place_agree_with_the_others(name: str) -> None:
     wanted = read(y * 1)
     agree(target, array(wanted))
     weights = tensor(values((2, 3), 4))
-    [dx] = bs.autograd.grad((target * weights).sum(), [x], materialize_grads=True)
+    # What is overwritten as a whole has no history any more, and so no gradient.
+    assert target.requires_grad == (name not in ("zero", "fill"))
+    [dx] = bs.autograd.grad(((target + x * 0) * weights).sum(), [x], materialize_grads=True)
     [dy] = bs.autograd.grad((wanted * weights).sum(), [y], materialize_grads=True)
     agree(dx, array(dy))
     plain = tensor(values((2, 3)))
     write(plain)
     agree(plain, array(wanted))
+
+
+def test_a_view_or_a_leaf_is_not_overwritten_in_silence() -> None:
+    x = leaf((2, 3))
+    with pytest.raises(bs.GraphError, match="leaf"):
+        x.zero_()
+    with pytest.raises(bs.GraphError, match="view"):
+        (x * 1)[0].fill_(2.0)
+    with bs.no_grad():
+        x.zero_()
+    assert x.requires_grad and x.tolist() == [[0.0] * 3] * 2
 
 
 # Losses
