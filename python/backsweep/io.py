@@ -37,6 +37,8 @@ def save(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: 
     offset = 0
     for name, tensor in tensors.items():
         _check_name("save", name)
+        if not isinstance(tensor, Tensor):
+            raise errors.DTypeError(f"save: '{name}' is a {type(tensor).__name__}; tensors are saved")
         data = _core.to_bytes(tensor.detach())
         header[name] = {
             "dtype": _NAMES[tensor.dtype.name],

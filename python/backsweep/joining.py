@@ -76,11 +76,10 @@ def _several(op: str, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _pieces(input: Tensor, axis: int, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    pieces, start = [], 0
-    for size in sizes:
-        pieces.append(window(input, axis, start, size))
-        start += size
-    return tuple(pieces)
+    if not sizes:
+        return ()
+    pieces = apply("split", input, axis, tuple(sizes))
+    return pieces if len(sizes) > 1 else (pieces,)
 
 
 def _dim(op: str, input: Tensor, dim: int) -> tuple[int, int]:
@@ -145,7 +144,7 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     axis, size = _dim("unbind", input, dim)
     shape = input.shape
     rest = (*shape[:axis], *shape[axis + 1 :])
-    return tuple(apply("reshape", window(input, axis, place, 1), rest) for place in range(size))
+    return tuple(apply("reshape", piece, rest) for piece in _pieces(input, axis, (1,) * size))
 
 
 @method

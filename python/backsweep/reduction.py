@@ -163,7 +163,7 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
 
 
 @method
-def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Tensor | Extreme:
+def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
     """The largest element; with a dim, the largest along it and where they are; with a tensor, the larger of each two."""
     if dim is None:
         return apply("amax", input, None, keepdim)
@@ -173,7 +173,7 @@ def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
 
 
 @method
-def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Tensor | Extreme:
+def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
     """The smallest element; with a dim, the smallest along it and where they are; with a tensor, the smaller of each two."""
     if dim is None:
         return apply("amin", input, None, keepdim)
@@ -203,7 +203,7 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
 
 
 @method
-def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor | Extreme:
+def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The element in the middle of the order, the lower of two, NaN if any is; with a dim, along it, and where."""
     if dim is None:
         return median(apply("reshape", input, (-1,)), 0)[0]

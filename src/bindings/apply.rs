@@ -109,6 +109,15 @@ fn read(entry: &'static Entry, arguments: &[Bound<'_, PyAny>]) -> PyResult<Call>
         match a {
             Argument::Value(v) => inputs.push(v),
             Argument::Number(n) if elementwise => inputs.push(Var::constant(weak(&n, dtype).map_err(raise)?)),
+            Argument::Other(other) if elementwise => {
+                let other = match other {
+                    Attribute::Text(text) => format!("'{text}'"),
+                    Attribute::Ints(list) => format!("{list:?}"),
+                    _ => "None".to_string(),
+                };
+                let text = format!("{}: {other} among its operands; tensors and numbers are needed", entry.name);
+                return Err(raise(Error::dtype(text)));
+            }
             Argument::Number(n) | Argument::Other(n) => attributes.push(n),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::dtype::PyDType;
 use super::errors::raise;
+use super::frames;
 use super::tensor::PyTensor;
 use crate::arena::ledger::Category;
 use crate::device::Device;
@@ -54,6 +55,7 @@ pub fn interface<'py>(py: Python<'py>, var: &Var) -> PyResult<Bound<'py, PyDict>
 #[pyfunction]
 #[pyo3(signature = (array, copy))]
 fn from_array(array: &Bound<'_, PyAny>, copy: bool) -> PyResult<PyTensor> {
+    frames::note_as(array.py(), "from_numpy")?;
     let interface = array.getattr("__array_interface__")?;
     let typestr: String = interface.get_item("typestr")?.extract()?;
     let dtype = DType::ALL.into_iter().find(|d| type_string(*d) == Some(typestr.as_str())).ok_or_else(|| {
@@ -94,7 +96,8 @@ fn from_array(array: &Bound<'_, PyAny>, copy: bool) -> PyResult<PyTensor> {
 
 /// A tensor filled with one number.
 #[pyfunction]
-fn full(shape: Vec<usize>, value: f64, dtype: &PyDType) -> PyResult<PyTensor> {
+fn full(py: Python<'_>, shape: Vec<usize>, value: f64, dtype: &PyDType) -> PyResult<PyTensor> {
+    frames::note_as(py, "full")?;
     let meta = Meta::contiguous("full", &shape, dtype.0, Device::Cpu).map_err(raise)?;
     let tensor = Tensor::empty(meta, Category::Temporary).map_err(raise)?;
     let number = Tensor::scalar(value, dtype.0).map_err(raise)?;
@@ -104,7 +107,8 @@ fn full(shape: Vec<usize>, value: f64, dtype: &PyDType) -> PyResult<PyTensor> {
 
 /// A tensor of whatever the memory holds.
 #[pyfunction]
-fn empty(shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+fn empty(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+    frames::note_as(py, "empty")?;
     let meta = Meta::contiguous("empty", &shape, dtype.0, Device::Cpu).map_err(raise)?;
     Ok(PyTensor::new(Var::constant(Tensor::empty(meta, Category::Temporary).map_err(raise)?)))
 }
@@ -124,7 +128,8 @@ fn to_bytes<'py>(py: Python<'py>, tensor: &PyTensor) -> PyResult<Bound<'py, pyo3
 
 /// A tensor from the bytes of its elements in row-major order.
 #[pyfunction]
-fn from_bytes(data: &[u8], shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+fn from_bytes(py: Python<'_>, data: &[u8], shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+    frames::note_as(py, "from_bytes")?;
     let meta = Meta::contiguous("from_bytes", &shape, dtype.0, Device::Cpu).map_err(raise)?;
     if meta.bytes() != data.len() {
         let text = format!(

@@ -73,12 +73,17 @@ fn user_line(py: Python<'_>, seen: &mut Seen) -> PyResult<Option<Name>> {
     Ok(None)
 }
 
-/// Sets the context of this thread to the user's line and the module call in progress.
+/// Sets the context of this thread to the user's line and the module call in progress; the op names itself later.
 pub fn note(py: Python<'_>) -> PyResult<()> {
+    note_as(py, "")
+}
+
+/// As `note`, for what is made without an op.
+pub fn note_as(py: Python<'_>, op: &'static str) -> PyResult<()> {
     SEEN.with_borrow_mut(|seen| {
         let (module, call) = seen.modules.last().copied().unwrap_or((Name::NONE, Name::NONE));
         let line = user_line(py, seen)?.unwrap_or(call);
-        Context { op: "", module, line }.set();
+        Context { op, module, line }.set();
         Ok(())
     })
 }

@@ -2,6 +2,7 @@
 
 use super::dtype::PyDType;
 use super::errors::raise;
+use super::frames;
 use super::tensor::PyTensor;
 use crate::arena::ledger::Category;
 use crate::device::Device;
@@ -37,19 +38,22 @@ fn filled(op: &str, shape: &[usize], dtype: DType, fill: fn(&mut [f32], Stream))
 
 /// Numbers in [0, 1), 24 bits each.
 #[pyfunction]
-fn uniform(shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+fn uniform(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+    frames::note_as(py, "rand")?;
     Ok(PyTensor::new(Var::constant(filled("rand", &shape, dtype.0, random::uniform).map_err(raise)?)))
 }
 
 /// Standard normal numbers.
 #[pyfunction]
-fn normal(shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+fn normal(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+    frames::note_as(py, "randn")?;
     Ok(PyTensor::new(Var::constant(filled("randn", &shape, dtype.0, random::normal).map_err(raise)?)))
 }
 
 /// int64 numbers in low..high.
 #[pyfunction]
-fn randint(low: i64, high: i64, shape: Vec<usize>) -> PyResult<PyTensor> {
+fn randint(py: Python<'_>, low: i64, high: i64, shape: Vec<usize>) -> PyResult<PyTensor> {
+    frames::note_as(py, "randint")?;
     if low >= high {
         return Err(raise(Error::value(format!("randint: low {low} and high {high}; low must be below high"))));
     }
@@ -67,7 +71,8 @@ fn randint(low: i64, high: i64, shape: Vec<usize>) -> PyResult<PyTensor> {
 
 /// 0..n in random order (Fisher and Yates).
 #[pyfunction]
-fn randperm(n: usize) -> PyResult<PyTensor> {
+fn randperm(py: Python<'_>, n: usize) -> PyResult<PyTensor> {
+    frames::note_as(py, "randperm")?;
     let meta = Meta::contiguous("randperm", &[n], DType::I64, Device::Cpu).map_err(raise)?;
     let tensor = Tensor::empty(meta, Category::Temporary).map_err(raise)?;
     let (stream, list) = (draw(2 * n as u64), tensor.view().out::<i64>());

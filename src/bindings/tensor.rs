@@ -110,13 +110,17 @@ fn update(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef) -> PyResult<()> {
 
 /// Bitwise on bools only: the integer ops are not there.
 fn logic(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef) -> PyResult<Py<PyAny>> {
-    let dtype = slf.get().read(|v| v.tensor.dtype());
-    if dtype != DType::Bool {
-        let text =
-            format!("{}: operators & | ^ ~ on {}; bool is needed (help: compare first)", op.name(), dtype.name());
-        return Err(raise(Error::dtype(text)));
-    }
+    bools_only(slf, op)?;
     binary(slf, other, op, false)
+}
+
+fn bools_only(slf: &Bound<'_, PyTensor>, op: &OpRef) -> PyResult<()> {
+    let dtype = slf.get().read(|v| v.tensor.dtype());
+    if dtype == DType::Bool {
+        return Ok(());
+    }
+    let text = format!("{}: operators & | ^ ~ on {}; bool is needed (help: compare first)", op.name(), dtype.name());
+    Err(raise(Error::dtype(text)))
 }
 
 #[pymethods]
@@ -192,6 +196,7 @@ impl PyTensor {
         logic(slf, other, &OPERATORS.xor)
     }
     fn __invert__(slf: &Bound<'_, PyTensor>) -> PyResult<Py<PyAny>> {
+        bools_only(slf, &OPERATORS.not)?;
         wrap(slf.py(), run(slf.py(), OPERATORS.not.clone(), &[&slf.get().var()])?)
     }
     fn __lt__(slf: &Bound<'_, PyTensor>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {

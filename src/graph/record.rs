@@ -112,7 +112,8 @@ pub fn apply_in_place(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
 
 fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
     let name = op.name();
-    if x.tensor.layout().strides().iter().zip(x.tensor.shape()).any(|(&s, &d)| s == 0 && d > 1) {
+    let repeats = x.tensor.layout().strides().iter().zip(x.tensor.shape()).any(|(&s, &d)| s == 0 && d > 1);
+    if repeats && x.tensor.numel() > 0 {
         return Err(Error::graph(format!(
             "{name}_: the target is broadcast, so one element stands for many; clone it first"
         )));

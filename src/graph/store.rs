@@ -124,6 +124,15 @@ pub fn push(mut node: Node) -> NodeRef {
 
 /// Lets go of a node, and of all that only it held. A loop with a list, not a recursion.
 fn release(id: NodeId) {
+    {
+        // Nearly always another holder is left, and there is nothing to collect.
+        let mut store = STORE.lock();
+        let node = store.node(id);
+        if node.holders > 1 {
+            node.holders -= 1;
+            return;
+        }
+    }
     let mut pending = vec![id];
     let mut dead: Vec<Node> = Vec::new();
     while !pending.is_empty() {

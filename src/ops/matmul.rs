@@ -34,7 +34,11 @@ fn matrices(a: &[usize], b: &[usize]) -> Result<[Dims; 3]> {
     if k != other {
         return Err(Error::shape(format!("matmul: inner dimensions differ: {a:?} × {b:?} ({k} vs {other})")));
     }
-    let mut y = shape::broadcast("matmul", &left[..left.len() - 2], &right[..right.len() - 2])?;
+    let mut y = shape::broadcast("matmul", &left[..left.len() - 2], &right[..right.len() - 2]).map_err(|_| {
+        Error::shape(format!(
+            "matmul: batch dims of {a:?} × {b:?} do not broadcast; before the last two, sizes must be equal or 1"
+        ))
+    })?;
     y.push(left[left.len() - 2]);
     y.push(right[right.len() - 1]);
     Ok([left, right, y])

@@ -4,8 +4,11 @@
 //! and never allocates except through the engine that runs it.
 
 pub mod args;
+pub mod attention;
+pub mod batch_norm;
 pub mod cast;
 pub mod cat;
+pub mod conv2d;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod index;
@@ -13,7 +16,9 @@ pub mod laws;
 pub mod layer_norm;
 pub mod matmul;
 pub mod pointwise;
+pub mod pooling;
 pub mod rearrange;
+pub mod recurrent;
 pub mod reduce;
 pub mod registry;
 pub mod relu;
@@ -21,6 +26,7 @@ pub mod run;
 pub mod scan;
 pub mod softmax;
 pub mod sorting;
+pub mod split;
 pub mod views;
 
 use crate::device::Device;
@@ -143,7 +149,12 @@ pub trait Op: Debug + Send + Sync + 'static {
         None
     }
 
-    /// True for ops whose output is a window on their first input.
+    /// As `view`, for ops with several outputs.
+    fn views(&self, x: &Tensor) -> Option<Result<run::Outputs>> {
+        self.view(x).map(|view| view.map(|view| SmallVec::from_iter([view])))
+    }
+
+    /// True for ops whose outputs are windows on their first input.
     fn is_view(&self) -> bool {
         false
     }

@@ -24,12 +24,18 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::reduce::register(&mut list);
     super::softmax::register(&mut list);
     super::layer_norm::register(&mut list);
+    super::batch_norm::register(&mut list);
+    super::conv2d::register(&mut list);
+    super::attention::register(&mut list);
+    super::pooling::register(&mut list);
+    super::recurrent::register(&mut list);
     super::cross_entropy::register(&mut list);
     super::index::register(&mut list);
     super::rearrange::register(&mut list);
     super::sorting::register(&mut list);
     super::scan::register(&mut list);
     super::cat::register(&mut list);
+    super::split::register(&mut list);
     super::dropout::register(&mut list);
     list
 });
@@ -48,7 +54,7 @@ pub fn entry(name: &str) -> Result<&'static Entry> {
     BY_NAME
         .get(name)
         .copied()
-        .ok_or_else(|| Error::value(format!("apply: there is no op '{name}'; see registry.names()")))
+        .ok_or_else(|| Error::value(format!("apply: there is no op '{name}'; op_names() lists what there is")))
 }
 
 pub fn build(name: &str, attributes: &[Attribute]) -> Result<OpRef> {

@@ -18,9 +18,9 @@ pub fn compute(op: &dyn Op, x: &[&Tensor], recording: bool) -> Result<Outputs> {
         return Err(error::arity(op.name(), x.len(), "1"));
     }
     if op.is_view()
-        && let Some(view) = op.view(x[0])
+        && let Some(views) = op.views(x[0])
     {
-        return Ok(SmallVec::from_iter([view?]));
+        return views;
     }
     let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
     let inferred = op.infer(&metas, recording)?;
@@ -31,7 +31,14 @@ pub fn compute(op: &dyn Op, x: &[&Tensor], recording: bool) -> Result<Outputs> {
 }
 
 fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
-    let y: Outputs = metas.into_iter().map(|m| Tensor::empty(m, Category::Temporary)).collect::<Result<_>>()?;
+    let mut y = Outputs::new();
+    for meta in metas {
+        y.push(Tensor::empty(meta, Category::Temporary)?);
+    }
+    if (0..x.len()).all(|i| fits(op.layouts(i), &x[i].meta)) {
+        on_device(op, x, &y)?;
+        return Ok(y);
+    }
     let mut copies: SmallVec<[Tensor; 2]> = SmallVec::new();
     let mut which: SmallVec<[Option<usize>; 4]> = SmallVec::new();
     for (i, t) in x.iter().enumerate() {
@@ -45,26 +52,36 @@ fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
         });
     }
     let laid: SmallVec<[&Tensor; 4]> = x.iter().zip(&which).map(|(&t, w)| w.map_or(t, |i| &copies[i])).collect();
-    match y.first().map_or(Device::Cpu, |t| t.meta.device) {
-        Device::Cpu => op.cpu(&laid, &y)?,
-    }
+    on_device(op, &laid, &y)?;
     Ok(y)
+}
+
+fn on_device(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+    match y.first().map_or(Device::Cpu, |t| t.meta.device) {
+        Device::Cpu => op.cpu(x, y),
+    }
+}
+
+/// True when an input will do as it is.
+fn fits(wanted: Layouts, meta: &Meta) -> bool {
+    match wanted {
+        Layouts::Any => true,
+        Layouts::ChannelsLast if meta.rank() >= 3 => meta.layout.is_channels_last(),
+        _ => meta.layout.is_contiguous(),
+    }
 }
 
 /// The layout an input must be copied to, or `None` when it will do as it is.
 fn fitting_layout(wanted: Layouts, meta: &Meta) -> Result<Option<Arc<Layout>>> {
-    Ok(match wanted {
-        Layouts::Any => None,
-        Layouts::ChannelsLast if meta.rank() >= 3 => {
-            if meta.layout.is_channels_last() {
-                None
-            } else {
-                Some(Layout::channels_last("copy", meta.shape())?)
-            }
-        }
-        _ if meta.layout.is_contiguous() => None,
-        _ => Some(Layout::contiguous("copy", meta.shape())?),
-    })
+    if fits(wanted, meta) {
+        return Ok(None);
+    }
+    let last = wanted == Layouts::ChannelsLast && meta.rank() >= 3;
+    Ok(Some(if last {
+        Layout::channels_last("copy", meta.shape())?
+    } else {
+        Layout::contiguous("copy", meta.shape())?
+    }))
 }
 
 /// A copy in another layout.

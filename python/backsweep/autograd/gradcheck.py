@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import _core, errors
 from .._core import Tensor
+from .grad_mode import enable_grad, no_grad
 from .sweep import grad
 
 Outputs = list[Tensor]
@@ -67,12 +68,16 @@ def gradgradcheck(
         ]
     else:
         weights = [grad_outputs] if isinstance(grad_outputs, Tensor) else list(grad_outputs)
-    count = len(given)
+    places = [i for i, x in enumerate(given) if isinstance(x, Tensor) and x.requires_grad]
 
     def first(*arguments: Any) -> tuple[Tensor, ...]:
-        values, dy = arguments[:count], arguments[count:]
-        wanted = [x for x in values if isinstance(x, Tensor) and x.requires_grad]
-        found = grad(_outputs(func, values), wanted, list(dy), create_graph=True, materialize_grads=True)
+        values, dy = list(arguments[: len(given)]), arguments[len(given) :]
+        # Differences move a detached copy of one input, where nothing is recorded.
+        for i in places:
+            values[i] = values[i] if values[i].requires_grad else values[i].detach().requires_grad_()
+        with enable_grad():
+            wanted = [values[i] for i in places]
+            found = grad(_outputs(func, values), wanted, list(dy), create_graph=True, materialize_grads=True)
         return tuple(dx for dx in found if dx is not None)
 
     return gradcheck(
@@ -128,10 +133,10 @@ def _check(
         """The change of every output along a direction of one input, by central differences."""
         ends = []
         x = inputs[place].detach()
-        for step in (eps, -eps):
-            # It requires a gradient as the input did: what func computes may itself be a gradient.
-            at = (x + _tensor(direction, x.shape) * step).requires_grad_()
-            ends.append([_flat(y) for y in _outputs(func, [*inputs[:place], at, *inputs[place + 1 :]])])
+        with no_grad():
+            for step in (eps, -eps):
+                at = x + _tensor(direction, x.shape) * step
+                ends.append([_flat(y) for y in _outputs(func, [*inputs[:place], at, *inputs[place + 1 :]])])
         return [
             [(up - down) / (2 * eps) for up, down in zip(high, low, strict=True)]
             for high, low in zip(*ends, strict=True)

@@ -130,7 +130,7 @@ class MultiheadAttention(Module):
         if causal:
             attn_mask = None
         elif is_causal and attn_mask is None:
-            attn_mask = bs.ones(l, s, dtype=bs.bool, device=q.device).triu(1)
+            attn_mask = bs.arange(l, device=q.device).unsqueeze(1) < bs.arange(s, device=q.device)
         mask = self._mask(attn_mask, key_padding_mask, (n, l, s), added, q.dtype)
         q, k, v = (self._split(x) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
@@ -218,7 +218,10 @@ class MultiheadAttention(Module):
         mask = masks[0]
         for other in masks[1:]:
             mask = mask.logical_or(other) if mask.dtype == bs.bool else mask + other
-        return F.pad(mask, (0, added)) if added else mask
+        if not added:
+            return mask
+        seen = bs.zeros(*mask.shape[:-1], added, device=mask.device, dtype=mask.dtype)
+        return bs.cat([mask, seen], dim=-1)
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float

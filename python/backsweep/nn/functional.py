@@ -7,19 +7,47 @@ from collections.abc import Sequence
 
 from .. import _core, errors
 from .._core import Tensor, apply
+from ..creation import ones
 from ..dtypes import finfo
 from ..indexing import as_index
 from ..reduction import norm
 from ..types import DType
+from ._convolution import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
+from ._normalisation import batch_norm, group_norm, instance_norm
+from ._padding import pad
+from ._pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
 
 __all__ = [
-    "binary_cross_entropy", "binary_cross_entropy_with_logits", "celu", "cosine_embedding_loss", "cosine_similarity",
-    "cross_entropy", "dropout", "elu", "embedding", "gaussian_nll_loss", "gelu", "glu", "group_norm", "hardshrink",
-    "hardsigmoid", "hardswish", "hardtanh", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "layer_norm",
-    "leaky_relu", "linear", "log_softmax", "logsigmoid", "margin_ranking_loss", "mish", "mse_loss", "nll_loss",
-    "normalize", "one_hot", "pairwise_distance", "poisson_nll_loss", "prelu", "relu", "relu6", "rms_norm",
-    "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "soft_margin_loss", "softmax",
-    "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold", "triplet_margin_loss",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "alpha_dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "celu", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "cosine_embedding_loss", "cosine_similarity", "cross_entropy", "dropout", "dropout1d",
+    "dropout2d", "dropout3d", "elu", "embedding", "gaussian_nll_loss", "gelu", "glu", "group_norm", "hardshrink",
+    "hardsigmoid", "hardswish", "hardtanh", "hinge_embedding_loss", "huber_loss", "instance_norm", "kl_div", "l1_loss",
+    "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid", "margin_ranking_loss", "max_pool1d",
+    "max_pool2d", "max_pool3d", "mish", "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "pairwise_distance",
+    "poisson_nll_loss", "prelu", "relu", "relu6", "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid",
+    "silu", "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh",
+    "tanhshrink", "threshold", "triplet_margin_loss",
 ]  # fmt: skip
 
 # Activations
@@ -224,6 +252,39 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     return _put(input, apply("dropout", input, p, *_core.next_stream(input.numel())), inplace)
 
 
+def _channel_dropout(op: str, input: Tensor, p: float, training: bool, inplace: bool, unbatched: int) -> Tensor:
+    if input.ndim < 2:
+        raise errors.ShapeError(f"{op}: input {list(input.shape)}; [n, c, ...] or [c, ...] is needed")
+    lead = 1 if input.ndim == unbatched else 2
+    drawn = dropout(ones((*input.shape[:lead], *(1,) * (input.ndim - lead)), dtype=input.dtype), p, training)
+    return _put(input, input * drawn, inplace) if training and p else input
+
+
+def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of whole channels of [n, c, l] or [c, l]."""
+    return _channel_dropout("dropout1d", input, p, training, inplace, 2)
+
+
+def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of whole channels of [n, c, h, w]."""
+    return _channel_dropout("dropout2d", input, p, training, inplace, 0)
+
+
+def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of whole channels of [n, c, d, h, w] or [c, d, h, w]."""
+    return _channel_dropout("dropout3d", input, p, training, inplace, 4)
+
+
+def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """Dropout to SELU's lower bound, moved and scaled so that mean 0 and variance 1 stay."""
+    if not training or p == 0.0:
+        return input
+    low = -1.7580993408473766
+    kept = apply("ne", dropout(ones(input.shape, dtype=input.dtype), p), 0.0)
+    scale = 0.0 if p == 1.0 else ((1.0 - p) * (1.0 + p * low * low)) ** -0.5
+    return _put(input, apply("where", kept, input, low) * scale - scale * low * p, inplace)
+
+
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -254,21 +315,6 @@ def rms_norm(
     return scaled if weight is None else scaled * weight
 
 
-def group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    """Normalise groups of channels, then scale and shift each channel."""
-    batch, channels = input.shape[:2]
-    if channels % num_groups:
-        raise errors.ShapeError(f"group_norm: {channels} channels in {num_groups} groups; the groups must be equal")
-    flat = apply("reshape", input, (batch, num_groups, -1))
-    normal = apply("reshape", apply("layer_norm", flat, 1, eps, False, False), input.shape)
-    per_channel = (1, channels) + (1,) * (input.ndim - 2)
-    if weight is not None:
-        normal = normal * apply("reshape", weight, per_channel)
-    return normal if bias is None else normal + apply("reshape", bias, per_channel)
-
-
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -276,33 +322,47 @@ def scaled_dot_product_attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    *,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(q · kᵀ · scale + mask) · v; a row that is masked as a whole gives 0.
+    """softmax(q · kᵀ · scale + mask) · v in blocks; a row that is masked as a whole gives 0.
 
+    A boolean mask is True where a key counts, a float mask is added; both broadcast to [..., t, s]. enable_gqa lets
+    several heads of the query share one of key and value. Only a mask that needs a gradient makes [..., t, s] exist.
     Shapes: query [..., t, d], key [..., s, d], value [..., s, e] → [..., t, e]
+    Saves: the operands, the output, and one number a row
     """
     if is_causal and attn_mask is not None:
-        raise errors.ValueError("scaled_dot_product_attention: is_causal and attn_mask; one of them is possible")
-    factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = apply("matmul", query * factor, key.transpose(-2, -1))
-    if is_causal:
-        attn_mask = _causal(query.shape[-2], key.shape[-2])
-    if attn_mask is not None and attn_mask.dtype is _core.bool:
-        scores = apply("where", attn_mask, scores, float("-inf"))
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-    weights = apply("softmax", scores, -1)
-    if attn_mask is not None and not is_causal:
-        dead = apply("eq", apply("amax", scores, (-1,), True).detach(), float("-inf"))
-        weights = apply("where", dead, 0.0, weights)
-    return apply("matmul", dropout(weights, dropout_p), value)
-
-
-def _causal(rows: int, columns: int) -> Tensor:
-    from ..creation import arange
-
-    return apply("ge", arange(rows).unsqueeze(1), arange(columns))
+        raise errors.ValueError(
+            "scaled_dot_product_attention: is_causal and attn_mask are both given; one of them is possible"
+        )
+    if attn_mask is not None and attn_mask.ndim == 1:
+        attn_mask = attn_mask.unsqueeze(0)
+    if enable_gqa and query.ndim > 2 and query.shape[-3] != key.shape[-3]:
+        heads, groups = query.shape[-3], key.shape[-3]
+        if not groups or heads % groups or value.shape[-3] != groups:
+            raise errors.ShapeError(
+                f"scaled_dot_product_attention: {heads} heads of the query with {groups} of the key and "
+                f"{value.shape[-3]} of the value; equal numbers that divide the query's are needed"
+            )
+        if attn_mask is not None and attn_mask.ndim > 2:
+            own = attn_mask.shape[-3]
+            attn_mask = attn_mask.unsqueeze(-3) if own == 1 else attn_mask.unflatten(-3, (groups, -1))
+        grouped = query.unflatten(-3, (groups, -1))
+        y = scaled_dot_product_attention(
+            grouped, key.unsqueeze(-3), value.unsqueeze(-3), attn_mask, dropout_p, is_causal, scale=scale
+        )
+        return y.flatten(-4, -3)
+    given = (query, key, value) if attn_mask is None else (query, key, value, attn_mask)
+    if dropout_p == 0.0:
+        return apply("attention", *given, is_causal, scale)
+    lead = [1] * max(t.ndim - 2 for t in given)
+    for t in given:
+        for i, size in enumerate(reversed(t.shape[:-2])):
+            lead[i] = size if lead[i] == 1 else lead[i]
+    draws = math.prod(lead) * query.shape[-2] * key.shape[-2]
+    return apply("attention", *given, is_causal, scale, dropout_p, *_core.next_stream(draws))
 
 
 # Losses

@@ -7,6 +7,7 @@
 //! Results do not depend on the number of threads. Leaves out the gradient of an additive mask.
 
 mod rows;
+pub mod views;
 
 use super::gemm::pack::Panel;
 use super::gemm::tile::{Bias, Element, Tile};

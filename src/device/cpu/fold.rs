@@ -70,6 +70,16 @@ number!(i64, Int, i64, Int, |x: Int| x.0, |kernel: K| kernel.run::<Int>());
 impl Lanes for Int {
     type Elem = i64;
     const WIDTH: usize = 1;
+
+    #[inline(always)]
+    fn mask_bits(mask: bool) -> u32 {
+        mask as u32
+    }
+
+    #[inline(always)]
+    fn bits_mask(bits: u32) -> bool {
+        bits & 1 != 0
+    }
     #[inline(always)]
     unsafe fn load(p: *const i64) -> Int {
         // SAFETY: the caller's promise.
@@ -182,8 +192,8 @@ impl Plan {
         let outputs: usize = kept_sizes.iter().product();
         let elements: usize = reduced.iter().map(|a| a.size).product();
         let splits = splits(outputs, elements, columns).min(reduced[0].size).max(1);
-        // Where there is nothing to join, its order is no matter: no copy would chain sizes of 0.
-        chained |= elements == 0;
+        // Without elements there is nothing to join.
+        let chained = chained || outputs == 0 || elements == 0;
         Plan { kept, reduced, columns, outputs, elements, splits, chained }
     }
 

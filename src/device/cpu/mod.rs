@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod bits;
+pub mod channels;
 pub mod conv;
 pub mod convert;
 pub mod copy;
@@ -18,6 +19,7 @@ pub mod pool;
 pub mod pooling;
 pub mod product;
 pub mod random;
+pub mod recurrent;
 pub mod roofline;
 pub mod rows;
 pub mod scan;

@@ -2,8 +2,7 @@
 //!
 //! Adaptive pooling is pooling whose windows are cut from the input evenly; 1-D pooling has one row. Everything is
 //! vectorised over the channels, and a gradient gathers from the windows that hold an element, so that each output is
-//! written once, in an order that no number of threads changes. Leaves out: the indices of torch's `return_indices`,
-//! which follow from the offsets.
+//! written once, in an order that no number of threads changes.
 
 use super::conv::{Float, Shared};
 use super::pool;
@@ -28,10 +27,12 @@ pub struct Axis {
 
 impl Axis {
     /// Windows of one size. `ceil_mode` adds a last window that starts inside the input or its left padding and ends
-    /// beyond. At least one window must fit.
+    /// beyond. There must be a window; it fits, or is such a last one.
     pub fn new(input: usize, kernel: usize, stride: usize, padding: usize, dilation: usize, ceil_mode: bool) -> Axis {
-        let free = input + 2 * padding - dilation * (kernel - 1) - 1;
-        let mut output = if ceil_mode { free.div_ceil(stride) } else { free / stride } + 1;
+        let (full, reach) = (input + 2 * padding, dilation * (kernel - 1) + 1);
+        let steps = if ceil_mode { full + stride - 1 } else { full };
+        assert!(steps >= reach, "bug: no window fits");
+        let mut output = (steps - reach) / stride + 1;
         if ceil_mode && (output - 1) * stride >= input + padding {
             output -= 1;
         }
@@ -46,6 +47,11 @@ impl Axis {
 
     pub fn output(&self) -> usize {
         self.output
+    }
+
+    /// True when window t lies in the padding, or between its taps.
+    pub fn is_empty(&self, t: usize) -> bool {
+        self.window(t).1.is_empty()
     }
 
     /// The position of tap 0 of window t, and the taps that lie inside the input.
@@ -100,6 +106,13 @@ impl Pooling {
     /// Offsets of [`max_forward`] are below this.
     pub fn window_len(&self) -> usize {
         self.rows.kernel * self.cols.kernel
+    }
+
+    /// The kernels trust these sizes.
+    fn check(&self, input: usize, output: usize) {
+        let of_input = self.n * self.rows.input * self.cols.input * self.c;
+        let of_output = self.n * self.rows.output * self.cols.output * self.c;
+        assert!(input == of_input && output == of_output, "bug: pooling of tensors of other sizes");
     }
 
     /// About how many windows hold an element.
@@ -158,46 +171,63 @@ macro_rules! offsets {
 offsets!(u8 u16 i32);
 
 /// y = the maximum of each window, and where in its window the first one is; NaN counts as the largest.
-///
-/// # Safety
 /// x is [n, rows, cols, c] with the input sizes of the axes, y and `offsets` with the output sizes.
-pub unsafe fn max_forward<E: Float, O: Offset>(s: &Pooling, x: *const E, y: *mut E, offsets: Option<*mut O>) {
-    let offsets = offsets.unwrap_or(std::ptr::null_mut());
-    run(s, Side::Output, s.window_len(), Max { x: Shared(x.cast_mut()), y: Shared(y), offsets: Shared(offsets) });
+pub fn max_forward<E: Float, O: Offset>(s: &Pooling, x: &[E], y: &mut [E], offsets: Option<&mut [O]>) {
+    s.check(x.len(), y.len());
+    assert!(offsets.as_ref().is_none_or(|o| o.len() == y.len()), "bug: offsets of another size");
+    let offsets = offsets.map_or(std::ptr::null_mut(), <[O]>::as_mut_ptr);
+    let (x, y) = (shared(x), Shared(y.as_mut_ptr()));
+    run(s, Side::Output, s.window_len(), Max { x, y, offsets: Shared(offsets) });
 }
 
 /// dx from dy: each element of dy goes to where its maximum was. All of dx is written.
-///
-/// # Safety
-/// As [`max_forward`], with dx and dy in the places of x and y.
-pub unsafe fn max_backward<E: Float, O: Offset>(s: &Pooling, dy: *const E, offsets: *const O, dx: *mut E) {
-    let (dy, offsets) = (Shared(dy.cast_mut()), Shared(offsets.cast_mut()));
-    run(s, Side::Input, s.overlap(), MaxBack { dy, offsets, dx: Shared(dx) });
+pub fn max_backward<E: Float, O: Offset>(s: &Pooling, dy: &[E], offsets: &[O], dx: &mut [E]) {
+    s.check(dx.len(), dy.len());
+    assert!(offsets.len() == dy.len(), "bug: offsets of another size");
+    let (dy, offsets) = (shared(dy), shared(offsets));
+    run(s, Side::Input, s.overlap(), MaxBack { dy, offsets, dx: Shared(dx.as_mut_ptr()) });
 }
 
 /// y = the elements of x at the offsets that [`max_forward`] found in another tensor: the derivative of a maximum.
-///
-/// # Safety
-/// As [`max_forward`].
-pub unsafe fn max_pick<E: Float, O: Offset>(s: &Pooling, x: *const E, offsets: *const O, y: *mut E) {
-    let (x, offsets) = (Shared(x.cast_mut()), Shared(offsets.cast_mut()));
-    run(s, Side::Output, s.window_len(), Pick { x, offsets, y: Shared(y) });
+pub fn max_pick<E: Float, O: Offset>(s: &Pooling, x: &[E], offsets: &[O], y: &mut [E]) {
+    s.check(x.len(), y.len());
+    assert!(offsets.len() == y.len(), "bug: offsets of another size");
+    let (x, offsets) = (shared(x), shared(offsets));
+    run(s, Side::Output, s.window_len(), Pick { x, offsets, y: Shared(y.as_mut_ptr()) });
+}
+
+/// Where [`max_forward`] found each maximum, as row · width + column of the input.
+pub fn max_indices<O: Offset>(s: &Pooling, offsets: &[O], indices: &mut [i64]) {
+    assert!(offsets.len() == indices.len(), "bug: indices of another size");
+    let row_len = s.cols.output * s.c;
+    for (index, (offsets, indices)) in
+        offsets.chunks(row_len.max(1)).zip(indices.chunks_mut(row_len.max(1))).enumerate()
+    {
+        let top = s.rows.window(index % s.rows.output).0;
+        for (at, (offset, to)) in offsets.iter().zip(indices).enumerate() {
+            let (down, across) = s.tap(offset.to_int() as usize);
+            let row = top + (down * s.rows.dilation) as isize;
+            let col = s.cols.window(at / s.c).0 + (across * s.cols.dilation) as isize;
+            *to = (row * s.cols.input as isize + col) as i64;
+        }
+    }
 }
 
 /// y = the average of each window.
-///
-/// # Safety
-/// As [`max_forward`].
-pub unsafe fn average_forward<E: Float>(s: &Pooling, divisor: Divisor, x: *const E, y: *mut E) {
-    run(s, Side::Output, s.window_len(), Average { divisor, x: Shared(x.cast_mut()), y: Shared(y) });
+pub fn average_forward<E: Float>(s: &Pooling, divisor: Divisor, x: &[E], y: &mut [E]) {
+    s.check(x.len(), y.len());
+    run(s, Side::Output, s.window_len(), Average { divisor, x: shared(x), y: Shared(y.as_mut_ptr()) });
 }
 
 /// dx from dy; all of dx is written.
-///
-/// # Safety
-/// As [`max_backward`].
-pub unsafe fn average_backward<E: Float>(s: &Pooling, divisor: Divisor, dy: *const E, dx: *mut E) {
-    run(s, Side::Input, s.overlap(), AverageBack { divisor, dy: Shared(dy.cast_mut()), dx: Shared(dx) });
+pub fn average_backward<E: Float>(s: &Pooling, divisor: Divisor, dy: &[E], dx: &mut [E]) {
+    s.check(dx.len(), dy.len());
+    run(s, Side::Input, s.overlap(), AverageBack { divisor, dy: shared(dy), dx: Shared(dx.as_mut_ptr()) });
+}
+
+/// For the inputs of a kernel, which are only read.
+fn shared<T>(x: &[T]) -> Shared<T> {
+    Shared(x.as_ptr().cast_mut())
 }
 
 /// Which side of the pooling a kernel writes.
@@ -408,6 +438,8 @@ impl<E: Float, O: Offset> Cell<E> for Pick<E, O> {
                 let (down, across) = at.s.tap((*self.offsets.get().add(out + lane)).to_int() as usize);
                 let row = (top + (down * at.s.rows.dilation) as isize) as usize;
                 let col = (left + (across * at.s.cols.dilation) as isize) as usize;
+                // Whatever the offsets say, nothing outside x is read.
+                assert!(row < at.s.rows.input && col < at.s.cols.input, "bug: an offset beyond its window");
                 *self.y.get().add(out + lane) = *self.x.get().add(at.input(row, col) + channel + lane);
             }
         }

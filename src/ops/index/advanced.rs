@@ -89,9 +89,9 @@ impl Op for IndexGet {
     }
     fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
         let Some((first, indices)) = x.split_first() else {
-            return Err(error::arity("index_get", 0, "a tensor and at least one index"));
+            return Err(error::arity("index", 0, "a tensor and at least one index"));
         };
-        output("index_get", x, &named("index_get", first, indices)?, first.dtype)
+        output("index", x, &named("index", first, indices)?, first.dtype)
     }
     fn saves(&self, _needs: Mask) -> Saves {
         Saves::inputs(!1)
@@ -107,7 +107,7 @@ impl Op for IndexGet {
         true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        let (rows, inner) = rows("index_get", x[0].shape(), &x[1..]);
+        let (rows, inner) = rows("index", x[0].shape(), &x[1..]);
         slices::take(&x[0].view(), &rows, 1, inner, &y[0].view())
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {

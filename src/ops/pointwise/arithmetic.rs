@@ -3,7 +3,22 @@
 //! At a tie the gradient is shared; a gradient that is exactly 0 stays 0 at a singularity (`times`).
 
 use super::{NEVER, NOTHING, X, X1, X2, Y, pointwise};
+use crate::error::{Error, Result};
 use crate::ops::laws::Domain::{AboveOne, Any, Apart, Divisor, Mask, Positive, Unit};
+use crate::tensor::Tensor;
+
+/// Integers have no infinity and no fraction to answer with: what has no whole result is refused.
+pub fn check_integers(op: &str, x: &[&Tensor]) -> Result<()> {
+    match op {
+        "floor_divide" | "remainder" | "fmod" if x[1].to_f64().contains(&0.0) => Err(Error::value(format!(
+            "{op}: an integer divided by 0; divisors other than 0 are needed (help: floats give inf or nan)"
+        ))),
+        "pow" if x[1].to_f64().iter().any(|&e| e < 0.0) => Err(Error::value(format!(
+            "{op}: an integer to a negative power is no integer; exponents of 0 or more are needed (help: x.float())"
+        ))),
+        _ => Ok(()),
+    }
+}
 
 pointwise! {
     Add[2] "add" Arithmetic [Any, Any], reads [NOTHING, NOTHING];

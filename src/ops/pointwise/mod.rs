@@ -87,14 +87,14 @@ impl<P: Pointwise<N>, const N: usize> Elementwise<P, N> {
         OpRef::Static(const { &Elementwise::<P, N>::OP })
     }
 
-    fn promoted(x: &[&Meta]) -> DType {
+    fn promoted(types: impl Iterator<Item = DType>) -> DType {
         let from = if P::RULE == Rule::Select { 1 } else { 0 };
-        x[from..].iter().map(|m| m.dtype).reduce(DType::promote).unwrap_or(DType::F32)
+        types.skip(from).reduce(DType::promote).unwrap_or(DType::F32)
     }
 
     /// The type the formula is evaluated in.
-    fn compute(x: &[&Meta]) -> DType {
-        let promoted = Self::promoted(x);
+    fn compute(types: impl Iterator<Item = DType>) -> DType {
+        let promoted = Self::promoted(types);
         if P::RULE == Rule::Float { promoted.to_float().compute() } else { promoted.compute() }
     }
 }
@@ -145,7 +145,7 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
     fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
         expect_inputs(P::NAME, x, N)?;
         let device = one_device(P::NAME, x)?;
-        let promoted = Self::promoted(x);
+        let promoted = Self::promoted(x.iter().map(|m| m.dtype));
         let dtype = match P::RULE {
             Rule::Arithmetic | Rule::Select => promoted,
             Rule::Float => promoted.to_float(),
@@ -181,9 +181,12 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
     }
 
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
-        let views: SmallVec<[Option<View>; MOST]> = x.iter().map(|t| Some(t.view())).collect();
-        launch(&Self::KERNELS, Self::compute(&metas), &views, &y[0].view());
+        let compute = Self::compute(x.iter().map(|t| t.dtype()));
+        if P::RULE == Rule::Arithmetic && !compute.is_float() {
+            arithmetic::check_integers(P::NAME, x)?;
+        }
+        let views: [Option<View>; N] = std::array::from_fn(|i| Some(x[i].view()));
+        launch(&Self::KERNELS, compute, &views, &y[0].view());
         Ok(())
     }
 

@@ -140,6 +140,7 @@ fn samples(build: fn(&mut Args) -> Result<super::OpRef>, domain: Domain, empty: 
         of(&[], true, &[]),
         of(&[0], false, &[]),
         of(&[1], false, &[0, 3]),
+        of(&[0, 1], false, &[0, 2, 0]),
     ];
     if empty {
         list.extend([

@@ -43,6 +43,20 @@ impl Conv {
         (self.w + 2 * self.padding[1] - self.dilation[1] * (self.kw - 1) - 1) / self.stride[1] + 1
     }
 
+    /// The kernels trust these sizes.
+    fn check(&self, x: usize, weight: usize, y: usize) {
+        let fits = |i: usize, size: usize, taps: usize| {
+            taps > 0 && self.stride[i] > 0 && size + 2 * self.padding[i] > self.dilation[i] * (taps - 1)
+        };
+        assert!(fits(0, self.h, self.kh) && fits(1, self.w, self.kw), "bug: a window larger than the padded input");
+        let divides = |channels: usize| channels > 0 && channels.is_multiple_of(self.groups);
+        assert!(divides(self.c_in) && divides(self.c_out), "bug: groups that do not divide the channels");
+        let of_weight = self.c_out * (self.c_in / self.groups) * self.kh * self.kw;
+        let of_y = self.n * self.out_h() * self.out_w() * self.c_out;
+        let of_x = self.n * self.h * self.w * self.c_in;
+        assert!(x == of_x && weight == of_weight && y == of_y, "bug: convolution of tensors of other sizes");
+    }
+
     fn is_depthwise(&self) -> bool {
         self.groups == self.c_in && self.groups == self.c_out
     }
@@ -136,20 +150,13 @@ pub fn forward_workspace(s: &Conv) -> usize {
     if s.is_depthwise() { depthwise::workspace(s) } else { correlate::workspace(s.whole()) }
 }
 
-/// y = x ⋆ weight + bias.
-///
-/// # Safety
-/// x, weight, bias and y have the sizes that `s` says, y overlaps nothing else, and `workspace` has at least
-/// [`forward_workspace`] elements.
-pub unsafe fn forward<E: Float>(
-    s: &Conv,
-    x: *const E,
-    weight: *const E,
-    bias: Option<*const E>,
-    y: *mut E,
-    workspace: &mut [E],
-) {
-    // SAFETY: the caller's promise.
+/// y = x ⋆ weight + bias, with at least [`forward_workspace`] elements of scratch.
+pub fn forward<E: Float>(s: &Conv, x: &[E], weight: &[E], bias: Option<&[E]>, y: &mut [E], workspace: &mut [E]) {
+    s.check(x.len(), weight.len(), y.len());
+    assert!(bias.is_none_or(|b| b.len() == s.c_out), "bug: a bias of another size");
+    assert!(workspace.len() >= forward_workspace(s), "bug: too little scratch");
+    let (x, weight, bias, y) = (x.as_ptr(), weight.as_ptr(), bias.map(<[E]>::as_ptr), y.as_mut_ptr());
+    // SAFETY: the sizes were checked, and y is borrowed alone.
     unsafe {
         if s.is_depthwise() {
             depthwise::correlate(s.whole(), x, weight, bias, y, workspace);
@@ -164,12 +171,12 @@ pub fn backward_data_workspace(s: &Conv) -> usize {
     if s.is_depthwise() { depthwise::workspace(s) } else { correlate::workspace(s.phases()) }
 }
 
-/// dx from dy; all of dx is written.
-///
-/// # Safety
-/// As [`forward`], with dx in the place of y and [`backward_data_workspace`].
-pub unsafe fn backward_data<E: Float>(s: &Conv, dy: *const E, weight: *const E, dx: *mut E, workspace: &mut [E]) {
-    // SAFETY: the caller's promise; the phases together write every element of dx once.
+/// dx from dy, with at least [`backward_data_workspace`] elements of scratch; all of dx is written.
+pub fn backward_data<E: Float>(s: &Conv, dy: &[E], weight: &[E], dx: &mut [E], workspace: &mut [E]) {
+    s.check(dx.len(), weight.len(), dy.len());
+    assert!(workspace.len() >= backward_data_workspace(s), "bug: too little scratch");
+    let (dy, weight, dx) = (dy.as_ptr(), weight.as_ptr(), dx.as_mut_ptr());
+    // SAFETY: the sizes were checked; the phases together write every element of dx once.
     unsafe {
         if s.is_depthwise() {
             depthwise::correlate(s.phases(), dy, weight, None, dx, workspace);
@@ -184,16 +191,18 @@ pub fn backward_weight_workspace(s: &Conv) -> usize {
     if s.is_depthwise() { depthwise::weight_workspace(s) } else { weight::workspace(s) }
 }
 
-/// dweight from x and dy; all of dweight is written. The sum over pixels is cut by the sizes alone.
-///
-/// # Safety
-/// As [`forward`], with dweight in the place of y and [`backward_weight_workspace`].
-pub unsafe fn backward_weight<E: Float>(s: &Conv, x: *const E, dy: *const E, dweight: *mut E, workspace: &mut [E]) {
-    // SAFETY: the caller's promise.
+/// dweight from x and dy, with at least [`backward_weight_workspace`] elements of scratch; all of dweight is written.
+/// The sum over pixels is cut by the sizes alone.
+pub fn backward_weight<E: Float>(s: &Conv, x: &[E], dy: &[E], dweight: &mut [E], workspace: &mut [E]) {
+    s.check(x.len(), dweight.len(), dy.len());
+    assert!(workspace.len() >= backward_weight_workspace(s), "bug: too little scratch");
+    if s.n == 0 {
+        return dweight.fill(E::default());
+    }
+    let (x, dy, dweight) = (x.as_ptr(), dy.as_ptr(), dweight.as_mut_ptr());
+    // SAFETY: the sizes were checked, and dweight is borrowed alone.
     unsafe {
-        if s.n == 0 {
-            dweight.write_bytes(0, s.c_out * s.c_in / s.groups * s.kh * s.kw);
-        } else if s.is_depthwise() {
+        if s.is_depthwise() {
             depthwise::backward_weight(s, x, dy, dweight, workspace);
         } else {
             weight::run(s, x, dy, dweight, workspace);

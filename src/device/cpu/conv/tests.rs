@@ -151,13 +151,9 @@ fn computed<E: Float>(s: &Conv, i: &Inputs, from: fn(f64) -> E) -> Results<E> {
     // What is not written stays NaN.
     let empty = |len| vec![from(f64::NAN); len];
     let mut r = Results { y: empty(dy.len()), dx: empty(x.len()), dweight: empty(weight.len()) };
-    // SAFETY: the sizes follow from `s`.
-    unsafe {
-        let (x, weight, dy) = (x.as_ptr(), weight.as_ptr(), dy.as_ptr());
-        forward(s, x, weight, Some(bias.as_ptr()), r.y.as_mut_ptr(), &mut empty(forward_workspace(s)));
-        backward_data(s, dy, weight, r.dx.as_mut_ptr(), &mut empty(backward_data_workspace(s)));
-        backward_weight(s, x, dy, r.dweight.as_mut_ptr(), &mut empty(backward_weight_workspace(s)));
-    }
+    forward(s, &x, &weight, Some(&bias), &mut r.y, &mut empty(forward_workspace(s)));
+    backward_data(s, &dy, &weight, &mut r.dx, &mut empty(backward_data_workspace(s)));
+    backward_weight(s, &x, &dy, &mut r.dweight, &mut empty(backward_weight_workspace(s)));
     r
 }
 

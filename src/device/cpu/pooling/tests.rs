@@ -119,12 +119,9 @@ fn max_follows<E: Float, O: Offset>(s: &Pooling, from: fn(f64) -> E, to: fn(E) -
     let mut offsets = vec![O::from_int(77); outputs];
     let mut dx = vec![from(f64::NAN); inputs];
     let mut picked = y.clone();
-    // SAFETY: the sizes follow from `s`.
-    unsafe {
-        max_forward(s, x.as_ptr(), y.as_mut_ptr(), Some(offsets.as_mut_ptr()));
-        max_backward(s, dy.as_ptr(), offsets.as_ptr(), dx.as_mut_ptr());
-        max_pick(s, x.as_ptr(), offsets.as_ptr(), picked.as_mut_ptr());
-    }
+    max_forward(s, &x, &mut y, Some(&mut offsets));
+    max_backward(s, &dy, &offsets, &mut dx);
+    max_pick(s, &x, &offsets, &mut picked);
     for i in 0..outputs {
         assert!(to(y[i]) == want.0[i] || (to(y[i]).is_nan() && want.0[i].is_nan()), "{s:?} y[{i}]");
         assert!(to(picked[i]) == want.0[i] || (to(picked[i]).is_nan() && want.0[i].is_nan()), "{s:?} picked[{i}]");
@@ -162,11 +159,8 @@ fn average_follows<E: Float>(s: &Pooling, divisor: Divisor, from: fn(f64) -> E, 
     let (x, dy) = (all(&x), all(&dy));
     let mut y = vec![from(f64::NAN); outputs];
     let mut dx = vec![from(f64::NAN); inputs];
-    // SAFETY: the sizes follow from `s`.
-    unsafe {
-        average_forward(s, divisor, x.as_ptr(), y.as_mut_ptr());
-        average_backward(s, divisor, dy.as_ptr(), dx.as_mut_ptr());
-    }
+    average_forward(s, divisor, &x, &mut y);
+    average_backward(s, divisor, &dy, &mut dx);
     for (name, got, want) in [("y", &y, &want.0), ("dx", &dx, &want.1)] {
         for i in 0..got.len() {
             assert!(

@@ -1,0 +1,409 @@
+//! Kernels that treat each channel of [n, c, s] by itself: moments, an affine map, and the sums of its gradient.
+//!
+//! Both memory orders are read as they are: channels last row by row, channels first through tiles that are turned on
+//! the way, so that the sums are formed in one order and do not depend on the layout by a bit. Sums are gathered in lanes
+//! over a few rows and joined in f64; slices of rows are a function of the shape.
+
+use super::conv::Shared;
+use super::pool;
+use super::rows::Float;
+use super::simd::{Kernel, Lanes};
+use std::ops::Range;
+
+/// Rows whose sums are gathered in lanes before they are joined in f64.
+const TILE: usize = 128;
+/// Rows of an affine map that stay in the first-level cache while their channels go by.
+const ROWS: usize = 64;
+/// No register is wider.
+const WIDEST: usize = 16;
+/// Elements worth a slice of their own, and slices at the most.
+const SLICE: usize = 32 * 1024;
+const SLICES: usize = 64;
+/// Elements of a plane that a thread takes at a time.
+const PIECE: usize = 16 * 1024;
+
+/// n images of c channels of s elements, [n, s, c] in memory when the channels are `last`, else [n, c, s].
+#[derive(Clone, Copy, Debug)]
+pub struct Channels {
+    pub n: usize,
+    pub c: usize,
+    pub s: usize,
+    pub last: bool,
+}
+
+impl Channels {
+    /// Elements of a channel.
+    pub fn rows(&self) -> usize {
+        self.n * self.s
+    }
+
+    fn len(&self) -> usize {
+        self.n * self.c * self.s
+    }
+
+    fn slices(&self) -> usize {
+        (self.len() / SLICE).clamp(1, SLICES).min(self.rows().div_ceil(TILE).max(1))
+    }
+
+    fn slice(&self, i: usize) -> Range<usize> {
+        let tiles = self.rows().div_ceil(TILE);
+        let at = |i: usize| (i * tiles / self.slices() * TILE).min(self.rows());
+        at(i)..at(i + 1)
+    }
+
+    /// f64 numbers of scratch that [`moments`] and [`sums`] ask for.
+    pub fn scratch(&self) -> usize {
+        2 * self.c * self.slices()
+    }
+
+    /// The channels from `first` on, as many as lanes, of a few rows: the first element and the distance between rows.
+    ///
+    /// # Safety
+    /// `x` has the sizes of `self`, the rows and `lanes` channels exist, and the buffer has room for the tile.
+    #[inline(always)]
+    unsafe fn tile<L: Lanes>(
+        &self,
+        x: *const L::Elem,
+        rows: &Range<usize>,
+        first: usize,
+        lanes: usize,
+        buffer: &mut [L::Elem; TILE * WIDEST],
+    ) -> (*const L::Elem, usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.last {
+                return (x.add(rows.start * self.c + first), self.c);
+            }
+            for lane in 0..lanes {
+                let mut row = rows.start;
+                while row < rows.end {
+                    let (image, at) = (row / self.s, row % self.s);
+                    let run = (self.s - at).min(rows.end - row);
+                    let from = x.add((image * self.c + first + lane) * self.s + at);
+                    let to = buffer.as_mut_ptr().add((row - rows.start) * L::WIDTH + lane);
+                    for i in 0..run {
+                        *to.add(i * L::WIDTH) = *from.add(i);
+                    }
+                    row += run;
+                }
+            }
+            (buffer.as_ptr(), L::WIDTH)
+        }
+    }
+}
+
+/// # Safety
+/// `p` is valid for reads of `lanes` elements.
+#[inline(always)]
+unsafe fn load<L: Lanes>(p: *const L::Elem, lanes: usize) -> L {
+    // SAFETY: the caller's promise.
+    unsafe { if lanes >= L::WIDTH { L::load(p) } else { L::load_first(p, lanes) } }
+}
+
+/// # Safety
+/// `p` is valid for writes of `lanes` elements.
+#[inline(always)]
+unsafe fn store<L: Lanes>(p: *mut L::Elem, x: L, lanes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { if lanes >= L::WIDTH { x.store(p) } else { x.store_first(p, lanes) } }
+}
+
+/// Σ of `term(row)`, four rows at a time.
+#[inline(always)]
+fn over_rows<L: Lanes>(rows: usize, term: impl Fn(usize) -> L) -> L {
+    let mut sums = [L::lit(0.0); 4];
+    let mut row = 0;
+    while row + 4 <= rows {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = *sum + term(row + i);
+        }
+        row += 4;
+    }
+    while row < rows {
+        sums[0] = sums[0] + term(row);
+        row += 1;
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3])
+}
+
+/// The lanes as f64.
+#[inline(always)]
+fn wide<L: Lanes>(x: L) -> [f64; WIDEST]
+where
+    L::Elem: Float,
+{
+    let mut list = [L::Elem::from_f64(0.0); WIDEST];
+    // SAFETY: no register is wider.
+    unsafe { x.store(list.as_mut_ptr()) };
+    list.map(Into::into)
+}
+
+/// The mean of each channel, and the mean square of the distance to it.
+pub fn moments<E: Float>(s: &Channels, x: &[E], mean: &mut [E], variance: &mut [E], scratch: &mut [f64]) {
+    assert!(x.len() == s.len() && mean.len() == s.c && variance.len() == s.c, "bug: moments of other sizes");
+    let per_slice = 2 * s.c;
+    assert!(scratch.len() >= s.scratch(), "bug: too little scratch");
+    let partial = Shared(scratch.as_mut_ptr());
+    pool::run(s.slices(), &|i| {
+        // SAFETY: a slice has a part of its own.
+        let part = unsafe { std::slice::from_raw_parts_mut(partial.get().add(i * per_slice), per_slice) };
+        E::dispatch(Moments { s, x, rows: s.slice(i), part });
+    });
+    for channel in 0..s.c {
+        let mut total = (0.0, 0.0, 0.0);
+        for i in 0..s.slices() {
+            let part = &scratch[i * per_slice..][..per_slice];
+            total = joined(total, (s.slice(i).len() as f64, part[channel], part[s.c + channel]));
+        }
+        (mean[channel], variance[channel]) = (E::from_f64(total.1), E::from_f64(total.2 / total.0));
+    }
+}
+
+/// Count, mean and sum of squared distances of two sets as one.   Chan et al. 1979
+#[inline(always)]
+fn joined(a: (f64, f64, f64), b: (f64, f64, f64)) -> (f64, f64, f64) {
+    let n = a.0 + b.0;
+    if b.0 == 0.0 {
+        return a;
+    }
+    let apart = b.1 - a.1;
+    (n, a.1 + apart * (b.0 / n), a.2 + b.2 + apart * apart * (a.0 * b.0 / n))
+}
+
+/// part [mean or square][channel]
+struct Moments<'a, E> {
+    s: &'a Channels,
+    x: &'a [E],
+    rows: Range<usize>,
+    part: &'a mut [f64],
+}
+
+impl<E: Float> Kernel<E> for Moments<'_, E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = E>>(self) {
+        let s = self.s;
+        self.part.fill(0.0);
+        let mut buffer = [E::from_f64(0.0); TILE * WIDEST];
+        for start in self.rows.clone().step_by(TILE) {
+            let rows = start..(start + TILE).min(self.rows.end);
+            let (before, here) = ((start - self.rows.start) as f64, rows.len() as f64);
+            for first in (0..s.c).step_by(L::WIDTH) {
+                let lanes = L::WIDTH.min(s.c - first);
+                // SAFETY: rows and channels that exist.
+                let (tile, step) = unsafe { s.tile::<L>(self.x.as_ptr(), &rows, first, lanes, &mut buffer) };
+                // SAFETY: as above.
+                let at = |row: usize| unsafe { load::<L>(tile.add(row * step), lanes) };
+                let mean = over_rows(rows.len(), at) / here;
+                let square = over_rows(rows.len(), |row| {
+                    let apart = at(row) - mean;
+                    apart * apart
+                });
+                let (mean, square) = (wide(mean), wide(square));
+                for lane in 0..lanes {
+                    let own = (before, self.part[first + lane], self.part[s.c + first + lane]);
+                    let (_, m, q) = joined(own, (here, mean[lane], square[lane]));
+                    (self.part[first + lane], self.part[s.c + first + lane]) = (m, q);
+                }
+            }
+        }
+    }
+}
+
+/// Σ dy and Σ dy · (x - center) of each channel.
+pub fn sums<E: Float>(
+    s: &Channels,
+    x: &[E],
+    dy: &[E],
+    center: &[E],
+    [plain, product]: [&mut [E]; 2],
+    scratch: &mut [f64],
+) {
+    assert!(x.len() == s.len() && dy.len() == s.len() && center.len() == s.c, "bug: sums of other sizes");
+    assert!(plain.len() == s.c && product.len() == s.c && scratch.len() >= s.scratch(), "bug: sums of other sizes");
+    let per_slice = 2 * s.c;
+    let partial = Shared(scratch.as_mut_ptr());
+    pool::run(s.slices(), &|i| {
+        // SAFETY: a slice has a part of its own.
+        let part = unsafe { std::slice::from_raw_parts_mut(partial.get().add(i * per_slice), per_slice) };
+        E::dispatch(Sums { s, x, dy, center, rows: s.slice(i), part });
+    });
+    for channel in 0..s.c {
+        let over = |at: usize| (0..s.slices()).map(|i| scratch[i * per_slice + at]).sum::<f64>();
+        (plain[channel], product[channel]) = (E::from_f64(over(channel)), E::from_f64(over(s.c + channel)));
+    }
+}
+
+/// part [plain or product][channel]
+struct Sums<'a, E> {
+    s: &'a Channels,
+    x: &'a [E],
+    dy: &'a [E],
+    center: &'a [E],
+    rows: Range<usize>,
+    part: &'a mut [f64],
+}
+
+impl<E: Float> Kernel<E> for Sums<'_, E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = E>>(self) {
+        let s = self.s;
+        self.part.fill(0.0);
+        let zero = E::from_f64(0.0);
+        let (mut buffer_x, mut buffer_dy) = ([zero; TILE * WIDEST], [zero; TILE * WIDEST]);
+        for start in self.rows.clone().step_by(TILE) {
+            let rows = start..(start + TILE).min(self.rows.end);
+            for first in (0..s.c).step_by(L::WIDTH) {
+                let lanes = L::WIDTH.min(s.c - first);
+                // SAFETY: rows and channels that exist, of both.
+                let (x, dy, center, step) = unsafe {
+                    let (x, step) = s.tile::<L>(self.x.as_ptr(), &rows, first, lanes, &mut buffer_x);
+                    let (dy, _) = s.tile::<L>(self.dy.as_ptr(), &rows, first, lanes, &mut buffer_dy);
+                    (x, dy, load::<L>(self.center.as_ptr().add(first), lanes), step)
+                };
+                // SAFETY: as above.
+                let dy = |row: usize| unsafe { load::<L>(dy.add(row * step), lanes) };
+                // SAFETY: as above.
+                let x = |row: usize| unsafe { load::<L>(x.add(row * step), lanes) };
+                let plain = wide(over_rows(rows.len(), dy));
+                let product = wide(over_rows(rows.len(), |row| dy(row) * (x(row) - center)));
+                for lane in 0..lanes {
+                    self.part[first + lane] += plain[lane];
+                    self.part[s.c + first + lane] += product[lane];
+                }
+            }
+        }
+    }
+}
+
+/// The numbers of an affine map, one of each a channel.
+#[derive(Clone, Copy)]
+pub struct Affine<'a, E> {
+    pub center: &'a [E],
+    pub scale: &'a [E],
+    pub shift: &'a [E],
+}
+
+/// y = (x - center) · scale + shift, and with a second tensor and its own scale + dy · slope.
+pub fn affine<E: Float>(s: &Channels, x: &[E], map: Affine<E>, more: Option<(&[E], &[E])>, y: &mut [E]) {
+    let Affine { center, scale, shift } = map;
+    assert!(x.len() == s.len() && y.len() == s.len(), "bug: an affine map of other sizes");
+    assert!([center, scale, shift].iter().all(|v| v.len() == s.c), "bug: an affine map of other sizes");
+    assert!(
+        more.is_none_or(|(dy, slope)| dy.len() == s.len() && slope.len() == s.c),
+        "bug: an affine map of other sizes"
+    );
+    let y = Shared(y.as_mut_ptr());
+    let run = |part: Part| match more {
+        None => E::dispatch(Map::<E, false> { s, x, map, dy: &[], slope: &[], part, y }),
+        Some((dy, slope)) => E::dispatch(Map::<E, true> { s, x, map, dy, slope, part, y }),
+    };
+    if s.last {
+        let rows = s.rows();
+        let part = pool::chunk_rows(rows, 0.3 * s.c as f64);
+        pool::run(rows.div_ceil(part), &|i| run(Part::Rows(i * part..((i + 1) * part).min(rows))));
+        return;
+    }
+    let planes = s.n * s.c;
+    if s.s > PIECE {
+        let pieces = s.s.div_ceil(PIECE);
+        pool::run(planes * pieces, &|i| {
+            let start = i % pieces * PIECE;
+            run(Part::Planes(i / pieces..i / pieces + 1, start..(start + PIECE).min(s.s)));
+        });
+    } else {
+        let part = pool::chunk_rows(planes, 0.3 * s.s as f64);
+        pool::run(planes.div_ceil(part), &|i| run(Part::Planes(i * part..((i + 1) * part).min(planes), 0..s.s)));
+    }
+}
+
+/// What one thread maps: rows of channels-last data, or a range of some planes.
+enum Part {
+    Rows(Range<usize>),
+    Planes(Range<usize>, Range<usize>),
+}
+
+struct Map<'a, E, const MORE: bool> {
+    s: &'a Channels,
+    x: &'a [E],
+    map: Affine<'a, E>,
+    dy: &'a [E],
+    slope: &'a [E],
+    part: Part,
+    y: Shared<E>,
+}
+
+/// The numbers of a few channels, or those of one in all lanes.
+#[derive(Clone, Copy)]
+struct Numbers<L> {
+    center: L,
+    scale: L,
+    shift: L,
+    slope: L,
+}
+
+impl<E: Float, const MORE: bool> Kernel<E> for Map<'_, E, MORE> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = E>>(self) {
+        let (s, map) = (self.s, &self.map);
+        // SAFETY: the parts of the threads are disjoint, and all elements and channels exist.
+        unsafe {
+            match &self.part {
+                Part::Rows(rows) => {
+                    for start in rows.clone().step_by(ROWS) {
+                        let end = (start + ROWS).min(rows.end);
+                        for first in (0..s.c).step_by(L::WIDTH) {
+                            let lanes = L::WIDTH.min(s.c - first);
+                            let of = |list: &[E]| load::<L>(list.as_ptr().add(first), lanes);
+                            let numbers = Numbers {
+                                center: of(map.center),
+                                scale: of(map.scale),
+                                shift: of(map.shift),
+                                slope: if MORE { of(self.slope) } else { L::lit(0.0) },
+                            };
+                            for row in start..end {
+                                self.element(row * s.c + first, lanes, numbers);
+                            }
+                        }
+                    }
+                }
+                Part::Planes(planes, range) => {
+                    for plane in planes.clone() {
+                        let channel = plane % s.c;
+                        let numbers = Numbers {
+                            center: L::splat(map.center[channel]),
+                            scale: L::splat(map.scale[channel]),
+                            shift: L::splat(map.shift[channel]),
+                            slope: if MORE { L::splat(self.slope[channel]) } else { L::lit(0.0) },
+                        };
+                        for at in range.clone().step_by(L::WIDTH) {
+                            self.element(plane * s.s + at, L::WIDTH.min(range.end - at), numbers);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<E: Float, const MORE: bool> Map<'_, E, MORE> {
+    /// # Safety
+    /// `lanes` elements from `at` on exist and are this thread's.
+    #[inline(always)]
+    unsafe fn element<L: Lanes<Elem = E>>(&self, at: usize, lanes: usize, numbers: Numbers<L>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = load::<L>(self.x.as_ptr().add(at), lanes);
+            let mut y = (x - numbers.center) * numbers.scale + numbers.shift;
+            if MORE {
+                y = y + load::<L>(self.dy.as_ptr().add(at), lanes) * numbers.slope;
+            }
+            store(self.y.get().add(at), y, lanes);
+        }
+    }
+}
