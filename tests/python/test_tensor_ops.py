@@ -175,6 +175,11 @@ SMOOTH: dict[str, Callable[[bs.Tensor], Any]] = {
     "cdist": lambda x: bs.cdist(x, x.flip(1) * 2 + 9),
     "normalize": lambda x: F.normalize(x, dim=1),
     "cosine_similarity": lambda x: F.cosine_similarity(x, x**2, dim=1),
+    "quantile": lambda x: x.quantile(0.3, 1),
+    "cov": lambda x: bs.cov(x[0]),
+    "logcumsumexp": lambda x: x.logcumsumexp(1),
+    "kron": lambda x: bs.kron(x[0], x[1]),
+    "multi_margin_loss": lambda x: F.multi_margin_loss(x[0], bs.tensor([0, 1, 1]), p=2),
     "pairwise_distance": lambda x: F.pairwise_distance(x, x**2),
 }
 # Their second derivative is 0 or runs through the same ops.
@@ -501,6 +506,31 @@ def test_a_diagonal_is_a_view() -> None:
     x.diagonal().fill_(2.0)
     assert x.tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
     assert x.diagonal(1).shares_memory(x) and not x.flip(0).shares_memory(x)
+
+
+def test_what_is_composed_agrees_with_numpy() -> None:
+    x, v = values((3, 4)), values((3,), 1)
+    t, u = tensor(x), tensor(v)
+    agree(bs.column_stack([u, u]), np.column_stack([v, v]))
+    agree(bs.dstack([u, u]), np.dstack([v, v]))
+    agree(bs.kron(t, u), np.kron(x, v))
+    agree(bs.cov(t), np.cov(x))
+    agree(bs.corrcoef(t), np.corrcoef(x))
+    agree(bs.diagflat(t, 1), np.diagflat(x, 1))
+    agree(bs.take(t, bs.tensor([[5, 0]])), np.take(x, [[5, 0]]))
+    agree(bs.logspace(0, 2, 5, dtype=bs.float64), np.logspace(0, 2, 5))
+    agree(bs.block_diag(t, u), np.block([[x, np.zeros((3, 3))], [np.zeros((1, 4)), v[None]]]))
+    agree(bs.cartesian_prod(u, u)[:, 1], np.tile(v, 3))
+    agree(bs.logcumsumexp(t, 1), np.log(np.cumsum(np.exp(x), 1)))
+    agree(bs.histc(t, 5, -1, 1), np.histogram(x, 5, (-1, 1))[0])
+    agree(bs.fmax(t, t.flip(1)), np.fmax(x, x[:, ::-1]))
+    agree(bs.logit(t.sigmoid()), x)
+    for kind in ("linear", "lower", "higher", "midpoint", "nearest"):
+        for q in (0.0, 0.3, 1.0):
+            agree(bs.quantile(t, q, 1, interpolation=kind), np.quantile(x, q, 1, method=kind))
+    agree(bs.quantile(t, bs.tensor([0.25, 0.5]).double()), np.quantile(x, [0.25, 0.5]))
+    runs = bs.unique_consecutive(bs.tensor([1, 1, 3, 1]), return_inverse=True, return_counts=True)
+    assert [part.tolist() for part in runs] == [[1, 3, 1], [0, 0, 1, 2], [2, 1, 1]]
 
 
 # Products
