@@ -138,6 +138,11 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// True when each output element reads only its own place of the inputs, so that the output may be the first input.
+    fn overwrites(&self) -> bool {
+        false
+    }
+
     /// For ops that move no data: the output as a window on the input's storage.
     fn view(&self, x: &Tensor) -> Option<Result<Tensor>> {
         let _ = x;

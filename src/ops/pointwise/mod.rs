@@ -176,6 +176,10 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
         true
     }
 
+    fn overwrites(&self) -> bool {
+        true
+    }
+
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let compute = Self::compute(x.iter().map(|t| t.dtype()));
         if P::RULE == Rule::Arithmetic && !compute.is_float() {
