@@ -6,7 +6,7 @@ use super::{Var, replay};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
-use crate::ops::{Mask, Op, OpRef, bit, run};
+use crate::ops::{Layouts, Mask, Op, OpRef, bit, run};
 use crate::tensor::Tensor;
 use smallvec::SmallVec;
 use std::cell::Cell;
@@ -156,7 +156,9 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
         let inferred = op.infer(&metas, false)?;
         let apart = others.iter().all(|o| !o.tensor.shares_storage(&x.tensor));
         let same = inferred[0].shape() == x.tensor.shape() && inferred[0].dtype == x.tensor.dtype();
-        if op.overwrites() && apart && same {
+        let laid = |(i, t): (usize, &&Tensor)| op.layouts(i) == Layouts::Any || t.layout().is_contiguous();
+        let taken = tensors.iter().enumerate().all(laid) && (op.takes_half() || !x.tensor.dtype().is_half());
+        if op.overwrites(&x.tensor) && apart && same && taken {
             op.cpu(&tensors, std::slice::from_ref(&x.tensor))?;
         } else {
             let y = run::compute(&*op, &tensors, false)?.swap_remove(0);

@@ -138,8 +138,9 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
-    /// True when each output element reads only its own place of the inputs, so that the output may be the first input.
-    fn overwrites(&self) -> bool {
+    /// True when the output may be the memory of `x`, the first input: no element is read after another was written there.
+    fn overwrites(&self, x: &Tensor) -> bool {
+        let _ = x;
         false
     }
 

@@ -404,6 +404,28 @@ def test_a_written_value_is_broadcast_and_converted() -> None:
         x[0] = bs.ones(2)
 
 
+def test_a_write_by_index_stays_in_its_memory_and_a_refused_one_changes_nothing() -> None:
+    x = bs.zeros(4, 3)
+    x[bs.tensor([3, -1, 0])] = bs.tensor([[1.0], [2.0], [3.0]])
+    assert x[:, 0].tolist() == [3, 0, 0, 2]
+    big = bs.zeros(4096, 64)
+    bs.memory.reset_peak()
+    before = bs.memory.stats()["live"]
+    big[bs.tensor([7, 9])] = 1.0
+    assert bs.memory.stats()["peak"] - before < big.nbytes / 8
+    with pytest.raises(bs.errors.IndexError):
+        x[bs.tensor([1, 4])] = 9.0
+    assert x[:, 0].tolist() == [3, 0, 0, 2]
+    # Through a view, and onto itself.
+    x.T[bs.tensor([0])] = 5.0
+    assert x[:, 0].tolist() == [5] * 4
+    y = bs.arange(4)
+    y[bs.tensor([0, 1, 2])] = y[1:]
+    assert y.tolist() == [1, 2, 3, 3]
+    half = bs.zeros(3, dtype=bs.bfloat16)
+    assert half.index_put_((bs.tensor([1, 1]),), bs.ones(2, dtype=bs.bfloat16), accumulate=True).tolist() == [0, 2, 0]
+
+
 @pytest.mark.parametrize(
     ("key", "kind", "text"),
     [

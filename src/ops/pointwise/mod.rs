@@ -178,7 +178,7 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
         true
     }
 
-    fn overwrites(&self) -> bool {
+    fn overwrites(&self, _x: &Tensor) -> bool {
         true
     }
 
