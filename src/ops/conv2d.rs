@@ -21,7 +21,7 @@ pub fn register(list: &mut Vec<Entry>) {
     list.push(Entry { name: "conv2d_weight_gradient", build: WeightGradient::build, samples: WeightGradient::samples });
 }
 
-/// Elements of a padded batch above which no memory could hold what a convolution needs.
+/// Elements of a padded batch above which no memory could hold what a convolution needs; also bounds each attribute.
 const MOST: usize = 1 << 48;
 
 /// What convolutions differ in besides their sizes. Pairs are vertical, horizontal.
@@ -37,6 +37,7 @@ struct Steps {
 fn pair(args: &mut Args, op: &str, name: &str, least: usize) -> Result<[usize; 2]> {
     let list = args.sizes(name)?;
     match list.as_slice() {
+        &[a, b] if a.max(b) > MOST => Err(Error::value(format!("{op}: {name} is {list:?}; at most 2⁴⁸ is possible"))),
         &[a, b] if a >= least && b >= least => Ok([a, b]),
         [_, _] => Err(Error::value(format!("{op}: {name} is {list:?}; {least} or more is needed"))),
         _ => Err(Error::value(format!("{op}: {name} is {list:?}; two sizes are needed"))),
@@ -83,13 +84,9 @@ impl Steps {
         }
         let mut padded = [n.max(1), c_in.max(c_out), 0, 0];
         for (i, (size, taps)) in [(h, kh), (w, kw)].into_iter().enumerate() {
-            let full = self.padding[i].checked_mul(2).and_then(|p| p.checked_add(size));
-            let reach = self.dilation[i].checked_mul(taps - 1).and_then(|r| r.checked_add(1));
-            let (Some(full), Some(reach)) = (full.filter(|_| self.stride[i] <= MOST), reach) else {
-                return Err(Error::value(format!(
-                    "{op}: {self:?} for {x:?}; sizes that memory can address are needed"
-                )));
-            };
+            // No overflow: tensors have fewer than 2⁶⁰ elements, and the attributes are at most `MOST`.
+            let full = size + 2 * self.padding[i];
+            let reach = self.dilation[i].checked_mul(taps - 1).map_or(usize::MAX, |r| r.saturating_add(1));
             if reach > full {
                 return Err(Error::shape(format!(
                     "{op}: a kernel of {reach} with dilation {} on {full} with padding {}, {} of {x:?}; \

@@ -138,6 +138,12 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// True when the output may be the memory of `x`, the first input: no element is read after another was written there.
+    fn overwrites(&self, x: &Tensor) -> bool {
+        let _ = x;
+        false
+    }
+
     /// For ops that move no data: the output as a window on the input's storage.
     fn view(&self, x: &Tensor) -> Option<Result<Tensor>> {
         let _ = x;

@@ -156,22 +156,22 @@ TABLE = [
     (
         "ones(3)[3]",
         "IndexError",
-        "index: index 3 is out of range for size 3; valid indices are -3 to 2",
+        "index: 3 is out of range for dim 0 of [3]; valid indices are -3 to 2",
     ),
     (
         "ones(3)[0, 0]",
         "IndexError",
-        "index: 2 indices for [3]; 1 at most",
+        "index: 2 indices for a tensor of shape [3]; 1 at most can be used",
     ),
     (
         "ones(3)[1.5]",
         "IndexError",
-        "index: an index of type float; ints, slices, None, ..., masks and integer tensors are taken",
+        "index: a float; ints, slices, None, ..., masks and integer tensors are needed",
     ),
     (
         "ones(3)[bs.tensor([True, False])]",
         "IndexError",
-        "index: a mask of shape [2] for dims [3]; they must be equal",
+        "index: a mask of shape [2] on dims of shape [3]; the shapes must be equal",
     ),
     (
         "ones(3)[bs.tensor([0, 7])]",
@@ -181,17 +181,17 @@ TABLE = [
     (
         "nn.Embedding(4, 2)(bs.tensor([1, 9]))",
         "IndexError",
-        "index: index 9 is out of range for size 4; valid indices are -4 to 3",
+        "embedding: index 9 is out of range for size 4; valid indices are 0 to 3",
     ),
     (
         "nn.Embedding(4, 2)(bs.tensor([1.0]))",
         "DTypeError",
-        "index: indices of dtype float32; int64 is needed (help: x.to(bs.int64))",
+        "embedding: an index of float32; int64 is needed (help: x.long())",
     ),
     (
         "ones(2, 2).gather(1, bs.tensor([[5]]))",
         "IndexError",
-        "gather: index 5 is out of range for size 2; valid indices are -2 to 1",
+        "gather: index 5 is out of range for size 2; valid indices are 0 to 1",
     ),
     (
         "F.cross_entropy(ones(2, 3), bs.tensor([0, 3]))",
@@ -472,6 +472,77 @@ TABLE = [
         "ShapeError",
         "gru: first h [3, 4] float32 for an input [5, 2, 3] float32 and 4 hidden units; "
         "[2, 4] of the input's dtype is needed",
+    ),
+    (
+        "F.conv2d(ones(1, 3, 8, 8), ones(4, 2, 3, 3))",
+        "ShapeError",
+        "conv2d: 3 channels of [1, 3, 8, 8] for a weight [4, 2, 3, 3] in 1 groups; 2 channels are needed",
+    ),
+    (
+        "F.conv2d(ones(1, 3, 4, 4), ones(4, 3, 5, 3), padding=(0, 1))",
+        "ShapeError",
+        "conv2d: a kernel of 5 with dilation 1 on 4 with padding 0, rows of [1, 3, 4, 4]; the kernel must fit",
+    ),
+    (
+        "F.conv2d(ones(1, 3, 4, 4), ones(4, 3, 3, 3), stride=0)",
+        "ValueError",
+        "conv2d: stride is [0, 0]; 1 or more is needed",
+    ),
+    (
+        "F.conv2d(ones(1, 3, 4, 4), ones(4, 3, 3, 3), padding=2**62)",
+        "ValueError",
+        "conv2d: padding is [4611686018427387904, 4611686018427387904]; at most 2⁴⁸ is possible",
+    ),
+    (
+        "F.conv2d(ones(1, 3, 4, 4), ones(4, 3, 3, 3), ones(5))",
+        "ShapeError",
+        "conv2d: a bias [5] for a weight [4, 3, 3, 3]; [4] is needed",
+    ),
+    (
+        "F.conv2d(ones(3, 4), ones(4, 3, 3, 3))",
+        "ShapeError",
+        "conv2d: input [3, 4] with a weight [4, 3, 3, 3]; 3 or 4 dims and 4 are needed",
+    ),
+    (
+        "F.conv2d(ones(1, 3, 4, 4), ones(4, 3, 3, 3).double())",
+        "DTypeError",
+        "conv2d: dtypes float32 and float64 differ; cast one of them (help: x.to(y.dtype))",
+    ),
+    (
+        "F.conv_transpose2d(ones(1, 4, 2, 2), ones(4, 3, 3, 3), stride=2, output_padding=2)",
+        "ValueError",
+        "conv_transpose2d: output_padding (2, 2) with stride (2, 2) and dilation (1, 1); "
+        "less than one of the two is needed",
+    ),
+    (
+        "F.max_pool2d(ones(1, 1, 4, 4), 2, padding=2)",
+        "ValueError",
+        "max_pool2d: padding 2 for a window of 2; at most half the window is needed",
+    ),
+    (
+        "F.max_pool2d(ones(1, 1, 2, 2), 3)",
+        "ShapeError",
+        "max_pool2d: a window of 3 on 2 with padding 0, rows of [1, 1, 2, 2]; the window must fit",
+    ),
+    (
+        "F.avg_pool2d(ones(1, 1, 2, 2), 2, divisor_override=0)",
+        "ValueError",
+        "avg_pool2d: divisor_override is 0; a number above zero is needed",
+    ),
+    (
+        "F.batch_norm(ones(1, 3), None, None, training=True)",
+        "ShapeError",
+        "batch_norm: 1 values a channel of [1, 3]; at least 2 are needed to train (help: model.eval())",
+    ),
+    (
+        "F.batch_norm(ones(2, 3), None, None)",
+        "ValueError",
+        "batch_norm: no running statistics outside training; both are needed",
+    ),
+    (
+        "F.pad(ones(2, 3), (3, 0), mode='reflect')",
+        "ShapeError",
+        "pad: 3 and 0 in mode 'reflect' on size 3 of dim 1 of [2, 3]; at most 2 is possible",
     ),
 ]
 

@@ -126,6 +126,23 @@ def test_constant_fills_are_exact():
     assert np.array_equal(array(init.eye_(tensor)), np.eye(2, 3))
 
 
+@pytest.mark.parametrize(("shape", "groups"), [((4, 4, 3), 1), ((4, 3, 5, 3), 1), ((6, 2, 3, 3), 3), ((3, 3, 3, 3, 3), 1)])
+def test_a_dirac_weight_passes_channels_on(shape: tuple[int, ...], groups: int):
+    weight = init.dirac_(bs.empty(*shape), groups)
+    axes = len(shape) - 2
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](
+        shape[1] * groups, shape[0], shape[2:], padding=tuple(k // 2 for k in shape[2:]), groups=groups, bias=False
+    )
+    conv.load_state_dict({"weight": weight})
+    x = bs.randn(2, shape[1] * groups, *(6,) * axes)
+    y = array(conv(x))
+    each, kept = shape[0] // groups, min(shape[0] // groups, shape[1])
+    for group in range(groups):
+        given = y[:, group * each : group * each + kept]
+        assert np.array_equal(given, array(x)[:, group * shape[1] : group * shape[1] + kept])
+        assert not y[:, group * each + kept : (group + 1) * each].any()
+
+
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (3, 8), (8, 3), (4, 3, 2)])

@@ -263,6 +263,17 @@ def test_a_parameter_shares_memory_and_can_be_frozen():
     assert not isinstance(parameter * 1, nn.Parameter)
 
 
+def test_train_and_eval_reach_all_modules_through_overridden_methods():
+    class Frozen(nn.BatchNorm1d):
+        def train(self, mode: bool = True) -> Frozen:
+            return super().train(False)
+
+    net = nn.Sequential(nn.Dropout(), nn.Sequential(Frozen(2), nn.Dropout()))
+    net.train()
+    assert [module.training for module in net.modules()] == [True, True, True, False, True]
+    assert not any(module.training for module in net.eval().modules())
+
+
 # Changing all at once
 
 
@@ -273,6 +284,22 @@ def test_apply_goes_children_first():
     net = Net()
     assert net.apply(lambda module: seen.append(type(module).__name__)) is net
     assert seen == ["Linear", "Block", "Linear", "Block", "ModuleList", "Linear", "Net"]
+
+
+def test_to_keeps_the_parameters_themselves_and_leaves_integers_alone():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    net(bs.ones(3, 2)).sum().backward()
+    before = list(net.parameters())
+    net.to(bs.float64)
+    after = list(net.parameters())
+    assert all(old is new for old, new in zip(before, after, strict=True))
+    assert all(parameter.dtype == bs.float64 for parameter in after)
+    assert all(parameter.grad.dtype == bs.float64 for parameter in after)
+    assert net[1].running_mean.dtype == bs.float64
+    assert net[1].num_batches_tracked.dtype == bs.int64
+    assert net.to("cpu", bs.float32)[0].weight.dtype == bs.float32
+    assert net.double().float()[0].bias.dtype == bs.float32
+    assert net.to(bs.zeros(1, dtype=bs.float64))[0].bias.dtype == bs.float64
 
 
 
@@ -369,6 +396,14 @@ def test_paths_follow_the_root_that_was_called_and_modules_added_later(paths: li
     ]
 
 
+def test_an_error_leaves_no_path_behind_and_says_where_it_was(paths: list[str]):
+    net = nn.Sequential(nn.Identity(), nn.Sequential(nn.BatchNorm1d(3)))
+    with pytest.raises(ShapeError) as caught:
+        net(bs.zeros(2, 4))
+    assert caught.value.__notes__ == ["in module 1.0 (BatchNorm1d)"]
+    assert paths.count(".") == len(paths) / 2
+
+
 
 
 
@@ -458,30 +493,6 @@ def test_linear_is_x_times_the_transposed_weight_plus_bias():
         close(layer(tensor(x)), x @ w["weight"].T + w.get("bias", 0.0))
 
 
-def convolution(
-    x: Array, w: Array, b: Array | None, stride: Array, sides: Array, dilation: Array, groups: int, mode: str
-) -> Array:
-    """Convolve x [n, c, *size], w [o, c / groups, *k] → [n, o, *size'], by the definition."""
-    axes = x.ndim - 2
-    modes = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    x = np.pad(x, [(0, 0), (0, 0), *sides], mode=modes[mode])
-    k = np.array(w.shape[2:])
-    size = (np.array(x.shape[2:]) - dilation * (k - 1) - 1) // stride + 1
-    y = np.zeros((x.shape[0], w.shape[0], *size))
-    in_group, out_group = x.shape[1] // groups, w.shape[0] // groups
-    for o in range(w.shape[0]):
-        channels = x[:, o // out_group * in_group :][:, :in_group]
-        for place in np.ndindex(*k):
-            window = tuple(
-                slice(
-                    place[a] * dilation[a], place[a] * dilation[a] + stride[a] * (size[a] - 1) + 1, stride[a]
-                )
-                for a in range(axes)
-            )
-            y[:, o] += np.einsum(
-                "nc...,c->n...", channels[(slice(None), slice(None), *window)], w[(o, slice(None), *place)]
-            )
-    return y if b is None else y + b.reshape(-1, *[1] * axes)
 
 
 
@@ -624,11 +635,6 @@ def test_an_activation_follows_its_formula(layer: nn.Module, wanted: Callable[[A
     close(layer(tensor(x)), wanted(x), 1e-7 if isinstance(layer, nn.PReLU) else 1e-11)
 
 
-def windows(x: Array, k: int, stride: int, padding: int, fill: float) -> Array:
-    """Cut windows: x [n, c, h, w] → [n, c, h', w', k·k]."""
-    x = np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)], constant_values=fill)
-    view = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(2, 3))[:, :, ::stride, ::stride]
-    return view.reshape(*view.shape[:4], -1)
 
 
 

@@ -170,11 +170,9 @@ class MultiheadAttention(Module):
         e, w, b = self.embed_dim, self.in_proj_weight, self.in_proj_bias
         if w is None:
             b_q, b_k, b_v = (None,) * 3 if b is None else b.chunk(3)
-            return (
-                F.linear(query, self.q_proj_weight, b_q),
-                F.linear(key, self.k_proj_weight, b_k),
-                F.linear(value, self.v_proj_weight, b_v),
-            )
+            w_q, w_k, w_v = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+            assert w_q is not None and w_k is not None and w_v is not None, "bug: neither packed nor single weights"
+            return F.linear(query, w_q, b_q), F.linear(key, w_k, b_k), F.linear(value, w_v, b_v)
         if all_same:
             q, k, v = F.linear(query, w, b).chunk(3, dim=-1)
             return q, k, v

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import _core, errors
 from .._core import Tensor, apply
@@ -44,10 +44,11 @@ __all__ = [
     "dropout2d", "dropout3d", "elu", "embedding", "gaussian_nll_loss", "gelu", "glu", "group_norm", "hardshrink",
     "hardsigmoid", "hardswish", "hardtanh", "hinge_embedding_loss", "huber_loss", "instance_norm", "kl_div", "l1_loss",
     "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid", "margin_ranking_loss", "max_pool1d",
-    "max_pool2d", "max_pool3d", "mish", "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "pairwise_distance",
-    "poisson_nll_loss", "prelu", "relu", "relu6", "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid",
-    "silu", "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh",
-    "tanhshrink", "threshold", "triplet_margin_loss",
+    "max_pool2d", "max_pool3d", "mish", "mse_loss", "multi_margin_loss", "multilabel_soft_margin_loss", "nll_loss",
+    "normalize", "one_hot", "pad", "pairwise_distance", "pdist", "poisson_nll_loss", "prelu", "relu", "relu6",
+    "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "soft_margin_loss",
+    "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+    "triplet_margin_loss", "triplet_margin_with_distance_loss",
 ]  # fmt: skip
 
 # Activations
@@ -641,3 +642,72 @@ def triplet_margin_loss(
     if swap:
         far = apply("minimum", far, pairwise_distance(positive, negative, p, eps))
     return _reduced("triplet_margin_loss", _hinge(near - far + margin), reduction)
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    distance_function: Callable[[Tensor, Tensor], Tensor] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """`triplet_margin_loss` with a distance of one's own."""
+    distance = pairwise_distance if distance_function is None else distance_function
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = apply("minimum", far, distance(positive, negative))
+    return _reduced("triplet_margin_with_distance_loss", _hinge(near - far + margin), reduction)
+
+
+def multi_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The mean over the other classes of max(0, margin - x_target + x)ᵖ.
+
+    Shapes: input [n, c] with target int64 [n], or [c] with []
+    """
+    x, t = (input.unsqueeze(0), target.unsqueeze(0)) if input.ndim == 1 else (input, target)
+    if x.ndim != 2 or t.shape != x.shape[:1]:
+        raise errors.ShapeError(
+            f"multi_margin_loss: input {list(input.shape)} with targets {list(target.shape)}; "
+            "[n, c] with [n], or [c] with [], is needed"
+        )
+    places = t.unsqueeze(1)
+    gap = _hinge(margin - apply("gather", x, places, 1) + x)
+    if p == 2:
+        gap = apply("square", gap)
+    elif p != 1:
+        raise errors.ValueError(f"multi_margin_loss: p is {p}; 1 or 2 is needed")
+    if weight is not None:
+        gap = gap * apply("index_get", weight, t).unsqueeze(1)
+    others = apply("scatter", gap, places, gap.detach() * 0, 1)
+    loss = apply("sum", others, 1, False) / x.shape[1]
+    return _reduced("multi_margin_loss", loss.squeeze(0) if input.ndim == 1 else loss, reduction)
+
+
+def multilabel_soft_margin_loss(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """The mean over the last dim of the binary cross-entropies of σ(x)."""
+    _same_shape("multilabel_soft_margin_loss", input, target)
+    loss = apply("bce_with_logits", input, target)
+    loss = loss if weight is None else loss * weight
+    return _reduced("multilabel_soft_margin_loss", apply("mean", loss, -1, False), reduction)
+
+
+def pdist(input: Tensor, p: float = 2.0) -> Tensor:
+    """The p-norm distances of all pairs of rows: [n, d] → [n (n - 1) / 2]."""
+    if input.ndim != 2:
+        raise errors.ShapeError(f"pdist: {list(input.shape)} has {input.ndim} dims; 2 are needed")
+    from ..creation import triu_indices
+
+    first, second = triu_indices(input.shape[0], input.shape[0], 1).unbind(0)
+    return norm(apply("index_get", input, first) - apply("index_get", input, second), p, -1)

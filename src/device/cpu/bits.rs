@@ -2,28 +2,16 @@
 
 use super::parts::Parts;
 use super::pool;
+use super::rows::Float;
+use super::simd::{Kernel, Lanes};
 
-/// A multiple of 8, so that chunks share no byte of bits.
+/// A multiple of 64, so that chunks share no bits.
 const CHUNK: usize = 16 * 1024;
-
-pub trait Number: Copy + PartialOrd + Send + Sync + Default {
-    fn is_nan(self) -> bool;
-}
-
-impl Number for f32 {
-    fn is_nan(self) -> bool {
-        f32::is_nan(self)
-    }
-}
-
-impl Number for f64 {
-    fn is_nan(self) -> bool {
-        f64::is_nan(self)
-    }
-}
+/// Elements whose bits are read and written at once.
+const WORD: usize = 64;
 
 /// y = max(x, 0), NaN staying NaN; bit i of `bits` says whether x[i] > 0 or is NaN.
-pub fn relu<T: Number>(x: &[T], y: &mut [T], bits: &mut [u8]) {
+pub fn relu<E: Float>(x: &[E], y: &mut [E], bits: &mut [u8]) {
     assert!(y.len() == x.len() && bits.len() == x.len().div_ceil(8), "bug: relu on buffers of other sizes");
     let (y, bits) = (Parts::new(y), Parts::new(bits));
     pool::run(x.len().div_ceil(CHUNK), &|c| {
@@ -31,32 +19,86 @@ pub fn relu<T: Number>(x: &[T], y: &mut [T], bits: &mut [u8]) {
         let x = &x[start..x.len().min(start + CHUNK)];
         // SAFETY: chunks are disjoint, and CHUNK is a multiple of 8.
         let (y, bits) = unsafe { (y.part(start, x.len()), bits.part(start / 8, x.len().div_ceil(8))) };
-        for ((x, y), byte) in x.chunks(8).zip(y.chunks_mut(8)).zip(bits) {
-            let mut mask = 0u8;
-            for (i, (x, y)) in x.iter().zip(y).enumerate() {
-                let on = *x > T::default() || x.is_nan();
-                mask |= u8::from(on) << i;
-                *y = if on { *x } else { T::default() };
-            }
-            *byte = mask;
-        }
+        E::dispatch(Relu { x, y, bits });
     });
 }
 
 /// dx[i] = dy[i] where bit i is set, else 0.
-pub fn keep<T: Number>(dy: &[T], bits: &[u8], dx: &mut [T]) {
+pub fn keep<E: Float>(dy: &[E], bits: &[u8], dx: &mut [E]) {
     assert!(dx.len() == dy.len() && bits.len() == dy.len().div_ceil(8), "bug: keep on buffers of other sizes");
     let dx = Parts::new(dx);
     pool::run(dy.len().div_ceil(CHUNK), &|c| {
         let start = c * CHUNK;
         let dy = &dy[start..dy.len().min(start + CHUNK)];
-        let bits = &bits[start / 8..];
+        let bits = &bits[start / 8..][..dy.len().div_ceil(8)];
         // SAFETY: chunks are disjoint.
         let dx = unsafe { dx.part(start, dy.len()) };
-        for ((dy, dx), byte) in dy.chunks(8).zip(dx.chunks_mut(8)).zip(bits) {
-            for (i, (dy, dx)) in dy.iter().zip(dx).enumerate() {
-                *dx = if byte >> i & 1 == 1 { *dy } else { T::default() };
+        E::dispatch(Keep { dy, dx, bits });
+    });
+}
+
+struct Relu<'a, E> {
+    x: &'a [E],
+    y: &'a mut [E],
+    bits: &'a mut [u8],
+}
+
+impl<E: Float> Kernel<E> for Relu<'_, E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = E>>(self) {
+        let zero = L::lit(0.0);
+        for ((x, y), bits) in self.x.chunks(WORD).zip(self.y.chunks_mut(WORD)).zip(self.bits.chunks_mut(WORD / 8)) {
+            let mut word = 0u64;
+            let mut at = 0;
+            while at < x.len() {
+                let n = L::WIDTH.min(x.len() - at);
+                // SAFETY: n elements from `at` on, in both.
+                unsafe {
+                    let from = x.as_ptr().add(at);
+                    let v = if n == L::WIDTH { L::load(from) } else { L::load_first(from, n) };
+                    let on = L::or(v.gt(zero), v.is_nan());
+                    word |= u64::from(L::mask_bits(on)) << at;
+                    let (v, to) = (L::select(on, v, zero), y.as_mut_ptr().add(at));
+                    if n == L::WIDTH { v.store(to) } else { v.store_first(to, n) }
+                }
+                at += L::WIDTH;
+            }
+            bits.copy_from_slice(&word.to_le_bytes()[..bits.len()]);
+        }
+    }
+}
+
+struct Keep<'a, E> {
+    dy: &'a [E],
+    dx: &'a mut [E],
+    bits: &'a [u8],
+}
+
+impl<E: Float> Kernel<E> for Keep<'_, E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = E>>(self) {
+        let zero = L::lit(0.0);
+        for ((dy, dx), bits) in self.dy.chunks(WORD).zip(self.dx.chunks_mut(WORD)).zip(self.bits.chunks(WORD / 8)) {
+            let mut bytes = [0; WORD / 8];
+            bytes[..bits.len()].copy_from_slice(bits);
+            let word = u64::from_le_bytes(bytes);
+            let mut at = 0;
+            while at < dy.len() {
+                let n = L::WIDTH.min(dy.len() - at);
+                let on = L::bits_mask((word >> at) as u32);
+                // SAFETY: n elements from `at` on, in both.
+                unsafe {
+                    let (from, to) = (dy.as_ptr().add(at), dx.as_mut_ptr().add(at));
+                    let v = if n == L::WIDTH { L::load(from) } else { L::load_first(from, n) };
+                    let v = L::select(on, v, zero);
+                    if n == L::WIDTH { v.store(to) } else { v.store_first(to, n) }
+                }
+                at += L::WIDTH;
             }
         }
-    });
+    }
 }

@@ -70,6 +70,16 @@ number!(i64, Int, i64, Int, |x: Int| x.0, |kernel: K| kernel.run::<Int>());
 impl Lanes for Int {
     type Elem = i64;
     const WIDTH: usize = 1;
+
+    #[inline(always)]
+    fn mask_bits(mask: bool) -> u32 {
+        mask as u32
+    }
+
+    #[inline(always)]
+    fn bits_mask(bits: u32) -> bool {
+        bits & 1 != 0
+    }
     #[inline(always)]
     unsafe fn load(p: *const i64) -> Int {
         // SAFETY: the caller's promise.

@@ -104,6 +104,11 @@ pub trait Lanes: Real {
     /// self · a + b, rounded once.
     fn mul_add(self, a: Self, b: Self) -> Self;
 
+    /// One bit a lane, the first lane lowest.
+    fn mask_bits(mask: Self::Mask) -> u32;
+    /// The lanes whose bit is set.
+    fn bits_mask(bits: u32) -> Self::Mask;
+
     /// The sum of the lanes by halving: lane i and lane i + width/2 first.
     fn sum_lanes(self) -> Self::Elem;
     /// NaN if any lane is.

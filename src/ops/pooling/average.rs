@@ -47,8 +47,10 @@ fn build(args: &mut Args, back: bool) -> Result<OpRef> {
         None if padded => Divisor::Padded,
         None => Divisor::Inside,
         Some(count) => {
-            let count = usize::try_from(count).ok().filter(|&c| c > 0);
-            Divisor::Fixed(count.ok_or_else(|| Error::value(format!("{op}: divisor_override must be above zero")))?)
+            let given = usize::try_from(count).ok().filter(|&c| c > 0);
+            Divisor::Fixed(given.ok_or_else(|| {
+                Error::value(format!("{op}: divisor_override is {count}; a number above zero is needed"))
+            })?)
         }
     };
     finish(args, Mean { windows, divisor }, back)

@@ -68,7 +68,8 @@ impl Conv {
 
     /// The gradient of x falls into one correlation for each position within a stride.
     fn phases(self) -> impl Iterator<Item = Correlation> + Clone {
-        let [rows, cols] = self.stride;
+        // Positions beyond x have no elements.
+        let (rows, cols) = (self.stride[0].min(self.h), self.stride[1].min(self.w));
         let mut first_row = 0;
         (0..rows * cols).filter_map(move |i| {
             let phase = Correlation::data_gradient(&self, [i / cols, i % cols], first_row)?;

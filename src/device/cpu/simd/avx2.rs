@@ -149,6 +149,18 @@ impl Lanes for F32x8 {
     const WIDTH: usize = 8;
 
     #[inline(always)]
+    fn mask_bits(mask: Mask8) -> u32 {
+        registers!(_mm256_movemask_ps(mask.0)) as u32
+    }
+
+    #[inline(always)]
+    fn bits_mask(bits: u32) -> Mask8 {
+        let own = registers!(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128));
+        let set = registers!(_mm256_and_si256(_mm256_set1_epi32(bits as i32), own));
+        Mask8(registers!(_mm256_castsi256_ps(_mm256_cmpeq_epi32(set, own))))
+    }
+
+    #[inline(always)]
     unsafe fn load(p: *const f32) -> F32x8 {
         // SAFETY: the caller's promise.
         F32x8(unsafe { _mm256_loadu_ps(p) })

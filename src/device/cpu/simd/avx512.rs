@@ -129,6 +129,16 @@ impl Lanes for F32x16 {
     const WIDTH: usize = 16;
 
     #[inline(always)]
+    fn mask_bits(mask: __mmask16) -> u32 {
+        mask as u32
+    }
+
+    #[inline(always)]
+    fn bits_mask(bits: u32) -> __mmask16 {
+        bits as __mmask16
+    }
+
+    #[inline(always)]
     unsafe fn load(p: *const f32) -> F32x16 {
         // SAFETY: the caller's promise.
         F32x16(unsafe { _mm512_loadu_ps(p) })

@@ -140,6 +140,16 @@ impl Lanes for F32x1 {
     const WIDTH: usize = 1;
 
     #[inline(always)]
+    fn mask_bits(mask: bool) -> u32 {
+        mask as u32
+    }
+
+    #[inline(always)]
+    fn bits_mask(bits: u32) -> bool {
+        bits & 1 != 0
+    }
+
+    #[inline(always)]
     unsafe fn load(p: *const f32) -> F32x1 {
         // SAFETY: the caller's promise.
         F32x1(unsafe { p.read() })
@@ -286,6 +296,16 @@ impl F32Lanes for F32x1 {
 impl Lanes for f64 {
     type Elem = f64;
     const WIDTH: usize = 1;
+
+    #[inline(always)]
+    fn mask_bits(mask: bool) -> u32 {
+        mask as u32
+    }
+
+    #[inline(always)]
+    fn bits_mask(bits: u32) -> bool {
+        bits & 1 != 0
+    }
 
     #[inline(always)]
     unsafe fn load(p: *const f64) -> f64 {
