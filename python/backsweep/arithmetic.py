@@ -5,6 +5,8 @@ A number among the operands takes the dtype of the tensors.
 
 from __future__ import annotations
 
+import math
+
 from . import _core, errors
 from ._core import Tensor, apply, apply_
 from .attach import method, method_as
@@ -17,19 +19,27 @@ __all__ = [
     "addcmul",
     "atan2",
     "clamp",
+    "clamp_max",
+    "clamp_min",
     "copysign",
+    "deg2rad",
     "div",
     "floor_divide",
+    "fmax",
+    "fmin",
     "fmod",
+    "heaviside",
     "hypot",
     "lerp",
     "logaddexp",
+    "logit",
     "masked_fill",
     "maximum",
     "minimum",
     "mul",
     "nan_to_num",
     "pow",
+    "rad2deg",
     "remainder",
     "sub",
     "where",
@@ -167,6 +177,57 @@ def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None)
 
 
 @method
+def clamp_min(input: Tensor, min: Operand) -> Tensor:
+    """Bring what is below min up to it."""
+    return clamp(input, min)
+
+
+@method
+def clamp_max(input: Tensor, max: Operand) -> Tensor:
+    """Bring what is above max down to it."""
+    return clamp(input, None, max)
+
+
+@method
+def fmax(input: Tensor, other: Tensor) -> Tensor:
+    """The larger of two, and where one is NaN the other; at a tie the first has the gradient."""
+    first = apply("logical_or", apply("ge", input, other), apply("isnan", other))
+    return apply("where", first, input, other)
+
+
+@method
+def fmin(input: Tensor, other: Tensor) -> Tensor:
+    """The smaller of two, and where one is NaN the other; at a tie the first has the gradient."""
+    first = apply("logical_or", apply("le", input, other), apply("isnan", other))
+    return apply("where", first, input, other)
+
+
+@method
+def logit(input: Tensor, eps: float | None = None) -> Tensor:
+    """ln(x / (1 - x)), the inverse of sigmoid; eps keeps x that far from 0 and 1."""
+    x = input if eps is None else apply("clamp", input, eps, 1.0 - eps)
+    return apply("log", apply("div", x, apply("sub", 1.0, x)))
+
+
+@method
+def heaviside(input: Tensor, values: Tensor) -> Tensor:
+    """0 below 0, 1 above, and values at 0."""
+    return apply("where", apply("eq", input, 0), values, apply("cast", apply("gt", input, 0), input.dtype))
+
+
+@method
+def deg2rad(input: Tensor) -> Tensor:
+    """Degrees as radians."""
+    return apply("mul", input, math.pi / 180.0)
+
+
+@method
+def rad2deg(input: Tensor) -> Tensor:
+    """Radians as degrees."""
+    return apply("mul", input, 180.0 / math.pi)
+
+
+@method
 def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
     """input + weight · (end - input)."""
     return apply("lerp", input, end, weight)
@@ -274,6 +335,26 @@ def clamp_(self: Tensor, min: Operand | None = None, max: Operand | None = None)
     """`clamp`, written into this tensor."""
     name, bounds = _bounds(self, min, max)
     return apply_(name, self, *bounds)
+
+
+@method
+def clamp_min_(self: Tensor, min: Operand) -> Tensor:
+    """`clamp_min`, written into this tensor."""
+    return clamp_(self, min)
+
+
+@method
+def clamp_max_(self: Tensor, max: Operand) -> Tensor:
+    """`clamp_max`, written into this tensor."""
+    return clamp_(self, None, max)
+
+
+@method
+def nan_to_num_(
+    self: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
+    """`nan_to_num`, written into this tensor."""
+    return self.copy_(nan_to_num(self, nan, posinf, neginf))
 
 
 @method

@@ -16,6 +16,8 @@ __all__ = [
     "isfinite",
     "isinf",
     "isnan",
+    "isneginf",
+    "isposinf",
     "le",
     "logical_and",
     "logical_not",
@@ -102,6 +104,18 @@ def isinf(input: Tensor) -> Tensor:
 def isfinite(input: Tensor) -> Tensor:
     """True where input is neither NaN nor an infinity."""
     return apply("isfinite", input)
+
+
+@method
+def isposinf(input: Tensor) -> Tensor:
+    """True where input is +∞."""
+    return apply("eq", input, float("inf"))
+
+
+@method
+def isneginf(input: Tensor) -> Tensor:
+    """True where input is -∞."""
+    return apply("eq", input, float("-inf"))
 
 
 @method

@@ -26,6 +26,7 @@ __all__ = [
     "full",
     "full_like",
     "linspace",
+    "logspace",
     "ones",
     "ones_like",
     "tensor",
@@ -347,6 +348,21 @@ def linspace(
     falling = apply("sub", float(end), apply("mul", apply("sub", float(steps - 1), places), step))
     value = apply("where", apply("lt", places, (steps + 1) / 2), rising, falling) if steps else places
     return _leaf(apply("cast", value, dtype or float32), requires_grad)
+
+
+def logspace(
+    start: float,
+    end: float,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: DType | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """That many powers of base, the exponents at equal distances from start to end."""
+    exponents = linspace(start, end, steps, dtype=float64, device=device)
+    return _leaf(apply("cast", apply("pow", float(base), exponents), dtype or float32), requires_grad)
 
 
 def eye(

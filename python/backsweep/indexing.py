@@ -19,6 +19,7 @@ __all__ = [
     "bincount",
     "bucketize",
     "gather",
+    "histc",
     "index_add",
     "index_copy",
     "index_fill",
@@ -33,9 +34,11 @@ __all__ = [
     "scatter_add",
     "searchsorted",
     "sort",
+    "take",
     "take_along_dim",
     "topk",
     "unique",
+    "unique_consecutive",
 ]
 
 
@@ -264,21 +267,68 @@ def unique(
     """
     flat = apply("reshape", input.detach(), (-1,))
     values, places = apply("sort", flat, 0, False)
-    if not flat.numel():
-        first = _core.full([0], 0.0, bool_)
-    else:
-        fresh = apply("ne", window(values, 0, 1, flat.numel() - 1), window(values, 0, 0, flat.numel() - 1))
-        first = apply("cat", _core.full([1], 1.0, bool_), fresh, 0)
-    starts = apply("reshape", _core.nonzero(first), (-1,))
-    found = apply("index_get", values, starts)
+    first, found = _runs(values)
     more = []
     if return_inverse:
         rank = apply("sub", apply("cumsum", first, 0), 1)
         more.append(apply("reshape", apply("scatter", _core.full([flat.numel()], 0.0, int64), places, rank, 0), input.shape))
     if return_counts:
-        ends = apply("cat", starts, _core.full([1], float(flat.numel()), int64), 0)
-        more.append(apply("sub", window(ends, 0, 1, starts.numel()), starts))
+        more.append(_run_lengths(first))
     return (found, *more) if more else found
+
+
+def unique_consecutive(
+    input: Tensor, return_inverse: bool = False, return_counts: bool = False
+) -> Tensor | tuple[Tensor, ...]:
+    """The elements without those that equal the one before; also, where each went, and how many they were."""
+    flat = apply("reshape", input.detach(), (-1,))
+    first, found = _runs(flat)
+    more = []
+    if return_inverse:
+        more.append(apply("reshape", apply("sub", apply("cumsum", first, 0), 1), input.shape))
+    if return_counts:
+        more.append(_run_lengths(first))
+    return (found, *more) if more else found
+
+
+def _runs(values: Tensor) -> tuple[Tensor, Tensor]:
+    """True where a run of equal elements begins, and the element of each run."""
+    size = values.numel()
+    if not size:
+        return _core.full([0], 0.0, bool_), values
+    fresh = apply("ne", window(values, 0, 1, size - 1), window(values, 0, 0, size - 1))
+    first = apply("cat", _core.full([1], 1.0, bool_), fresh, 0)
+    return first, apply("index_get", values, apply("reshape", _core.nonzero(first), (-1,)))
+
+
+def _run_lengths(first: Tensor) -> Tensor:
+    starts = apply("reshape", _core.nonzero(first), (-1,))
+    ends = apply("cat", starts, _core.full([1], float(first.numel()), int64), 0)
+    return apply("sub", window(ends, 0, 1, starts.numel()), starts)
+
+
+@method
+def take(input: Tensor, index: Tensor) -> Tensor:
+    """The elements of the flat tensor at the places that index names, in the index's shape."""
+    index = as_index("take", index)
+    picked = apply("gather", apply("reshape", input, (-1,)), apply("reshape", index, (-1,)), 0)
+    return apply("reshape", picked, index.shape)
+
+
+@method
+def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    """How many elements fall into each of `bins` equal parts from min to max; of two zeros, the range of the elements."""
+    x = apply("reshape", input.detach(), (-1,))
+    if bins < 1 or max < min:
+        raise errors.ValueError(f"histc: {bins} bins from {min} to {max}; one bin or more, and an ordered range, are needed")
+    if min == max == 0 and x.numel():
+        min, max = float(x.amin()), float(x.amax())
+    if min == max:
+        min, max = min - 1.0, max + 1.0
+    x = x.masked_select(apply("logical_and", apply("ge", x, min), apply("le", x, max)))
+    place = apply("cast", apply("mul", apply("sub", x, min), bins / (max - min)), int64)
+    counts = apply("index_add", _core.full([bins], 0.0, int64), apply("minimum", place, bins - 1), _core.full(x.shape, 1.0, int64), 0)
+    return apply("cast", counts, input.dtype)
 
 
 def isin(elements: Tensor, test_elements: Operand, *, invert: bool = False) -> Tensor:

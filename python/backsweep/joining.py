@@ -11,8 +11,15 @@ from .shape import axis_of, sizes_of, window
 from .types import Size
 
 __all__ = [
+    "atleast_1d",
+    "atleast_2d",
+    "atleast_3d",
+    "block_diag",
+    "cartesian_prod",
     "cat",
     "chunk",
+    "column_stack",
+    "dstack",
     "hstack",
     "meshgrid",
     "repeat_interleave",
@@ -63,6 +70,55 @@ def vstack(tensors: Sequence[Tensor]) -> Tensor:
     return apply("cat", *rows, 0)
 
 
+def dstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Put tensors behind each other along the third dim; vectors are rows of one plane."""
+    return apply("cat", *(atleast_3d(tensor) for tensor in _several("dstack", tensors)), 2)
+
+
+def column_stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Put tensors side by side along the second dim; vectors are columns."""
+    columns = [x if x.ndim > 1 else apply("reshape", x, (-1, 1)) for x in _several("column_stack", tensors)]
+    return apply("cat", *columns, 1)
+
+
+def atleast_1d(input: Tensor) -> Tensor:
+    """A number as a vector; others as they are."""
+    return input if input.ndim else apply("reshape", input, (1,))
+
+
+def atleast_2d(input: Tensor) -> Tensor:
+    """A number or a vector as a matrix of one row; others as they are."""
+    return input if input.ndim > 1 else apply("reshape", input, (1, -1))
+
+
+def atleast_3d(input: Tensor) -> Tensor:
+    """A vector [n] as [1, n, 1], a matrix with a last dim of 1; others as they are."""
+    if input.ndim > 2:
+        return input
+    return apply("reshape", input, (*input.shape, 1) if input.ndim == 2 else (1, -1, 1))
+
+
+def block_diag(*tensors: Tensor) -> Tensor:
+    """The matrix with these matrices along its diagonal, and zeros elsewhere."""
+    blocks = [atleast_2d(tensor) for tensor in _several("block_diag", tensors)]
+    width = sum(block.shape[1] for block in blocks)
+    rows, start = [], 0
+    for block in blocks:
+        if block.ndim != 2:
+            raise errors.ShapeError(f"block_diag: a block of shape {list(block.shape)}; at most 2 dims are needed")
+        size = block.shape
+        rows.append(apply("embed", block, (0, start), (1, 1), size, (size[0], width)))
+        start += size[1]
+    return apply("cat", *rows, 0)
+
+
+def cartesian_prod(*tensors: Tensor) -> Tensor:
+    """All choices of one element from each vector, one a row, the last vector fastest."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return stack([apply("reshape", grid, (-1,)) for grid in meshgrid(*tensors)], 1)
+
+
 def _several(op: str, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     if isinstance(tensors, Tensor):
         raise errors.DTypeError(f"{op}: one tensor was given; a list or tuple of tensors is needed")
@@ -76,11 +132,10 @@ def _several(op: str, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _pieces(input: Tensor, axis: int, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    pieces, start = [], 0
-    for size in sizes:
-        pieces.append(window(input, axis, start, size))
-        start += size
-    return tuple(pieces)
+    if not sizes:
+        return ()
+    pieces = apply("split", input, axis, tuple(sizes))
+    return pieces if len(sizes) > 1 else (pieces,)
 
 
 def _dim(op: str, input: Tensor, dim: int) -> tuple[int, int]:
@@ -145,7 +200,7 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     axis, size = _dim("unbind", input, dim)
     shape = input.shape
     rest = (*shape[:axis], *shape[axis + 1 :])
-    return tuple(apply("reshape", window(input, axis, place, 1), rest) for place in range(size))
+    return tuple(apply("reshape", piece, rest) for piece in _pieces(input, axis, (1,) * size))
 
 
 @method

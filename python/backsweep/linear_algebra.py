@@ -15,12 +15,14 @@ from .types import Number
 __all__ = [
     "addmm",
     "addmv",
+    "addr",
     "baddbmm",
     "bmm",
     "cdist",
     "cross",
     "dist",
     "dot",
+    "kron",
     "matmul",
     "mm",
     "mv",
@@ -102,6 +104,23 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha:
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
     """beta · input + alpha · mat vec."""
     return _sum(input, mv(mat, vec), beta, alpha)
+
+
+@method
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+    """beta · input + alpha · the outer product of two vectors."""
+    return _sum(input, outer(vec1, vec2), beta, alpha)
+
+
+@method
+def kron(input: Tensor, other: Tensor) -> Tensor:
+    """The Kronecker product: other, times each element of input, in its place."""
+    rank = max(input.ndim, other.ndim)
+    mine = (1,) * (rank - input.ndim) + input.shape
+    theirs = (1,) * (rank - other.ndim) + other.shape
+    a = apply("reshape", input, [size for n in mine for size in (n, 1)])
+    b = apply("reshape", other, [size for n in theirs for size in (1, n)])
+    return apply("reshape", apply("mul", a, b), [n * m for n, m in zip(mine, theirs, strict=True)])
 
 
 @method

@@ -157,6 +157,7 @@ def normal(
     return _leaf("normal", drawn, device, requires_grad)
 
 
+@method
 def bernoulli(input: Tensor) -> Tensor:
     """1 with the probability that each element gives, else 0; without a gradient."""
     if not input.is_floating_point():
@@ -167,6 +168,7 @@ def bernoulli(input: Tensor) -> Tensor:
     return (_core.uniform(input.shape, float32) < chance).to(input.dtype)
 
 
+@method
 def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> Tensor:
     """Places along the last dim, drawn with probabilities in proportion to the elements.
 
@@ -187,7 +189,7 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> T
         past = (ends.unsqueeze(-2) <= drawn.unsqueeze(-1)).sum(-1)
         last = (ends < total).sum(-1, keepdim=True)
         return past.minimum(last)
-    fewest = int((weights > 0).sum(-1).min().item())
+    fewest = int((weights > 0).sum(-1).amin().item())
     if num_samples > fewest:
         raise errors.ValueError(
             f"multinomial: {num_samples} samples without replacement of {fewest} elements above 0; no more can be drawn"

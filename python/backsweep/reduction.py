@@ -21,11 +21,14 @@ __all__ = [
     "any",
     "argmax",
     "argmin",
+    "corrcoef",
     "count_nonzero",
+    "cov",
     "cumprod",
     "cumsum",
     "diff",
     "kthvalue",
+    "logcumsumexp",
     "logsumexp",
     "max",
     "mean",
@@ -35,6 +38,7 @@ __all__ = [
     "nansum",
     "norm",
     "prod",
+    "quantile",
     "std",
     "std_mean",
     "sum",
@@ -163,7 +167,7 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
 
 
 @method
-def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Tensor | Extreme:
+def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
     """The largest element; with a dim, the largest along it and where they are; with a tensor, the larger of each two."""
     if dim is None:
         return apply("amax", input, None, keepdim)
@@ -173,7 +177,7 @@ def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
 
 
 @method
-def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Tensor | Extreme:
+def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
     """The smallest element; with a dim, the smallest along it and where they are; with a tensor, the smaller of each two."""
     if dim is None:
         return apply("amin", input, None, keepdim)
@@ -203,7 +207,7 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
 
 
 @method
-def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor | Extreme:
+def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The element in the middle of the order, the lower of two, NaN if any is; with a dim, along it, and where."""
     if dim is None:
         return median(apply("reshape", input, (-1,)), 0)[0]
@@ -347,3 +351,78 @@ def diff(input: Tensor, n: int = 1, dim: int = -1) -> Tensor:
         later, earlier = window(input, axis, 1, size), window(input, axis, 0, size)
         input = apply("logical_xor" if input.dtype is bool_ else "sub", later, earlier)
     return input
+
+
+@method
+def logcumsumexp(input: Tensor, dim: int) -> Tensor:
+    """ln of the running sum of eˣ along a dim, without overflow."""
+    axis = axis_of("logcumsumexp", dim, input.shape)
+    size, step = (input.shape[axis] if input.ndim else 1), 1
+    y = input
+    # Each element takes in what stands a distance of 1, 2, 4, … before it.
+    while step < size:
+        later = apply("logaddexp", window(y, axis, step, size - step), window(y, axis, 0, size - step))
+        y = apply("cat", window(y, axis, 0, step), later, axis)
+        step *= 2
+    return apply("contiguous", y) if y is input else y
+
+
+@method
+def quantile(
+    input: Tensor, q: float | Tensor, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Tensor:
+    """The value below which a part q of the elements lies; a 1-d q gives one result for each, along a new first dim.
+
+    Between two elements, interpolation takes "linear", "lower", "higher", "midpoint" or "nearest". NaN if any is.
+    """
+    kinds = ("linear", "lower", "higher", "midpoint", "nearest")
+    if interpolation not in kinds:
+        raise errors.ValueError(f"quantile: interpolation is {interpolation!r}; one of {', '.join(kinds)} is needed")
+    parts = q.tolist() if isinstance(q, Tensor) else q
+    wanted = parts if isinstance(parts, list) else [parts]
+    if not builtins.all(0 <= part <= 1 for part in wanted):
+        raise errors.ValueError(f"quantile: q is {parts}; numbers from 0 to 1 are needed")
+    x = apply("reshape", input, (-1,)) if dim is None else input
+    along = 0 if dim is None else dim
+    size = _length("quantile", x, along)
+    ordered = apply("sort", x, along, False)[0]
+    spoilt = apply("isnan", _at(ordered, along, size - 1).detach())
+    found = []
+    # Ranks are counted in q's own dtype, as in PyTorch.
+    ranks = apply("mul", q.detach(), size - 1).tolist() if isinstance(q, Tensor) else [part * (size - 1) for part in wanted]
+    for place in ranks if isinstance(ranks, list) else [ranks]:
+        low, high = math.floor(place), math.ceil(place)
+        weight = {"linear": place - low, "lower": 0.0, "higher": 1.0, "midpoint": 0.5}.get(interpolation)
+        if weight is None:
+            low = high = round(place)
+        value = _at(ordered, along, low)
+        if weight and high > low:
+            value = apply("lerp", value, _at(ordered, along, high), weight)
+        value = apply("where", spoilt, math.nan, value)
+        if dim is None:
+            value = apply("reshape", value, (1,) * input.ndim if keepdim else ())
+        found.append(value if dim is None or keepdim or not input.ndim else value.squeeze(dim))
+    if not isinstance(parts, list):
+        return found[0]
+    return apply("cat", *(value.unsqueeze(0) for value in found), 0)
+
+
+@method
+def cov(input: Tensor, *, correction: int = 1) -> Tensor:
+    """The covariances of variables, one a row, over observations, one a column."""
+    if input.ndim > 2:
+        raise errors.ShapeError(f"cov: {list(input.shape)} has {input.ndim} dims; at most 2 are needed")
+    x = input if input.ndim == 2 else apply("reshape", input, (1, -1))
+    x = apply("sub", x, apply("mean", x, 1, True))
+    product = apply("matmul", x, x.mT)
+    return apply("div", product if input.ndim == 2 else apply("reshape", product, ()), float(builtins.max(0, x.shape[1] - correction)))
+
+
+@method
+def corrcoef(input: Tensor) -> Tensor:
+    """The correlations of variables, one a row."""
+    c = cov(input)
+    if not c.ndim:
+        return apply("div", c, c)
+    deviation = apply("sqrt", c.diagonal())
+    return apply("clamp", apply("div", apply("div", c, deviation.unsqueeze(1)), deviation), -1.0, 1.0)

@@ -15,6 +15,7 @@ __all__ = [
     "broadcast_to",
     "diag",
     "diag_embed",
+    "diagflat",
     "diagonal",
     "flatten",
     "flip",
@@ -395,3 +396,8 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     if input.ndim != 2:
         raise errors.ShapeError(f"diag: {list(input.shape)} has {input.ndim} dims; 1 or 2 are needed")
     return apply("contiguous", apply("diagonal", input, diagonal, 0, 1))
+
+
+def diagflat(input: Tensor, offset: int = 0) -> Tensor:
+    """The matrix with all elements, in row-major order, on a diagonal."""
+    return diag_embed(apply("reshape", input, (-1,)), offset)

@@ -6,7 +6,7 @@ use super::{Var, replay};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
-use crate::ops::{Mask, Op, OpRef, bit, run};
+use crate::ops::{Layouts, Mask, Op, OpRef, bit, run};
 use crate::tensor::Tensor;
 use smallvec::SmallVec;
 use std::cell::Cell;
@@ -112,7 +112,8 @@ pub fn apply_in_place(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
 
 fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
     let name = op.name();
-    if x.tensor.layout().strides().iter().zip(x.tensor.shape()).any(|(&s, &d)| s == 0 && d > 1) {
+    let repeats = x.tensor.layout().strides().iter().zip(x.tensor.shape()).any(|(&s, &d)| s == 0 && d > 1);
+    if repeats && x.tensor.numel() > 0 {
         return Err(Error::graph(format!(
             "{name}_: the target is broadcast, so one element stands for many; clone it first"
         )));
@@ -122,7 +123,8 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
     inputs.extend(others.iter().copied());
     let needs = if grad_enabled() { needs(&*op, &inputs) } else { 0 };
     let mut target = x.clone();
-    if needs != 0 {
+    // Also where the old value does not count (`zero_`): the history that the target loses must not be somebody else's.
+    if grad_enabled() && (needs != 0 || x.requires_grad()) {
         if x.requires_grad() && x.is_leaf() {
             return Err(Error::graph(format!(
                 "{name}_: the target is a leaf that requires a gradient; write to it under no_grad, or use {name}"
@@ -134,6 +136,9 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
                  clone the view first"
             )));
         }
+        target.node = None;
+    }
+    if needs != 0 {
         // The vjp may read the old value: it reads a copy, because the memory is about to be overwritten.
         if op.saves(needs).inputs & 1 != 0 {
             let copy = run::relaid(&x.tensor, dense_like(&x.tensor)?, Category::Temporary)?;
@@ -149,10 +154,11 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
         let tensors: SmallVec<[&Tensor; 4]> = inputs.iter().map(|v| &v.tensor).collect();
         let metas: SmallVec<[&crate::tensor::Meta; 4]> = tensors.iter().map(|t| &t.meta).collect();
         let inferred = op.infer(&metas, false)?;
-        let elementwise = (0..tensors.len()).all(|i| op.layouts(i) == crate::ops::Layouts::Any) && op.takes_half();
         let apart = others.iter().all(|o| !o.tensor.shares_storage(&x.tensor));
         let same = inferred[0].shape() == x.tensor.shape() && inferred[0].dtype == x.tensor.dtype();
-        if elementwise && apart && same && !op.is_view() {
+        let laid = |(i, t): (usize, &&Tensor)| op.layouts(i) == Layouts::Any || t.layout().is_contiguous();
+        let taken = tensors.iter().enumerate().all(laid) && (op.takes_half() || !x.tensor.dtype().is_half());
+        if op.overwrites(&x.tensor) && apart && same && taken {
             op.cpu(&tensors, std::slice::from_ref(&x.tensor))?;
         } else {
             let y = run::compute(&*op, &tensors, false)?.swap_remove(0);

@@ -143,7 +143,9 @@ fn copied(t: &Tensor) -> Result<Tensor> {
 /// All of a node that the sweep needs, taken out under one lock.
 struct Visit {
     op: OpRef,
-    inputs: SmallVec<[(Meta, NodeId, u32); 2]>,
+    metas: SmallVec<[Meta; 2]>,
+    /// The maker of each input, and which of its outputs it is.
+    makers: SmallVec<[(NodeId, u32); 2]>,
     outputs: Metas,
     saved: Kept,
     slots: SmallVec<[(u32, Arc<Leaf>); 1]>,
@@ -195,7 +197,8 @@ impl Visit {
             });
             Ok(Visit {
                 op: node.op.clone(),
-                inputs: node.inputs.iter().map(|Input { meta, node, output }| (meta.clone(), *node, *output)).collect(),
+                metas: node.inputs.iter().map(|input| input.meta.clone()).collect(),
+                makers: node.inputs.iter().map(|Input { node, output, .. }| (*node, *output)).collect(),
                 outputs: node.outputs.clone(),
                 saved,
                 slots,
@@ -228,28 +231,26 @@ impl Visit {
     /// The gradients of the inputs, in the inputs' shapes and types.
     fn vjp(self, dy: Slots, recorded: bool) -> Result<Vec<(NodeId, u32, Var)>> {
         let needs =
-            self.inputs.iter().enumerate().filter(|(_, i)| i.1.is_some()).fold(0 as Mask, |m, (i, _)| m | bit(i));
+            self.makers.iter().enumerate().filter(|(_, m)| m.0.is_some()).fold(0 as Mask, |m, (i, _)| m | bit(i));
         if needs == 0 {
             return Ok(vec![]);
         }
         self.context.set();
-        let metas: SmallVec<[Meta; 4]> = self.inputs.iter().map(|i| i.0.clone()).collect();
-        let outputs = self.outputs.clone();
         let mut engine = Running { visit: &self, values: Vec::with_capacity(8), recorded };
         if let Some(custom) = &self.custom {
             let dx = custom.vjp.vjp(engine.custom_saved(custom)?, dy.into_vec())?;
             return self.custom_gradients(engine, dx);
         }
         let dy: SmallVec<[Option<V>; 2]> =
-            (0..outputs.len()).map(|i| dy.get(i).cloned().flatten().map(|var| engine.push(var))).collect();
-        let mut back = Back::new(&mut engine, needs, &dy, &metas, &outputs);
+            (0..self.outputs.len()).map(|i| dy.get(i).cloned().flatten().map(|var| engine.push(var))).collect();
+        let mut back = Back::new(&mut engine, needs, &dy, &self.metas, &self.outputs);
         self.op.vjp(&mut back)?;
         let dx = back.finish();
         let mut given = Vec::with_capacity(dx.len());
         for (i, v) in dx.into_iter().enumerate() {
-            let (meta, node, output) = &self.inputs[i];
+            let (node, output) = &self.makers[i];
             if let (Some(v), true) = (v, node.is_some()) {
-                let v = fitted(&mut engine, v, meta)?;
+                let v = fitted(&mut engine, v, &self.metas[i])?;
                 // Moved out, so that a gradient nobody else holds can be added to in place.
                 let var = engine.take(v);
                 given.push((*node, *output, var));
@@ -264,15 +265,15 @@ impl Visit {
     /// The user's gradients, checked one for one.
     fn custom_gradients(&self, mut engine: Running, dx: Vec<Option<Var>>) -> Result<Vec<(NodeId, u32, Var)>> {
         let name = self.op.name();
-        if dx.len() != self.inputs.len() {
+        if dx.len() != self.makers.len() {
             return Err(Error::graph(format!(
                 "{name}.backward: {} gradients for {} tensor inputs; return one for each, None where there is none",
                 dx.len(),
-                self.inputs.len()
+                self.makers.len()
             )));
         }
         let mut given = vec![];
-        for (dx, (meta, node, output)) in dx.into_iter().zip(&self.inputs) {
+        for ((dx, meta), (node, output)) in dx.into_iter().zip(&self.metas).zip(&self.makers) {
             let (Some(dx), true) = (dx, node.is_some()) else { continue };
             if dx.tensor.shape() != meta.shape() {
                 return Err(Error::shape(format!(
@@ -292,8 +293,8 @@ impl Visit {
 /// Undoes broadcasting and promotion: the gradient of an input has the input's shape and type. The only place that does.
 fn fitted(engine: &mut Running, v: V, meta: &Meta) -> Result<V> {
     let mut v = v;
-    let shape: crate::shape::Dims = engine.tensor(v).shape().into();
-    if shape.as_slice() != meta.shape() {
+    if engine.tensor(v).shape() != meta.shape() {
+        let shape: crate::shape::Dims = engine.tensor(v).shape().into();
         let extra = shape.len().checked_sub(meta.rank()).ok_or_else(|| {
             Error::internal(format!(
                 "bug: {} gave a gradient of shape {shape:?} for an input of shape {:?}",
@@ -382,7 +383,7 @@ impl Engine for Running<'_> {
     }
 
     fn input(&mut self, i: usize) -> Result<V> {
-        let (_, node, output) = self.visit.inputs[i];
+        let (node, output) = self.visit.makers[i];
         let tensor = self.saved(|s| s.is_input(i), || Ok(replay::replay(node)?.swap_remove(output as usize)))?;
         let history = self.recorded && node.is_some();
         let var = if history { Var::made_by(tensor, NodeRef::hold(node, output)) } else { Var::constant(tensor) };

@@ -18,6 +18,7 @@ pub mod matmul;
 pub mod pointwise;
 pub mod pooling;
 pub mod rearrange;
+pub mod recurrent;
 pub mod reduce;
 pub mod registry;
 pub mod relu;
@@ -25,6 +26,7 @@ pub mod run;
 pub mod scan;
 pub mod softmax;
 pub mod sorting;
+pub mod split;
 pub mod views;
 
 use crate::device::Device;
@@ -136,13 +138,24 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// True when the output may be the memory of `x`, the first input: no element is read after another was written there.
+    fn overwrites(&self, x: &Tensor) -> bool {
+        let _ = x;
+        false
+    }
+
     /// For ops that move no data: the output as a window on the input's storage.
     fn view(&self, x: &Tensor) -> Option<Result<Tensor>> {
         let _ = x;
         None
     }
 
-    /// True for ops whose output is a window on their first input.
+    /// As `view`, for ops with several outputs.
+    fn views(&self, x: &Tensor) -> Option<Result<run::Outputs>> {
+        self.view(x).map(|view| view.map(|view| SmallVec::from_iter([view])))
+    }
+
+    /// True for ops whose outputs are windows on their first input.
     fn is_view(&self) -> bool {
         false
     }

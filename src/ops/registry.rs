@@ -28,12 +28,14 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::conv2d::register(&mut list);
     super::attention::register(&mut list);
     super::pooling::register(&mut list);
+    super::recurrent::register(&mut list);
     super::cross_entropy::register(&mut list);
     super::index::register(&mut list);
     super::rearrange::register(&mut list);
     super::sorting::register(&mut list);
     super::scan::register(&mut list);
     super::cat::register(&mut list);
+    super::split::register(&mut list);
     super::dropout::register(&mut list);
     list
 });

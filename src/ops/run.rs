@@ -18,9 +18,9 @@ pub fn compute(op: &dyn Op, x: &[&Tensor], recording: bool) -> Result<Outputs> {
         return Err(error::arity(op.name(), x.len(), "1"));
     }
     if op.is_view()
-        && let Some(view) = op.view(x[0])
+        && let Some(views) = op.views(x[0])
     {
-        return Ok(SmallVec::from_iter([view?]));
+        return views;
     }
     let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
     let inferred = op.infer(&metas, recording)?;

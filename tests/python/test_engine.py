@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +14,6 @@ from hypothesis import strategies as st
 import backsweep as bs
 import backsweep.nn.functional as F
 from backsweep import errors, nn, optim
-
-
-def test_the_readme_example_runs():
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    example = re.search(r"```python\n(.*?)```", text, re.S)[1]
-    exec(example, {})
 
 
 def test_a_known_expression_has_its_published_gradient():

@@ -156,22 +156,22 @@ TABLE = [
     (
         "ones(3)[3]",
         "IndexError",
-        "index: index 3 is out of range for size 3; valid indices are -3 to 2",
+        "index: 3 is out of range for dim 0 of [3]; valid indices are -3 to 2",
     ),
     (
         "ones(3)[0, 0]",
         "IndexError",
-        "index: 2 indices for [3]; 1 at most",
+        "index: 2 indices for a tensor of shape [3]; 1 at most can be used",
     ),
     (
         "ones(3)[1.5]",
         "IndexError",
-        "index: an index of type float; ints, slices, None, ..., masks and integer tensors are taken",
+        "index: a float; ints, slices, None, ..., masks and integer tensors are needed",
     ),
     (
         "ones(3)[bs.tensor([True, False])]",
         "IndexError",
-        "index: a mask of shape [2] for dims [3]; they must be equal",
+        "index: a mask of shape [2] on dims of shape [3]; the shapes must be equal",
     ),
     (
         "ones(3)[bs.tensor([0, 7])]",
@@ -181,17 +181,17 @@ TABLE = [
     (
         "nn.Embedding(4, 2)(bs.tensor([1, 9]))",
         "IndexError",
-        "index: index 9 is out of range for size 4; valid indices are -4 to 3",
+        "embedding: index 9 is out of range for size 4; valid indices are 0 to 3",
     ),
     (
         "nn.Embedding(4, 2)(bs.tensor([1.0]))",
         "DTypeError",
-        "index: indices of dtype float32; int64 is needed (help: x.to(bs.int64))",
+        "embedding: an index of float32; int64 is needed (help: x.long())",
     ),
     (
         "ones(2, 2).gather(1, bs.tensor([[5]]))",
         "IndexError",
-        "gather: index 5 is out of range for size 2; valid indices are -2 to 1",
+        "gather: index 5 is out of range for size 2; valid indices are 0 to 1",
     ),
     (
         "F.cross_entropy(ones(2, 3), bs.tensor([0, 3]))",

@@ -209,10 +209,29 @@ def test_empty_tensors_are_left_alone():
         assert tuple(fill(bs.empty(0, 3)).shape) == (0, 3)
 
 
-def test_weights_and_biases_of_a_layer_start_uniform():
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.Linear(400, 300),
+        lambda: nn.LSTM(30, 400),
+        lambda: nn.GRU(30, 400),
+        lambda: nn.RNN(30, 400),
+        lambda: nn.LSTMCell(30, 400),
+    ],
+    ids=["linear", "lstm", "gru", "rnn", "lstm cell"],
+)
+def test_weights_and_biases_of_a_layer_start_uniform(layer: Callable[[], nn.Module]):
     bound = 1 / 20
-    for name, parameter in nn.Linear(400, 300).named_parameters():
+    for name, parameter in layer().named_parameters():
         assert parameter.numel() >= 100, name
         is_uniform(array(parameter), -bound, bound)
 
 
+def test_attention_starts_as_in_pytorch():
+    attention = nn.MultiheadAttention(200, 4, add_bias_kv=True)
+    is_uniform(array(attention.in_proj_weight), -math.sqrt(6 / 800), math.sqrt(6 / 800))
+    is_uniform(array(attention.out_proj.weight), -1 / math.sqrt(200), 1 / math.sqrt(200))
+    assert not array(attention.in_proj_bias).any()
+    assert not array(attention.out_proj.bias).any()
+    # bias_k has shape [1, 1, e]: its fan-in and fan-out are both e.
+    is_normal(array(attention.bias_k), 0.0, math.sqrt(2 / 400))

@@ -692,16 +692,122 @@ def recurrent(kind: str, layer: nn.Module, x: Array, states: list[Array]) -> tup
     return x, [np.stack(part) for part in zip(*last, strict=True)]
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"bias": False}, {"num_layers": 2, "bidirectional": True}, {"num_layers": 3, "batch_first": True}],
+    ids=str,
+)
+def test_a_recurrent_layer_follows_its_formula(kind: str, settings: dict[str, Any]):
+    layer = randomised(getattr(nn, kind)(4, 5, **settings))
+    rows, parts = layer.num_layers * (1 + layer.bidirectional), 1 + (kind == "LSTM")
+    x = draw(6, 3, 4)
+    for states in ([np.zeros((rows, 3, 5))] * parts, [draw(rows, 3, 5, seed=part) for part in range(parts)]):
+        wanted, wanted_states = recurrent(kind, layer, x, states)
+        given = [tensor(state) for state in states]
+        hx = None if not states[0].any() else tuple(given) if parts == 2 else given[0]
+        y, last = layer(tensor(x.swapaxes(0, 1) if layer.batch_first else x), hx)
+        close(y, wanted.swapaxes(0, 1) if layer.batch_first else wanted)
+        for state, wanted_state in zip(last if parts == 2 else [last], wanted_states, strict=True):
+            close(state, wanted_state)
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_a_sequence_without_a_batch_is_a_batch_of_one(kind: str):
+    layer = randomised(getattr(nn, kind)(4, 5, num_layers=2))
+    x = draw(6, 4)
+    y, last = layer(tensor(x))
+    batched, batched_last = layer(tensor(x[:, None]))
+    close(y, array(batched)[:, 0], 0)
+    for one, other in zip(last, batched_last, strict=True) if kind == "LSTM" else [(last, batched_last)]:
+        close(one, array(other)[:, 0], 0)
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_cell_is_one_step_of_the_layer(kind: str, bias: bool):
+    cell = randomised(getattr(nn, kind + "Cell")(4, 5, bias=bias))
+    layer = getattr(nn, kind)(4, 5, bias=bias).double()
+    layer.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
+    x, states = draw(3, 4), [tensor(draw(3, 5, seed=part)) for part in range(1 + (kind == "LSTM"))]
+    after = cell(tensor(x), tuple(states) if kind == "LSTM" else states[0])
+    hx = [state.unsqueeze(0) for state in states]
+    _, last = layer(tensor(x[None]), tuple(hx) if kind == "LSTM" else hx[0])
+    for one, other in zip(after, last, strict=True) if kind == "LSTM" else [(after, last)]:
+        close(one, array(other)[0])
+    alone = cell(tensor(x[0]))
+    together = cell(tensor(x))
+    close(alone[0] if kind == "LSTM" else alone, array(together[0] if kind == "LSTM" else together)[0])
 
 
+def test_a_relu_rnn_cuts_below_zero():
+    layer = randomised(nn.RNN(2, 3, nonlinearity="relu"))
+    w = weights(layer)
+    x = draw(1, 1, 2)
+    wanted = np.maximum(x[0] @ w["weight_ih_l0"].T + w["bias_ih_l0"] + w["bias_hh_l0"], 0)
+    close(layer(tensor(x))[0], wanted[None])
 
 
+def test_recurrent_layers_refuse_what_does_not_fit():
+    layer = nn.LSTM(4, 5)
+    with pytest.raises(ShapeError, match=r"LSTM: input has shape \[6, 3, 5\]; \[t, b, input\] or \[t, input\]"):
+        layer(bs.zeros(6, 3, 5))
+    with pytest.raises(ShapeError, match=r"LSTM: a state has shape \[1, 2, 5\]; \[1, 3, 5\] is needed"):
+        layer(bs.zeros(6, 3, 4), (bs.zeros(1, 2, 5), bs.zeros(1, 2, 5)))
+    with pytest.warns(UserWarning, match="dropout=0.5 acts between layers"):
+        nn.GRU(4, 5, dropout=0.5)
+    with pytest.raises(ValueError, match="nonlinearity 'cube' is unknown"):
+        nn.RNN(4, 5, nonlinearity="cube")
 
 
+def test_dropout_between_layers_acts_in_training_only():
+    bs.manual_seed(0)
+    layer = nn.GRU(4, 5, num_layers=2, dropout=0.9)
+    x = bs.randn(6, 3, 4)
+    assert not np.array_equal(array(layer(x)[0]), array(layer(x)[0]))
+    layer.eval()
+    assert np.array_equal(array(layer(x)[0]), array(layer(x)[0]))
+
+
+def test_recurrent_and_attention_layers_have_the_keys_of_pytorch():
+    rows = {
+        "lstm": (
+            nn.LSTM(2, 3, num_layers=2, bidirectional=True),
+            [
+                f"{kind}_l{layer}{way}"
+                for layer in (0, 1)
+                for way in ("", "_reverse")
+                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            ],
+        ),
+        "gru": (nn.GRU(2, 3, bias=False), ["weight_ih_l0", "weight_hh_l0"]),
+        "attention": (
+            nn.MultiheadAttention(4, 2),
+            ["in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"],
+        ),
+        "attention of other widths": (
+            nn.MultiheadAttention(4, 2, kdim=3, vdim=5, add_bias_kv=True),
+            [
+                *("q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k", "bias_v"),
+                *("out_proj.weight", "out_proj.bias"),
+            ],
+        ),
+        "encoder": (
+            nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 1, nn.LayerNorm(4)),
+            [
+                *(f"layers.0.self_attn.in_proj_{kind}" for kind in ("weight", "bias")),
+                *(f"layers.0.self_attn.out_proj.{kind}" for kind in ("weight", "bias")),
+                *(
+                    f"layers.0.{part}.{kind}"
+                    for part in ("linear1", "linear2", "norm1", "norm2")
+                    for kind in ("weight", "bias")
+                ),
+                *("norm.weight", "norm.bias"),
+            ],
+        ),
+    }
+    for name, (module, keys) in rows.items():
+        assert list(module.state_dict()) == keys, name
 
 
 # Attention
@@ -712,6 +818,26 @@ def softmax(x: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def attend(module: nn.MultiheadAttention, q: Array, k: Array, v: Array, mask: Array) -> tuple[Array, Array]:
+    """q [n, l, e], k and v [n, s, e], mask [n, heads, l, s] added to the scores, by the definition."""
+    w = weights(module)
+    e, heads = module.embed_dim, module.num_heads
+    w_q, w_k, w_v = (
+        np.split(w["in_proj_weight"], 3)
+        if "in_proj_weight" in w
+        else [w[f"{part}_proj_weight"] for part in "qkv"]
+    )
+    b_q, b_k, b_v = np.split(w.get("in_proj_bias", np.zeros(3 * e)), 3)
+
+    def split(x: Array) -> Array:
+        return x.reshape(*x.shape[:2], heads, e // heads).swapaxes(1, 2)
+
+    q, k, v = split(q @ w_q.T + b_q), split(k @ w_k.T + b_k), split(v @ w_v.T + b_v)
+    scores = q @ k.swapaxes(-1, -2) / math.sqrt(e // heads) + mask
+    dead = np.isneginf(scores).all(axis=-1, keepdims=True)
+    p = np.where(dead, 0.0, softmax(np.where(dead, 0.0, scores)))
+    y = (p @ v).swapaxes(1, 2).reshape(q.shape[0], -1, e)
+    return y @ w["out_proj.weight"].T + w.get("out_proj.bias", 0.0), p
 
 
 CAUSAL = np.triu(np.ones((5, 5), dtype=bool), 1)
@@ -725,21 +851,173 @@ def blocked(mask: Array) -> Array:
     return np.where(mask, -np.inf, 0.0)
 
 
+@pytest.mark.parametrize("settings", [{}, {"bias": False}, {"batch_first": True}], ids=str)
+@pytest.mark.parametrize(
+    ("call", "mask"),
+    [
+        ({}, np.zeros((1, 1, 1, 1))),
+        ({"attn_mask": CAUSAL}, blocked(CAUSAL)),
+        ({"attn_mask": CAUSAL, "is_causal": True}, blocked(CAUSAL)),
+        ({"is_causal": True}, blocked(CAUSAL)),
+        ({"is_causal": True, "key_padding_mask": PADDING}, blocked(CAUSAL) + blocked(PADDING)[:, None, None]),
+        ({"key_padding_mask": PADDING}, blocked(PADDING)[:, None, None]),
+        ({"attn_mask": CAUSAL, "key_padding_mask": PADDING}, blocked(CAUSAL | PADDING[:, None])[:, None]),
+        ({"attn_mask": BIAS}, BIAS),
+        ({"attn_mask": BIAS, "key_padding_mask": PADDING}, BIAS + blocked(PADDING)[:, None, None]),
+        ({"attn_mask": draw(6, 5, 5)}, draw(6, 5, 5).reshape(3, 2, 5, 5)),
+    ],
+    ids=["plain", "mask", "mask and flag", "flag", "flag and padding", "padding", "both", "bias", "mixed", "heads"],
+)
+def test_attention_follows_its_formula_with_and_without_weights(
+    settings: dict[str, Any], call: dict[str, Any], mask: Array
+):
+    module = randomised(nn.MultiheadAttention(8, 2, **settings))
+    x = draw(3, 5, 8)
+    wanted, p = attend(module, x, x, x, mask)
+    call = {name: bs.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in call.items()}
+    given = tensor(x if module.batch_first else x.swapaxes(0, 1))
+    y, averaged = module(given, given, given, **call)
+    close(y, wanted if module.batch_first else wanted.swapaxes(0, 1))
+    close(averaged, p.mean(axis=1))
+    _, each = module(given, given, given, average_attn_weights=False, **call)
+    close(each, p)
+    y, none = module(given, given, given, need_weights=False, **call)
+    close(y, wanted if module.batch_first else wanted.swapaxes(0, 1))
+    assert none is None
 
 
+def test_attention_takes_other_widths_lengths_and_no_batch():
+    module = randomised(nn.MultiheadAttention(8, 4, kdim=6, vdim=7, batch_first=True))
+    q, k, v = draw(2, 3, 8), draw(2, 4, 6), draw(2, 4, 7)
+    wanted, p = attend(module, q, k, v, np.zeros((1, 1, 1, 1)))
+    y, averaged = module(tensor(q), tensor(k), tensor(v))
+    close(y, wanted)
+    close(averaged, p.mean(axis=1))
+    y, averaged = module(tensor(q[0]), tensor(k[0]), tensor(v[0]))
+    close(y, wanted[0])
+    close(averaged, p.mean(axis=1)[0])
+    cross = randomised(nn.MultiheadAttention(8, 2, batch_first=True))
+    k, v = draw(2, 4, 8), draw(2, 4, 8, seed=5)
+    for value in (k, v):
+        kt = tensor(k)
+        close(
+            cross(tensor(q), kt, kt if value is k else tensor(v))[0],
+            attend(cross, q, k, value, np.zeros((1, 1, 1, 1)))[0],
+        )
 
 
+def test_a_place_that_may_attend_to_nothing_gives_the_output_bias_and_no_nan():
+    module = randomised(nn.MultiheadAttention(4, 2, batch_first=True))
+    x = tensor(draw(2, 3, 4)).requires_grad_()
+    padding = bs.from_numpy(np.array([[True, True, True], [False, False, False]]))
+    for need_weights in (True, False):
+        y, p = module(x, x, x, key_padding_mask=padding, need_weights=need_weights)
+        close(y[0], np.broadcast_to(weights(module)["out_proj.bias"], (3, 4)))
+        if p is not None:
+            assert not array(p)[0].any()
+        x.grad = None
+        y.sum().backward()
+        assert np.isfinite(array(x.grad)).all()
 
 
+def test_attention_to_added_keys_is_never_masked():
+    module = randomised(nn.MultiheadAttention(4, 2, add_bias_kv=True, add_zero_attn=True, batch_first=True))
+    x = tensor(draw(1, 3, 4))
+    _, p = module(x, x, x, key_padding_mask=bs.from_numpy(np.array([[True, True, True]])))
+    assert tuple(p.shape) == (1, 3, 5)
+    assert not array(p)[:, :, :3].any()
+    np.testing.assert_allclose(array(p)[:, :, 3:].sum(axis=-1), 1.0, rtol=1e-12)
 
 
+def test_attention_refuses_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match="embed_dim 5 does not divide into 2 heads"):
+        nn.MultiheadAttention(5, 2)
+    module, x = nn.MultiheadAttention(4, 2), bs.zeros(3, 2, 4)
+    with pytest.raises(ShapeError, match=r"\[3, 2, 4\], \[3, 2, 5\], \[3, 2, 4\]"):
+        module(x, bs.zeros(3, 2, 5), x)
+    with pytest.raises(ShapeError, match=r"\[3, 2, 4\], \[3, 3, 4\], \[3, 3, 4\]; key and value must have"):
+        module(x, bs.zeros(3, 3, 4), bs.zeros(3, 3, 4))
+    with pytest.raises(ShapeError, match=r"attn_mask has shape \[3, 4\]; \[3, 3\] or \[4, 3, 3\] is needed"):
+        module(x, x, x, attn_mask=bs.zeros(3, 4))
+    with pytest.raises(ShapeError, match=r"key_padding_mask has shape \[3, 2\]; \[2, 3\] is needed"):
+        module(x, x, x, key_padding_mask=bs.zeros(3, 2))
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_an_encoder_layer_is_attention_and_feed_forward_with_residuals(norm_first: bool):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True, norm_first=norm_first)
+    randomised(layer)
+    w, x = weights(layer), draw(3, 5, 8)
+
+    def norm(y: Array, name: str) -> Array:
+        return standardise(y, (2,), 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def feed(y: Array) -> Array:
+        hidden = np.maximum(y @ w["linear1.weight"].T + w["linear1.bias"], 0)
+        return hidden @ w["linear2.weight"].T + w["linear2.bias"]
+
+    def self_attend(y: Array) -> Array:
+        return attend(layer.self_attn, y, y, y, blocked(CAUSAL))[0]
+
+    if norm_first:
+        y = x + self_attend(norm(x, "norm1"))
+        y = y + feed(norm(y, "norm2"))
+    else:
+        y = norm(x + self_attend(x), "norm1")
+        y = norm(y + feed(y), "norm2")
+    close(layer(tensor(x), bs.from_numpy(CAUSAL)), y, 1e-10)
+    close(layer(tensor(x), bs.from_numpy(CAUSAL), is_causal=True), y, 1e-10)
 
 
+def test_an_encoder_stacks_copies_that_do_not_share():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0)
+    encoder = nn.TransformerEncoder(layer, 3)
+    x = bs.randn(5, 2, 4)
+    y = x
+    for copied in encoder.layers:
+        y = copied(y)
+    close(encoder(x), array(y), 0)
+    assert len({id(parameter) for parameter in encoder.parameters()}) == 3 * len(list(layer.parameters()))
 
 
 # Gradients of what is composed in Python
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.RNN(3, 4, num_layers=2, bidirectional=True), (5, 2, 3)),
+        (lambda: nn.LSTM(3, 4, num_layers=2, bidirectional=True), (5, 2, 3)),
+        (lambda: nn.GRU(3, 4, num_layers=2, bidirectional=True), (5, 2, 3)),
+        (lambda: nn.MultiheadAttention(4, 2), (5, 2, 4)),
+        (lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0, "gelu"), (5, 2, 4)),
+    ],
+    ids=["rnn", "lstm", "gru", "attention", "encoder layer"],
+)
+def test_gradients_of_layers_over_time_agree_with_differences(
+    make: Callable[[], nn.Module], shape: tuple[int, ...]
+):
+    module = randomised(make())
+    arrays = [draw(*shape), *[array(parameter) for parameter in module.parameters()]]
+    ways = [draw(*value.shape, seed=11 + place) for place, value in enumerate(arrays)]
+
+    def loss(step: float) -> tuple[float, list[Array]]:
+        x = leaf(arrays[0] + step * ways[0])
+        with bs.no_grad():
+            for parameter, value, way in zip(module.parameters(), arrays[1:], ways[1:], strict=True):
+                parameter.copy_(tensor(value + step * way))
+        module.zero_grad()
+        y = module(x, x, x)[0] if isinstance(module, nn.MultiheadAttention) else module(x)
+        y = y[0] if isinstance(y, tuple) else y
+        total = (y * tensor(draw(*y.shape, seed=5))).sum()
+        total.backward()
+        return float(total.item()), [array(x.grad), *[array(parameter.grad) for parameter in module.parameters()]]
+
+    slope = sum(float(np.vdot(grad, way)) for grad, way in zip(loss(0.0)[1], ways, strict=True))
+    h = 1e-4
+    # Fourth-order central difference.
+    difference = (8 * (loss(h)[0] - loss(-h)[0]) - (loss(2 * h)[0] - loss(-2 * h)[0])) / (12 * h)
+    np.testing.assert_allclose(slope, difference, rtol=1e-7)
 
 
 def leaf(values: Array) -> bs.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import _core, errors
 from .._core import Tensor
-from .grad_mode import no_grad
+from .grad_mode import enable_grad, no_grad
 from .sweep import grad
 
 Outputs = list[Tensor]
@@ -68,12 +68,16 @@ def gradgradcheck(
         ]
     else:
         weights = [grad_outputs] if isinstance(grad_outputs, Tensor) else list(grad_outputs)
-    count = len(given)
+    places = [i for i, x in enumerate(given) if isinstance(x, Tensor) and x.requires_grad]
 
     def first(*arguments: Any) -> tuple[Tensor, ...]:
-        values, dy = arguments[:count], arguments[count:]
-        wanted = [x for x in values if isinstance(x, Tensor) and x.requires_grad]
-        found = grad(_outputs(func, values), wanted, list(dy), create_graph=True, materialize_grads=True)
+        values, dy = list(arguments[: len(given)]), arguments[len(given) :]
+        # Differences move a detached copy of one input, where nothing is recorded.
+        for i in places:
+            values[i] = values[i] if values[i].requires_grad else values[i].detach().requires_grad_()
+        with enable_grad():
+            wanted = [values[i] for i in places]
+            found = grad(_outputs(func, values), wanted, list(dy), create_graph=True, materialize_grads=True)
         return tuple(dx for dx in found if dx is not None)
 
     return gradcheck(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 from .. import errors
 from .._core import Tensor, apply
 from ..joining import stack
@@ -227,11 +230,11 @@ def _rolled(
     y = apply("reshape", y, (batch, depth, groups * outside, taps, *sizes[1:])).permute(0, 2, 3, 1, 4, 5)
     full = (depth - 1) * stride[0] + dilation[0] * (taps - 1) + 1
     shape = (batch, groups * outside, full, *sizes[1:])
-    total = None
+    spread = []
     for tap in range(taps):
         part = y[:, :, tap]
-        spread = apply("embed", part, (0, 0, tap * dilation[0], 0, 0), (1, 1, stride[0], 1, 1), part.shape, shape)
-        total = spread if total is None else total + spread
+        spread.append(apply("embed", part, (0, 0, tap * dilation[0], 0, 0), (1, 1, stride[0], 1, 1), part.shape, shape))
+    total: Tensor = functools.reduce(operator.add, spread)
     # Output padding goes beyond what the taps reach.
     return pad(total, (0, 0, 0, 0, -padding[0], sizes[0] + padding[0] - full))
 

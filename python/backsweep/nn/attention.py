@@ -130,7 +130,7 @@ class MultiheadAttention(Module):
         if causal:
             attn_mask = None
         elif is_causal and attn_mask is None:
-            attn_mask = bs.ones(l, s, dtype=bs.bool, device=q.device).triu(1)
+            attn_mask = bs.arange(l, device=q.device).unsqueeze(1) < bs.arange(s, device=q.device)
         mask = self._mask(attn_mask, key_padding_mask, (n, l, s), added, q.dtype)
         q, k, v = (self._split(x) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
@@ -170,11 +170,9 @@ class MultiheadAttention(Module):
         e, w, b = self.embed_dim, self.in_proj_weight, self.in_proj_bias
         if w is None:
             b_q, b_k, b_v = (None,) * 3 if b is None else b.chunk(3)
-            return (
-                F.linear(query, self.q_proj_weight, b_q),
-                F.linear(key, self.k_proj_weight, b_k),
-                F.linear(value, self.v_proj_weight, b_v),
-            )
+            w_q, w_k, w_v = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+            assert w_q is not None and w_k is not None and w_v is not None, "bug: neither packed nor single weights"
+            return F.linear(query, w_q, b_q), F.linear(key, w_k, b_k), F.linear(value, w_v, b_v)
         if all_same:
             q, k, v = F.linear(query, w, b).chunk(3, dim=-1)
             return q, k, v
@@ -218,7 +216,10 @@ class MultiheadAttention(Module):
         mask = masks[0]
         for other in masks[1:]:
             mask = mask.logical_or(other) if mask.dtype == bs.bool else mask + other
-        return F.pad(mask, (0, added)) if added else mask
+        if not added:
+            return mask
+        seen = bs.zeros(*mask.shape[:-1], added, device=mask.device, dtype=mask.dtype)
+        return bs.cat([mask, seen], dim=-1)
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import _core, errors
 from .._core import Tensor, apply
@@ -44,10 +44,11 @@ __all__ = [
     "dropout2d", "dropout3d", "elu", "embedding", "gaussian_nll_loss", "gelu", "glu", "group_norm", "hardshrink",
     "hardsigmoid", "hardswish", "hardtanh", "hinge_embedding_loss", "huber_loss", "instance_norm", "kl_div", "l1_loss",
     "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid", "margin_ranking_loss", "max_pool1d",
-    "max_pool2d", "max_pool3d", "mish", "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "pairwise_distance",
-    "poisson_nll_loss", "prelu", "relu", "relu6", "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid",
-    "silu", "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh",
-    "tanhshrink", "threshold", "triplet_margin_loss",
+    "max_pool2d", "max_pool3d", "mish", "mse_loss", "multi_margin_loss", "multilabel_soft_margin_loss", "nll_loss",
+    "normalize", "one_hot", "pad", "pairwise_distance", "pdist", "poisson_nll_loss", "prelu", "relu", "relu6",
+    "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "soft_margin_loss",
+    "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+    "triplet_margin_loss", "triplet_margin_with_distance_loss",
 ]  # fmt: skip
 
 # Activations
@@ -322,33 +323,47 @@ def scaled_dot_product_attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    *,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(q · kᵀ · scale + mask) · v; a row that is masked as a whole gives 0.
+    """softmax(q · kᵀ · scale + mask) · v in blocks; a row that is masked as a whole gives 0.
 
+    A boolean mask is True where a key counts, a float mask is added; both broadcast to [..., t, s]. enable_gqa lets
+    several heads of the query share one of key and value. Only a mask that needs a gradient makes [..., t, s] exist.
     Shapes: query [..., t, d], key [..., s, d], value [..., s, e] → [..., t, e]
+    Saves: the operands, the output, and one number a row
     """
     if is_causal and attn_mask is not None:
-        raise errors.ValueError("scaled_dot_product_attention: is_causal and attn_mask; one of them is possible")
-    factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = apply("matmul", query * factor, key.transpose(-2, -1))
-    if is_causal:
-        attn_mask = _causal(query.shape[-2], key.shape[-2])
-    if attn_mask is not None and attn_mask.dtype is _core.bool:
-        scores = apply("where", attn_mask, scores, float("-inf"))
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-    weights = apply("softmax", scores, -1)
-    if attn_mask is not None and not is_causal:
-        dead = apply("eq", apply("amax", scores, (-1,), True).detach(), float("-inf"))
-        weights = apply("where", dead, 0.0, weights)
-    return apply("matmul", dropout(weights, dropout_p), value)
-
-
-def _causal(rows: int, columns: int) -> Tensor:
-    from ..creation import arange
-
-    return apply("ge", arange(rows).unsqueeze(1), arange(columns))
+        raise errors.ValueError(
+            "scaled_dot_product_attention: is_causal and attn_mask are both given; one of them is possible"
+        )
+    if attn_mask is not None and attn_mask.ndim == 1:
+        attn_mask = attn_mask.unsqueeze(0)
+    if enable_gqa and query.ndim > 2 and query.shape[-3] != key.shape[-3]:
+        heads, groups = query.shape[-3], key.shape[-3]
+        if not groups or heads % groups or value.shape[-3] != groups:
+            raise errors.ShapeError(
+                f"scaled_dot_product_attention: {heads} heads of the query with {groups} of the key and "
+                f"{value.shape[-3]} of the value; equal numbers that divide the query's are needed"
+            )
+        if attn_mask is not None and attn_mask.ndim > 2:
+            own = attn_mask.shape[-3]
+            attn_mask = attn_mask.unsqueeze(-3) if own == 1 else attn_mask.unflatten(-3, (groups, -1))
+        grouped = query.unflatten(-3, (groups, -1))
+        y = scaled_dot_product_attention(
+            grouped, key.unsqueeze(-3), value.unsqueeze(-3), attn_mask, dropout_p, is_causal, scale=scale
+        )
+        return y.flatten(-4, -3)
+    given = (query, key, value) if attn_mask is None else (query, key, value, attn_mask)
+    if dropout_p == 0.0:
+        return apply("attention", *given, is_causal, scale)
+    lead = [1] * max(t.ndim - 2 for t in given)
+    for t in given:
+        for i, size in enumerate(reversed(t.shape[:-2])):
+            lead[i] = size if lead[i] == 1 else lead[i]
+    draws = math.prod(lead) * query.shape[-2] * key.shape[-2]
+    return apply("attention", *given, is_causal, scale, dropout_p, *_core.next_stream(draws))
 
 
 # Losses
@@ -627,3 +642,72 @@ def triplet_margin_loss(
     if swap:
         far = apply("minimum", far, pairwise_distance(positive, negative, p, eps))
     return _reduced("triplet_margin_loss", _hinge(near - far + margin), reduction)
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    distance_function: Callable[[Tensor, Tensor], Tensor] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """`triplet_margin_loss` with a distance of one's own."""
+    distance = pairwise_distance if distance_function is None else distance_function
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = apply("minimum", far, distance(positive, negative))
+    return _reduced("triplet_margin_with_distance_loss", _hinge(near - far + margin), reduction)
+
+
+def multi_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The mean over the other classes of max(0, margin - x_target + x)ᵖ.
+
+    Shapes: input [n, c] with target int64 [n], or [c] with []
+    """
+    x, t = (input.unsqueeze(0), target.unsqueeze(0)) if input.ndim == 1 else (input, target)
+    if x.ndim != 2 or t.shape != x.shape[:1]:
+        raise errors.ShapeError(
+            f"multi_margin_loss: input {list(input.shape)} with targets {list(target.shape)}; "
+            "[n, c] with [n], or [c] with [], is needed"
+        )
+    places = t.unsqueeze(1)
+    gap = _hinge(margin - apply("gather", x, places, 1) + x)
+    if p == 2:
+        gap = apply("square", gap)
+    elif p != 1:
+        raise errors.ValueError(f"multi_margin_loss: p is {p}; 1 or 2 is needed")
+    if weight is not None:
+        gap = gap * apply("index_get", weight, t).unsqueeze(1)
+    others = apply("scatter", gap, places, gap.detach() * 0, 1)
+    loss = apply("sum", others, 1, False) / x.shape[1]
+    return _reduced("multi_margin_loss", loss.squeeze(0) if input.ndim == 1 else loss, reduction)
+
+
+def multilabel_soft_margin_loss(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """The mean over the last dim of the binary cross-entropies of σ(x)."""
+    _same_shape("multilabel_soft_margin_loss", input, target)
+    loss = apply("bce_with_logits", input, target)
+    loss = loss if weight is None else loss * weight
+    return _reduced("multilabel_soft_margin_loss", apply("mean", loss, -1, False), reduction)
+
+
+def pdist(input: Tensor, p: float = 2.0) -> Tensor:
+    """The p-norm distances of all pairs of rows: [n, d] → [n (n - 1) / 2]."""
+    if input.ndim != 2:
+        raise errors.ShapeError(f"pdist: {list(input.shape)} has {input.ndim} dims; 2 are needed")
+    from ..creation import triu_indices
+
+    first, second = triu_indices(input.shape[0], input.shape[0], 1).unbind(0)
+    return norm(apply("index_get", input, first) - apply("index_get", input, second), p, -1)

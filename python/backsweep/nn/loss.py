@@ -6,6 +6,8 @@ A loss that compares element by element refuses to broadcast: a target of shape 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .. import errors
 from .._core import Tensor
 from . import functional as F
@@ -349,3 +351,93 @@ class TripletMarginLoss(_Loss):
             swap=self.swap,
             reduction=self.reduction,
         )
+
+
+class TripletMarginWithDistanceLoss(_Loss):
+    """`TripletMarginLoss` with a distance of one's own, which takes two tensors."""
+
+    def __init__(
+        self,
+        *,
+        distance_function: Callable[[Tensor, Tensor], Tensor] | None = None,
+        margin: float = 1.0,
+        swap: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        """Keep the distance and the margin."""
+        super().__init__(reduction)
+        self.distance_function = distance_function
+        self.margin = margin
+        self.swap = swap
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Compare row by row."""
+        return F.triplet_margin_with_distance_loss(
+            anchor,
+            positive,
+            negative,
+            distance_function=self.distance_function,
+            margin=self.margin,
+            swap=self.swap,
+            reduction=self.reduction,
+        )
+
+
+class MultiMarginLoss(_WeightedLoss):
+    """The mean over the other classes of max(0, margin - x_target + x)ᵖ.
+
+    Shapes: input [n, c], target [n]; or [c] and []
+    """
+
+    def __init__(
+        self, p: int = 1, margin: float = 1.0, weight: Tensor | None = None, *, reduction: str = "mean"
+    ) -> None:
+        """Keep the power, 1 or 2, and the margin."""
+        super().__init__(weight, reduction=reduction)
+        self.p = p
+        self.margin = margin
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare scores with classes."""
+        return F.multi_margin_loss(input, target, self.p, self.margin, self.weight, self.reduction)
+
+
+class MultiLabelSoftMarginLoss(_WeightedLoss):
+    """The mean over classes of the binary cross-entropies of σ(x).
+
+    Raises: ShapeError if the shapes differ
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compare element by element."""
+        _check_same_shape("MultiLabelSoftMarginLoss", input, target)
+        return F.multilabel_soft_margin_loss(input, target, self.weight, self.reduction)
+
+
+class CosineSimilarity(Module):
+    """The cosine of the angle between vectors along a dim."""
+
+    def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
+        """Keep the dim, and the least length."""
+        super().__init__()
+        self.dim = dim
+        self.eps = eps
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """Compare vectors."""
+        return F.cosine_similarity(x1, x2, self.dim, self.eps)
+
+
+class PairwiseDistance(Module):
+    """The p-norm of x1 - x2 + eps along the last dim."""
+
+    def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> None:
+        """Keep the norm."""
+        super().__init__()
+        self.p = p
+        self.eps = eps
+        self.keepdim = keepdim
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """Compare vectors."""
+        return F.pairwise_distance(x1, x2, self.p, self.eps, self.keepdim)

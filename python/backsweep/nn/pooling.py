@@ -100,7 +100,7 @@ class _AvgPool(Module):
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override
 
-    def _window(self) -> tuple[Any, ...]:
+    def _window(self) -> tuple[Any, Any, Any, bool, bool]:
         return (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
 
     def extra_repr(self) -> str:

@@ -17,8 +17,8 @@ from . import functional as F
 from . import init
 from .module import Module, Parameter
 
-# Input-hidden weight, hidden-hidden weight and their biases.
-Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+# Input-hidden weight and hidden-hidden weight, and their biases if there are any.
+Weights = tuple[Tensor, ...]
 
 
 class _Recurrent(Module):
@@ -83,14 +83,11 @@ class _Recurrent(Module):
             init.uniform_(parameter, -bound, bound)
 
     def _weights(self, layer: int, direction: int) -> Weights:
-        values = self.__dict__
-        weights = [values[name] for name in self._names(layer, direction)]
-        if not self.bias:
-            w_ih = weights[0]
-            weights += [bs.zeros(w_ih.shape[0], device=w_ih.device, dtype=w_ih.dtype)] * 2
-        return tuple(weights)
+        return tuple(getattr(self, name) for name in self._names(layer, direction))
 
-    def _scan(self, x: Tensor, states: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
+    def _scan(
+        self, x: Tensor, states: tuple[Tensor, ...], weights: Weights, reverse: bool
+    ) -> tuple[Tensor, ...]:
         """Run one layer in one direction: x [t, b, i], states [b, h] → y [t, b, h], states [b, h]."""
         raise NotImplementedError
 
@@ -107,6 +104,8 @@ class _Recurrent(Module):
             x = x.unsqueeze(1)
         elif self.batch_first:
             x = x.transpose(0, 1)
+        if not x.shape[0]:
+            raise errors.ShapeError(f"{name}: input has shape {list(x.shape)}, 0 steps; 1 step or more is needed")
         directions = 1 + self.bidirectional
         wanted = (self.num_layers * directions, x.shape[1], self.hidden_size)
         if given is None:
@@ -127,13 +126,16 @@ class _Recurrent(Module):
             outputs = []
             for direction in range(directions):
                 row = rows[layer * directions + direction]
-                y, *after = self._scan(x.flip(0) if direction else x, row, self._weights(layer, direction))
-                outputs.append(y.flip(0) if direction else y)
+                y, *after = self._scan(x, row, self._weights(layer, direction), direction == 1)
+                outputs.append(y)
                 last.append(tuple(after))
             x = bs.cat(outputs, dim=-1) if self.bidirectional else outputs[0]
             if self.dropout > 0 and layer + 1 < self.num_layers:
                 x = F.dropout(x, self.dropout, self.training)
-        states = tuple(bs.stack(list(state), dim=0) for state in zip(*last, strict=True))
+        if len(last) == 1:
+            states = tuple(state.unsqueeze(0) for state in last[0])
+        else:
+            states = tuple(bs.stack(state, dim=0) for state in zip(*last, strict=True))
         if not batched:
             return x.squeeze(1), tuple(state.squeeze(1) for state in states)
         return (x.transpose(0, 1) if self.batch_first else x), states
@@ -182,14 +184,17 @@ class RNN(_Recurrent):
         )
         self.nonlinearity = _nonlinearity("RNN", nonlinearity)
 
-    def _scan(self, x: Tensor, states: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-        w_ih, w_hh, b_ih, b_hh = weights
+    def _scan(
+        self, x: Tensor, states: tuple[Tensor, ...], weights: Weights, reverse: bool
+    ) -> tuple[Tensor, ...]:
+        w_ih, w_hh, *biases = weights
+        b_ih, b_hh = biases or (None, None)
         (h,) = states
         ys = []
-        for x_t in F.linear(x, w_ih, b_ih).unbind(0):
+        for x_t in F.linear(x, w_ih, b_ih).unbind(0)[:: -1 if reverse else 1]:
             h = _rnn_step(x_t, h, w_hh, b_hh, self.nonlinearity)
             ys.append(h)
-        return bs.stack(ys, dim=0), h
+        return bs.stack(ys[::-1] if reverse else ys, dim=0), h
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run over time from state hx, zero if left out; give all outputs and the last state."""
@@ -206,8 +211,10 @@ class GRU(_Recurrent):
     _gates = 3
     _states = 1
 
-    def _scan(self, x: Tensor, states: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-        return _core.apply("gru", x, *states, *weights)
+    def _scan(
+        self, x: Tensor, states: tuple[Tensor, ...], weights: Weights, reverse: bool
+    ) -> tuple[Tensor, ...]:
+        return _core.apply("gru", x, *states, *weights, reverse)
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run over time from state hx, zero if left out; give all outputs and the last state."""
@@ -231,8 +238,10 @@ class LSTM(_Recurrent):
     _gates = 4
     _states = 2
 
-    def _scan(self, x: Tensor, states: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-        return _core.apply("lstm", x, *states, *weights)
+    def _scan(
+        self, x: Tensor, states: tuple[Tensor, ...], weights: Weights, reverse: bool
+    ) -> tuple[Tensor, ...]:
+        return _core.apply("lstm", x, *states, *weights, reverse)
 
     def forward(
         self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None
@@ -278,11 +287,9 @@ class _Cell(Module):
             init.uniform_(parameter, -bound, bound)
 
     def _weights(self) -> Weights:
-        w_ih, w_hh, b_ih, b_hh = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-        if b_ih is None or b_hh is None:
-            zero = bs.zeros(w_ih.shape[0], device=w_ih.device, dtype=w_ih.dtype)
-            return w_ih, w_hh, zero, zero
-        return w_ih, w_hh, b_ih, b_hh
+        if self.bias_ih is None or self.bias_hh is None:
+            return self.weight_ih, self.weight_hh
+        return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
 
     def _step(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Take one step: x [b, i], states [b, h] → states [b, h]."""
@@ -331,7 +338,8 @@ class RNNCell(_Cell):
         self.nonlinearity = _nonlinearity("RNNCell", nonlinearity)
 
     def _step(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        w_ih, w_hh, b_ih, b_hh = self._weights()
+        w_ih, w_hh, *biases = self._weights()
+        b_ih, b_hh = biases or (None, None)
         (h,) = states
         return (_rnn_step(F.linear(x, w_ih, b_ih), h, w_hh, b_hh, self.nonlinearity),)
 
@@ -381,6 +389,6 @@ def _nonlinearity(name: str, nonlinearity: str) -> str:
     return nonlinearity
 
 
-def _rnn_step(x: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor, nonlinearity: str) -> Tensor:
+def _rnn_step(x: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, nonlinearity: str) -> Tensor:
     total = x + F.linear(h, w_hh, b_hh)
     return total.tanh() if nonlinearity == "tanh" else F.relu(total)

@@ -192,6 +192,8 @@ impl Plan {
         let outputs: usize = kept_sizes.iter().product();
         let elements: usize = reduced.iter().map(|a| a.size).product();
         let splits = splits(outputs, elements, columns).min(reduced[0].size).max(1);
+        // Without elements there is nothing to join.
+        let chained = chained || outputs == 0 || elements == 0;
         Plan { kept, reduced, columns, outputs, elements, splits, chained }
     }
 

@@ -138,6 +138,9 @@ fn gather_words<W: Word>(op: &str, x: &View, index: &View, dim: usize, y: Elemen
     let (shape, index_strides) = axes(index.shape(), index.strides());
     let (x_shape, x_strides) = axes(x.shape(), x.strides());
     let (size, step) = (x_shape[dim], x_strides[dim]);
+    if size == 0 {
+        return Err(failed(op, index, size));
+    }
     let last = row_axis(shape);
     let n = shape[last];
     let mut moves = x_strides.clone();
@@ -149,15 +152,18 @@ fn gather_words<W: Word>(op: &str, x: &View, index: &View, dim: usize, y: Elemen
     grid.share(Row::new(n, PIECE), 1.5, |cell, [at_index, at_x], from, to| {
         // SAFETY: these elements of y belong to this unit alone.
         let y = unsafe { y.slice(cell * n + from, to - from) };
+        let mut wrong = false;
         for (j, y) in y.iter_mut().enumerate() {
             let j = (from + j) as isize;
             // SAFETY: j < n, so this is an element of the index tensor.
-            let value = unsafe { *values.at(at_index + j * index_step) };
-            match Ends::Start.place(value, size) {
-                // SAFETY: within x, because the index is in range and the other coordinates exist there.
-                Some(to) => *y = unsafe { *x.at(at_x + to as isize * step + j * x_step) },
-                None => failure.store(true, Relaxed),
-            }
+            let at = Ends::Start.place(unsafe { *values.at(at_index + j * index_step) }, size);
+            wrong |= at.is_none();
+            // SAFETY: within x, because the place is in range, the first where the index is not, and the other
+            // coordinates exist there.
+            *y = unsafe { *x.at(at_x + at.unwrap_or(0) as isize * step + j * x_step) };
+        }
+        if wrong {
+            failure.store(true, Relaxed);
         }
     });
     if failure.into_inner() { Err(failed(op, index, size)) } else { Ok(()) }

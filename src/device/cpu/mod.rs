@@ -19,6 +19,7 @@ pub mod pool;
 pub mod pooling;
 pub mod product;
 pub mod random;
+pub mod recurrent;
 pub mod roofline;
 pub mod rows;
 pub mod scan;

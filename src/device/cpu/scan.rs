@@ -55,6 +55,9 @@ pub fn along<S: Step, E: Number>(a: &[E], b: Option<&[E]>, y: &mut [E], [outer, 
         return;
     }
     let y = Parts::new(y);
+    if inner == 1 {
+        return rows::<S, E>(a, b, y, n, reverse);
+    }
     let tiles = inner.div_ceil(TILE);
     let step = pool::chunk_rows(outer * tiles, (n * inner.min(TILE)) as f64);
     pool::run((outer * tiles).div_ceil(step), &|chunk| {
@@ -81,4 +84,49 @@ pub fn along<S: Step, E: Number>(a: &[E], b: Option<&[E]>, y: &mut [E], [outer, 
             }
         }
     });
+}
+
+/// Lines that lie side by side in memory are walked together: their totals do not wait for each other.
+const TOGETHER: usize = 4;
+
+/// a, b and y [outer, n], along the last axis.
+fn rows<S: Step, E: Number>(a: &[E], b: Option<&[E]>, y: Parts<E>, n: usize, reverse: bool) {
+    let outer = a.len() / n;
+    let bundles = outer.div_ceil(TOGETHER);
+    let step = pool::chunk_rows(bundles, (n * TOGETHER) as f64 * 0.5);
+    pool::run(bundles.div_ceil(step), &|chunk| {
+        for bundle in chunk * step..((chunk + 1) * step).min(bundles) {
+            let (first, lines) = (bundle * TOGETHER, TOGETHER.min(outer - bundle * TOGETHER));
+            // SAFETY: each line is in one bundle, and each bundle in one chunk.
+            let y = unsafe { y.part(first * n, lines * n) };
+            let (a, b) = (&a[first * n..(first + lines) * n], b.map(|b| &b[first * n..(first + lines) * n]));
+            if lines == TOGETHER {
+                walk::<S, E, TOGETHER>(a, b, y, n, reverse);
+            } else {
+                for line in 0..lines {
+                    let range = line * n..(line + 1) * n;
+                    walk::<S, E, 1>(&a[range.clone()], b.map(|b| &b[range.clone()]), &mut y[range.clone()], n, reverse);
+                }
+            }
+        }
+    });
+}
+
+/// a, b and y [L, n].
+#[inline(always)]
+fn walk<S: Step, E: Number, const L: usize>(a: &[E], b: Option<&[E]>, y: &mut [E], n: usize, reverse: bool) {
+    assert!(a.len() == L * n && y.len() == L * n && b.is_none_or(|b| b.len() == L * n), "bug: lines of a scan");
+    let mut totals = [E::Wide::lit(S::START); L];
+    for k in 0..n {
+        let k = if reverse { n - 1 - k } else { k };
+        let from = if reverse { k + 1 } else { k };
+        for (line, total) in totals.iter_mut().enumerate() {
+            let factor = match b {
+                Some(b) if from < n => b[line * n + from].widen(),
+                _ => E::Wide::lit(0.0),
+            };
+            *total = S::next(*total, a[line * n + k].widen(), factor);
+            y[line * n + k] = E::narrow(*total);
+        }
+    }
 }

@@ -200,11 +200,19 @@ impl Op for IndexPut {
     fn takes_half(&self) -> bool {
         !self.accumulate
     }
+    fn overwrites(&self, x: &Tensor) -> bool {
+        x.layout().is_contiguous()
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        begin_as(x[0], &y[0]);
         let metas: SmallVec<[&Meta; 4]> = x[2..].iter().map(|t| &t.meta).collect();
         let target = named("index_put", &x[0].meta, &metas)?;
         let (rows, inner) = rows("index_put", x[0].shape(), &x[2..]);
+        if x[0].shares_storage(&y[0]) {
+            // In place: an index out of range must leave the target as it was.
+            slices::check(&rows)?;
+        } else {
+            begin_as(x[0], &y[0]);
+        }
         let spread;
         let values = if x[1].shape() == target.as_slice() && x[1].layout().is_contiguous() {
             x[1]

@@ -1,6 +1,6 @@
 //! Activations and elementwise losses. ReLU keeps one bit an element and has a folder of its own.
 
-use super::{NEVER, NOTHING, X, X1, X2, Y, pointwise};
+use super::{NEVER, PASS, X, X1, X2, Y, pointwise};
 use crate::ops::laws::Domain::{AboveOne, Any, Apart, Positive, Unit};
 
 /// 1/√2 and 1/√(2π)
@@ -157,7 +157,7 @@ pointwise! {
     [x, t], _, dy => [dy * (x.sigmoid() - t), dy * -x];
 
     /// The gradient goes through as it is: marks a value on its way, for the laws of the sweep.
-    Identity[1] "identity" Arithmetic [Any], reads [NOTHING];
+    Identity[1] "identity" Arithmetic [Any], reads [PASS];
     [x] => x;
     _, _, dy => [dy];
 }

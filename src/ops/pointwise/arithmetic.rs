@@ -2,7 +2,7 @@
 //!
 //! At a tie the gradient is shared; a gradient that is exactly 0 stays 0 at a singularity (`times`).
 
-use super::{NEVER, NOTHING, X, X1, X2, Y, pointwise};
+use super::{NEVER, NOTHING, PASS, X, X1, X2, Y, pointwise};
 use crate::error::{Error, Result};
 use crate::ops::laws::Domain::{AboveOne, Any, Apart, Divisor, Mask, Positive, Unit};
 use crate::tensor::Tensor;
@@ -21,11 +21,11 @@ pub fn check_integers(op: &str, x: &[&Tensor]) -> Result<()> {
 }
 
 pointwise! {
-    Add[2] "add" Arithmetic [Any, Any], reads [NOTHING, NOTHING];
+    Add[2] "add" Arithmetic [Any, Any], reads [PASS, PASS];
     [a, b] => a + b;
     _, _, dy => [dy, dy];
 
-    Sub[2] "sub" Arithmetic [Any, Any], reads [NOTHING, NOTHING];
+    Sub[2] "sub" Arithmetic [Any, Any], reads [PASS, NOTHING];
     [a, b] => a - b;
     _, _, dy => [dy, -dy];
 
@@ -42,12 +42,12 @@ pointwise! {
     _, _, dy => [dy, dy];
 
     /// Python's %: the sign of the divisor.
-    Remainder[2] "remainder" Arithmetic [Unit, AboveOne], reads [NOTHING, X | X1];
+    Remainder[2] "remainder" Arithmetic [Unit, AboveOne], reads [PASS, X | X1];
     [a, b] => a.rem(b);
     [a, b], _, dy => [dy, dy.times(-a.floor_div(b))];
 
     /// C's fmod: the sign of the dividend.
-    Fmod[2] "fmod" Arithmetic [Unit, AboveOne], reads [NOTHING, X | X1];
+    Fmod[2] "fmod" Arithmetic [Unit, AboveOne], reads [PASS, X | X1];
     [a, b] => a.abs().rem(b.abs()) * a.sign();
     [a, b], _, dy => [dy, dy.times(-(a / b).trunc())];
 
@@ -88,7 +88,7 @@ pointwise! {
     [x] => x.trunc();
     _, _, dy => [dy * 0.0];
 
-    Frac[1] "frac" Float [Apart], reads [NOTHING];
+    Frac[1] "frac" Float [Apart], reads [PASS];
     [x] => x - x.trunc();
     _, _, dy => [dy];
 
@@ -164,7 +164,7 @@ pointwise! {
     };
 
     /// The second operand in the shape of the first: the target of a copy in place.
-    Copy[2] "copy" Arithmetic [Any, Any], reads [NEVER, NOTHING];
+    Copy[2] "copy" Arithmetic [Any, Any], reads [NEVER, PASS];
     [_, b] => b;
     _, _, dy => [dy, dy];
 

@@ -44,6 +44,8 @@ pub const X2: u8 = 4;
 pub const Y: u8 = 0x40;
 /// Reads nothing but the incoming gradient.
 pub const NOTHING: u8 = 0;
+/// The gradient is the incoming one as it is, so there is nothing to compute.
+pub const PASS: u8 = 0x80;
 /// There is no gradient of this input.
 pub const NEVER: u8 = 0xff;
 
@@ -176,6 +178,10 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
         true
     }
 
+    fn overwrites(&self, _x: &Tensor) -> bool {
+        true
+    }
+
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let compute = Self::compute(x.iter().map(|t| t.dtype()));
         if P::RULE == Rule::Arithmetic && !compute.is_float() {
@@ -195,6 +201,11 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
                 continue;
             }
             let reads = P::READS[i];
+            if reads == PASS {
+                let dy = back.dy();
+                back.give(i, dy);
+                continue;
+            }
             let mut operands: SmallVec<[super::V; MOST]> = SmallVec::new();
             for k in 0..N {
                 if reads & (1 << k) != 0 {

@@ -140,9 +140,15 @@ fn samples(build: fn(&mut Args) -> Result<super::OpRef>, domain: Domain, empty: 
         of(&[], true, &[]),
         of(&[0], false, &[]),
         of(&[1], false, &[0, 3]),
+        of(&[0, 1], false, &[0, 2, 0]),
     ];
     if empty {
-        list.extend([of(&[1], false, &[2, 0]), of(&[], true, &[0, 3])]);
+        list.extend([
+            of(&[1], false, &[2, 0]),
+            of(&[], true, &[0, 3]),
+            of(&[], false, &[3, 0]),
+            of(&[0, 2], false, &[0, 2, 0]),
+        ]);
     }
     list
 }

@@ -1,0 +1,53 @@
+"""Ctrl-C: a sweep stops within its promise and leaves no half gradient; the demo keeps what was learned."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import backsweep as bs
+
+
+def test_a_sweep_stops_soon_and_the_next_step_works() -> None:
+    x = bs.ones(64, 64).requires_grad_()
+    y = x
+    for _ in range(40_000):
+        y = y.sin()
+    loss = y.sum()
+    sent: list[float] = []
+
+    def interrupt() -> None:
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.05, interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        loss.backward()
+    # 100 ms is the promise; the rest is for a busy machine.
+    assert time.perf_counter() - sent[0] < 1.0
+    assert x.grad is None
+    (x * x).sum().backward()
+    assert x.grad is not None and x.grad[0, 0].item() == 2.0
+
+
+def test_the_demo_keeps_what_it_learned(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    command = [sys.executable, "-m", "backsweep", "demo", "--steps", "1000000", "--json", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    time.sleep(3.0)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    report = json.loads(output)
+    assert process.returncode == 130 and report["interrupted"] and 0 < report["steps"] < 1_000_000
+    assert report == json.loads((out / "report.json").read_text())
+    weights = bs.load(report["weights"])
+    assert weights["token.weight"].shape[1] == 128
