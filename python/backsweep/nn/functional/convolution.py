@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import operator
 
-from .. import errors
-from .._core import Tensor, apply
-from ..joining import stack
-from ._padding import pad
+from ... import errors
+from ..._core import Tensor, apply
+from ...joining import stack
+from .padding import pad
 
 Size = int | tuple[int, ...]
 

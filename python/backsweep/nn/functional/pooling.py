@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import errors
-from .._core import Tensor, apply
-from ._convolution import Size, each_axis
+from ... import errors
+from ..._core import Tensor, apply
+from .convolution import Size, each_axis
 
 Sizes = int | tuple[int | None, ...]
 

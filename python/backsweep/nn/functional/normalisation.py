@@ -1,10 +1,13 @@
-"""Normalisation of channels: by the batch, by running statistics, by groups of channels, by each image."""
+"""Normalisation by the batch, by running statistics, by groups of channels, by each image, by the last dims."""
 
 from __future__ import annotations
 
-from .. import errors
-from .._core import Tensor, apply
-from ..autograd import no_grad
+from collections.abc import Sequence
+
+from ... import errors
+from ..._core import Tensor, apply
+from ...autograd import no_grad
+from ...dtypes import finfo
 
 
 def _by_channel(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -112,3 +115,33 @@ def _rows_normalised(x: Tensor, lead: tuple[int, ...], eps: float) -> Tensor:
         return x * 1.0
     flat = apply("layer_norm", apply("reshape", x, (*lead, -1)), 1, eps, False, False)
     return apply("reshape", flat, x.shape)
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise the last dims, then scale and shift.
+
+    Saves: the input, and two numbers a row.
+    """
+    shape = tuple(normalized_shape)
+    if input.shape[input.ndim - len(shape) :] != shape or not shape:
+        raise errors.ShapeError(
+            f"layer_norm: normalized_shape {list(shape)} for input {list(input.shape)}; its last dims are needed"
+        )
+    given = [t for t in (weight, bias) if t is not None]
+    return apply("layer_norm", input, *given, len(shape), eps, weight is not None, bias is not None)
+
+
+def rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """Divide by the root of the mean square of the last dims, then scale."""
+    dims = tuple(range(-len(tuple(normalized_shape)), 0))
+    eps = finfo(input.dtype).eps if eps is None else eps
+    scaled = input * apply("rsqrt", apply("mean", input * input, dims, True) + eps)
+    return scaled if weight is None else scaled * weight

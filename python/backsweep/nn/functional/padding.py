@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import errors
-from .._core import Tensor, apply
-from ..creation import ones, tensor
-from ..dtypes import bool as bool_
-from ..dtypes import int64
+from ... import errors
+from ..._core import Tensor, apply
+from ...creation import ones, tensor
+from ...dtypes import bool as bool_
+from ...dtypes import int64
 
 MODES = ("constant", "reflect", "replicate", "circular")
 
