@@ -9,11 +9,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import backsweep as bs
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """A shell that starts something in the background makes it deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_sweep_stops_soon_and_the_next_step_works() -> None:
@@ -42,10 +51,13 @@ def test_a_sweep_stops_soon_and_the_next_step_works() -> None:
 def test_the_demo_keeps_what_it_learned(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "backsweep", "demo", "--steps", "1000000", "--json", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    time.sleep(3.0)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            time.sleep(3.0)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     report = json.loads(output)
     assert process.returncode == 130 and report["interrupted"] and 0 < report["steps"] < 1_000_000
     assert report == json.loads((out / "report.json").read_text())
