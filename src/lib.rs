@@ -8,6 +8,7 @@ pub mod real;
 
 pub mod arena;
 pub mod dtype;
+pub mod plan;
 pub mod shape;
 
 pub mod device;
