@@ -114,8 +114,14 @@ struct Arena {
     small: [Vec<NonNull<u8>>; CLASSES],
     ledger: Ledger,
     limit: Option<usize>,
+    /// As the limit, but kept by dropping what can be made again, as far as that goes.
+    budget: Option<usize>,
+    relieve: Option<Relieve>,
     system: bool,
 }
+
+/// Frees at least so many bytes if it can; returns how many it freed. Called with no lock of the arena held.
+pub type Relieve = fn(usize) -> usize;
 
 // SAFETY: the pointers in `small` are into regions that the arena owns.
 unsafe impl Send for Arena {}
@@ -127,6 +133,8 @@ static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(|| {
         small: [const { Vec::new() }; CLASSES],
         ledger: Ledger::default(),
         limit: None,
+        budget: None,
+        relieve: None,
         system: std::env::var("BACKSWEEP_ARENA").is_ok_and(|v| v == "system"),
     })
 });
@@ -146,7 +154,15 @@ pub fn alloc(bytes: usize, category: Category) -> Result<Block> {
     if bytes > isize::MAX as usize - GRAIN {
         return Err(Error::value(format!("{}: {bytes} bytes cannot be addressed; ask for less", tag.op)));
     }
-    ARENA.lock().alloc(bytes, tag)
+    loop {
+        let mut arena = ARENA.lock();
+        let over = arena.over_budget(bytes);
+        let Some(relieve) = arena.relieve.filter(|_| over > 0) else { return arena.alloc(bytes, tag) };
+        drop(arena);
+        if relieve(over) == 0 {
+            return Err(ARENA.lock().over_cap(charge(bytes), Cap::Budget, tag.op));
+        }
+    }
 }
 
 pub fn stats() -> Stats {
@@ -185,9 +201,40 @@ pub fn set_limit(limit: Option<usize>) -> Result<Option<usize>> {
     if let Some(cap) = limit
         && cap < live
     {
-        return Err(arena.over_limit(0, live, cap, "memory.limit"));
+        return Err(arena.over_cap(0, Cap::Limit(cap), "memory.limit"));
     }
     Ok(std::mem::replace(&mut arena.limit, limit))
+}
+
+pub fn budget() -> Option<usize> {
+    ARENA.lock().budget
+}
+
+/// Sets the budget on live bytes and who keeps it; returns the one before. Refused when more is alive and cannot go.
+pub fn set_budget(budget: Option<usize>, relieve: Relieve) -> Result<Option<usize>> {
+    loop {
+        let mut arena = ARENA.lock();
+        let live = arena.ledger.stats().live;
+        let over = budget.map_or(0, |cap| live.saturating_sub(cap));
+        if over == 0 {
+            arena.relieve = Some(relieve);
+            return Ok(std::mem::replace(&mut arena.budget, budget));
+        }
+        drop(arena);
+        if relieve(over) == 0 {
+            let mut arena = ARENA.lock();
+            let before = std::mem::replace(&mut arena.budget, budget);
+            let error = arena.over_cap(0, Cap::Budget, "memory.budget");
+            arena.budget = before;
+            return Err(error);
+        }
+    }
+}
+
+/// What an allocation met.
+enum Cap {
+    Limit(usize),
+    Budget,
 }
 
 impl Arena {
@@ -197,7 +244,7 @@ impl Arena {
         if let Some(limit) = self.limit
             && live + charged > limit
         {
-            return Err(self.over_limit(charged, live, limit, tag.op));
+            return Err(self.over_cap(charged, Cap::Limit(limit), tag.op));
         }
         let found = if self.system {
             region::system_alloc(charged).map(|ptr| (ptr, Origin::System))
@@ -248,14 +295,24 @@ impl Arena {
         Some((self.regions[taken.region as usize].at(taken.offset), taken.id))
     }
 
-    fn over_limit(&self, asked: usize, live: usize, limit: usize, op: &str) -> Error {
-        let over = (live + asked).saturating_sub(limit);
+    /// By how much an allocation would exceed the budget.
+    fn over_budget(&self, bytes: usize) -> usize {
+        self.budget.map_or(0, |cap| (self.ledger.stats().live + charge(bytes)).saturating_sub(cap))
+    }
+
+    fn over_cap(&self, asked: usize, cap: Cap, op: &str) -> Error {
+        let live = self.ledger.stats().live;
+        let (word, most, left) = match cap {
+            Cap::Limit(most) => ("limit", most, ""),
+            Cap::Budget => ("budget", self.budget.unwrap_or(0), ", with nothing left that could be dropped"),
+        };
+        let over = (live + asked).saturating_sub(most);
         let text = format!(
-            "{op}: {} asked with {} live would exceed the limit of {} by {}{}\nhelp: raise the limit to at least {}; \
+            "{op}: {} asked with {} live would exceed the {word} of {} by {}{left}{}\nhelp: raise the {word} to at least {}; \
              or free {} of the holders above; or use a smaller batch (activations shrink in proportion)",
             size(asked),
             size(live),
-            size(limit),
+            size(most),
             size(over),
             self.holders(),
             size(live + asked),

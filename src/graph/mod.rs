@@ -3,10 +3,13 @@
 //! Ids only grow, so a consumer's id is above its producers' and the way back is a walk in descending id. Nodes live in
 //! pages; a page is freed with its last node. Nothing here recurses: a million chained nodes drop on a small stack.
 
+pub mod budget;
 mod custom;
 mod node;
 pub mod record;
+pub mod region;
 pub mod replay;
+pub mod resident;
 mod store;
 pub mod sweep;
 

@@ -2,7 +2,7 @@
 
 use super::node::{Extra, Input, Node, Saved};
 use super::store::{self, NodeId, NodeRef};
-use super::{Var, replay};
+use super::{Var, replay, resident};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
@@ -88,9 +88,11 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
         Input { meta: v.tensor.meta.clone(), node, output }
     };
     let context = Context::get();
-    let extra = replay::pinning().then(|| Box::new(Extra { pins: replay::pins(x, needs), ..Extra::default() }));
-    store::push(Node {
-        op,
+    let tracked = resident::tracking().then(|| resident::bases(x, needs));
+    let extra =
+        tracked.as_ref().map(|bases| Box::new(Extra { pins: replay::pins(x, needs, bases), ..Extra::default() }));
+    let node = store::push(Node {
+        op: op.clone(),
         inputs: x.iter().enumerate().map(input).collect(),
         outputs: y.iter().map(|t| t.meta.clone()).collect(),
         saved: Some(saved.into_vec().into_boxed_slice()),
@@ -98,7 +100,11 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
         holders: 0,
         module: context.module,
         line: context.line,
-    })
+    });
+    if let Some(bases) = tracked {
+        resident::track(node.id(), &*op, x, y, &bases);
+    }
+    node
 }
 
 /// x = op(x, others…), written into the memory of x. Returns the value with its new history.

@@ -1,61 +1,36 @@
-//! Bringing back a dropped value by running its node's forward again: same op, same attributes, same inputs, same bits.
+//! Bringing back dropped values by running their makers again: same op, same attributes, same inputs, same bits.
+//!
+//! All the makers that are missing on the way run once each, in the order of recording. What is made on the way and not kept
+//! is freed after its last use in this replay.
 
-use super::Var;
-use super::node::{Saved, check_version};
+use super::node::{Node, Saved, check_version};
+use super::resident::{self, Key};
 use super::store::{self, NodeId};
+use super::{Var, budget};
 use crate::arena::Context;
 use crate::error::{Error, Result};
 use crate::ops::{Mask, OpRef, bit, run};
 use crate::tensor::Tensor;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-thread_local! {
-    static PINNING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// While on, nodes recorded on this thread keep hold of their inputs without history, so that they can be replayed.
-pub fn set_pinning(on: bool) -> bool {
-    PINNING.replace(on)
-}
-
-pub fn pinning() -> bool {
-    PINNING.get()
-}
-
-/// The inputs that no node on the way back can make again: leaves, constants, and what needs no gradient.
-pub fn pins(x: &[&Var], needs: Mask) -> Vec<(u32, u32, Tensor)> {
-    let kept = x.iter().enumerate().filter(|(i, v)| needs & bit(*i) == 0 || v.is_leaf());
+/// The inputs that no tracked node can make again: leaves, constants, and what was recorded elsewhere.
+pub fn pins(x: &[&Var], needs: Mask, bases: &[Option<Key>]) -> Vec<(u32, u32, Tensor)> {
+    let kept = x.iter().enumerate().filter(|(i, _)| needs & bit(*i) == 0 || bases[*i].is_none());
     kept.map(|(i, v)| (i as u32, v.tensor.storage().version(), v.tensor.clone())).collect()
 }
 
-/// Drops every value that the nodes on the way from `root` saved and that another node could make again. Returns how many.
-pub fn drop_saved(root: &Var) -> usize {
-    let Some(node) = root.node() else { return 0 };
-    let mut pending = vec![node.id()];
-    let mut seen = std::collections::HashSet::new();
-    let mut dropped: Vec<Tensor> = Vec::new();
-    while let Some(id) = pending.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        store::with_mut(id, |node| {
-            pending.extend(node.inputs.iter().map(|i| i.node).filter(|n| n.is_some()));
-            let pinned = |i: usize| node.extra.as_ref().is_some_and(|e| e.pins.iter().any(|p| p.0 as usize == i));
-            let replayable = node.extra.as_ref().is_some_and(|e| !e.pins.is_empty()) || !node.inputs.is_empty();
-            if node.extra.as_ref().is_some_and(|e| e.custom.is_some()) {
-                return;
-            }
-            for saved in node.saved.iter_mut().flat_map(|s| s.iter_mut()) {
-                if replayable && !(0..node.inputs.len()).any(|i| saved.is_input(i) && pinned(i)) {
-                    dropped.extend(saved.tensor().cloned());
-                    saved.drop_value();
-                }
-            }
-        });
+/// Brings back whatever node `id` saved and that was dropped meanwhile.
+pub fn materialise(id: NodeId) -> Result<()> {
+    let wanted = resident::gone(id);
+    if wanted.is_empty() {
+        return Ok(());
     }
-    dropped.len()
+    let before = Context::get();
+    let result = bring_back(id, &wanted);
+    before.set();
+    result
 }
 
 /// What is needed to run a node again.
@@ -66,65 +41,121 @@ struct Recipe {
 }
 
 enum Source {
-    Value(Tensor),
-    Output(NodeId, u32),
+    Here(Tensor),
+    Made(NodeId, u32),
 }
 
-/// The outputs of node `id`, the extra ones included, computed again from what is still there.
-pub fn replay(id: NodeId) -> Result<Vec<Tensor>> {
-    let mut made: HashMap<NodeId, Vec<Tensor>> = HashMap::new();
-    let mut pending = vec![id];
-    while let Some(&next) = pending.last() {
-        if made.contains_key(&next) {
-            pending.pop();
+fn bring_back(visitor: NodeId, wanted: &[Key]) -> Result<()> {
+    let mut recipes: BTreeMap<NodeId, Recipe> = BTreeMap::new();
+    // Of each node whose outputs pass through this replay, the last one that reads them.
+    let mut last: FxHashMap<NodeId, NodeId> = FxHashMap::default();
+    let mut pending: Vec<NodeId> = wanted.iter().map(|key| key.0).collect();
+    while let Some(id) = pending.pop() {
+        if recipes.contains_key(&id) {
             continue;
         }
-        let recipe = store::with(next, recipe)?;
-        let missing: Vec<NodeId> = recipe
-            .inputs
-            .iter()
-            .filter_map(|s| match s {
-                Source::Output(node, _) if !made.contains_key(node) => Some(*node),
-                _ => None,
-            })
-            .collect();
-        if !missing.is_empty() {
-            pending.extend(missing);
-            continue;
+        let recipe = recipe(id)?;
+        for source in &recipe.inputs {
+            if let Source::Made(maker, _) = source {
+                let reader = last.entry(*maker).or_insert(id);
+                *reader = id.max(*reader);
+                pending.push(*maker);
+            }
         }
-        let input = |s: &Source| match s {
-            Source::Value(tensor) => tensor.clone(),
-            Source::Output(node, output) => made[node][*output as usize].clone(),
-        };
-        let inputs: SmallVec<[Tensor; 4]> = recipe.inputs.iter().map(input).collect();
-        let references: SmallVec<[&Tensor; 4]> = inputs.iter().collect();
-        let before = recipe.context.set();
-        let outputs = run::compute(&*recipe.op, &references, true);
-        before.set();
-        made.insert(next, outputs?.into_vec());
-        pending.pop();
+        recipes.insert(id, recipe);
     }
-    Ok(made.remove(&id).expect("bug: a replay that made nothing"))
+    let mut passing: FxHashMap<NodeId, Vec<Option<Tensor>>> = FxHashMap::default();
+    while let Some((id, recipe)) = recipes.pop_first() {
+        let read: SmallVec<[NodeId; 4]> = recipe.inputs.iter().filter_map(Source::maker).collect();
+        let outputs = run_again(recipe, &passing)?;
+        budget::count_replay(resident::cost(id));
+        let is_read = last.contains_key(&id);
+        let mut kept = vec![];
+        for (k, value) in outputs.into_iter().enumerate() {
+            let key = (id, k as u32);
+            let here = resident::find(key).is_some();
+            if !here && (wanted.contains(&key) || resident::keeps(key, visitor)) {
+                resident::restore(key, &value);
+            }
+            kept.push((is_read && !here).then_some(value));
+        }
+        if is_read {
+            passing.insert(id, kept);
+        }
+        for maker in read {
+            if last[&maker] == id {
+                passing.remove(&maker);
+            }
+        }
+    }
+    Ok(())
 }
 
-fn recipe(node: &super::node::Node) -> Result<Recipe> {
-    let find = |i: usize| -> Result<Source> {
-        let saved = node.saved.iter().flat_map(|s| s.iter()).find(|s| s.is_input(i));
-        if let Some(tensor) = saved.and_then(Saved::tensor) {
-            return Ok(Source::Value(tensor.clone()));
+impl Source {
+    fn maker(&self) -> Option<NodeId> {
+        match self {
+            Source::Here(_) => None,
+            Source::Made(id, _) => Some(*id),
         }
-        let pin = node.extra.iter().flat_map(|e| &e.pins).find(|p| p.0 as usize == i);
-        if let Some((_, version, tensor)) = pin {
-            check_version(tensor, *version, node.op.name(), node.line)?;
-            return Ok(Source::Value(tensor.clone()));
-        }
-        let input = &node.inputs[i];
-        if input.node.is_some() {
-            return Ok(Source::Output(input.node, input.output));
-        }
-        Err(Error::internal(format!("bug: {} cannot be replayed: its input {i} was not kept", node.op.name())))
+    }
+}
+
+fn run_again(recipe: Recipe, passing: &FxHashMap<NodeId, Vec<Option<Tensor>>>) -> Result<run::Outputs> {
+    let input = |source: &Source| match source {
+        Source::Here(tensor) => tensor.clone(),
+        Source::Made(maker, k) => match passing.get(maker).and_then(|outputs| outputs[*k as usize].as_ref()) {
+            Some(tensor) => tensor.clone(),
+            // It was there all along: its maker ran for another of its outputs.
+            None => found(*maker, *k).expect("bug: a replay lost a value on its way"),
+        },
     };
-    let inputs = (0..node.inputs.len()).map(find).collect::<Result<_>>()?;
-    let context = Context { op: node.op.name(), module: node.module, line: node.line };
-    Ok(Recipe { op: node.op.clone(), inputs, context })
+    let inputs: SmallVec<[Tensor; 4]> = recipe.inputs.iter().map(input).collect();
+    let references: SmallVec<[&Tensor; 4]> = inputs.iter().collect();
+    recipe.context.set();
+    run::compute(&*recipe.op, &references, true)
+}
+
+/// An output of a node as the node laid it out, when its bytes are there.
+fn found(id: NodeId, output: u32) -> Option<Tensor> {
+    let storage = resident::find((id, output))?;
+    let meta = store::with(id, |node| node.outputs[output as usize].clone());
+    Some(Tensor::on(meta, storage, 0))
+}
+
+fn recipe(id: NodeId) -> Result<Recipe> {
+    let (op, context, inputs) = store::with(id, |node| -> Result<_> {
+        let context = Context { op: node.op.name(), module: node.module, line: node.line };
+        let inputs = (0..node.inputs.len()).map(|i| near(node, i)).collect::<Result<SmallVec<[Source; 4]>>>()?;
+        Ok((node.op.clone(), context, inputs))
+    })?;
+    let look = |source: Source| match source {
+        Source::Made(maker, k) => found(maker, k).map_or(Source::Made(maker, k), Source::Here),
+        here => here,
+    };
+    Ok(Recipe { op, context, inputs: inputs.into_iter().map(look).collect() })
+}
+
+/// Where input `i` of a node is to be had: in its own slots, among its pins, or from its maker.
+fn near(node: &Node, i: usize) -> Result<Source> {
+    let own = node.saved.iter().flat_map(|s| s.iter()).find(|s| s.is_input(i));
+    if let Some(saved) = own
+        && let Some(tensor) = Saved::tensor(saved)
+    {
+        saved.check(node.op.name(), node.line)?;
+        return Ok(Source::Here(tensor.clone()));
+    }
+    let pin = node.extra.iter().flat_map(|e| &e.pins).find(|p| p.0 as usize == i);
+    if let Some((_, version, tensor)) = pin {
+        check_version(tensor, *version, node.op.name(), node.line)?;
+        return Ok(Source::Here(tensor.clone()));
+    }
+    let input = &node.inputs[i];
+    if input.node.is_some() && node.saved.is_some() {
+        return Ok(Source::Made(input.node, input.output));
+    }
+    let name = node.op.name();
+    Err(Error::graph(format!(
+        "backward: {name} must be computed again, but what it read was freed by an earlier backward; \
+         pass retain_graph=True to that one"
+    )))
 }

@@ -3,9 +3,9 @@
 use super::custom::{Custom, Origin};
 use super::node::{Hook, Input, Saved};
 use super::record;
-use super::replay;
 use super::store::{self, NodeId, NodeRef};
 use super::{Leaf, Var};
+use super::{replay, resident};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
@@ -65,6 +65,13 @@ impl Sweep {
             (request.check)()?;
             if request.targets.is_some() && last.is_none_or(|last| id < last) {
                 break;
+            }
+            if resident::any() {
+                resident::arrive(id);
+                replay::materialise(id)?;
+                if !request.retain_graph {
+                    resident::visited(id);
+                }
             }
             let visit = Visit::begin(id, request.retain_graph)?;
             visit.run_hooks(&mut dy)?;
@@ -339,8 +346,7 @@ impl Running<'_> {
     /// All that a custom op saved, each with its history when the sweep is recorded.
     fn custom_saved(&self, custom: &Custom) -> Result<Vec<Var>> {
         let one = |(i, origin): (usize, &Origin)| {
-            let tensor =
-                self.saved(|s| s.is_input(i), || Err(Error::internal("bug: a custom op's value was dropped")))?;
+            let tensor = self.saved(|s| s.is_input(i))?;
             Ok(match *origin {
                 Origin::Maker(id, output) if self.recorded => Var::made_by(tensor, NodeRef::hold(id, output)),
                 Origin::Own(output) if self.recorded => {
@@ -352,12 +358,15 @@ impl Running<'_> {
         custom.origins.iter().enumerate().map(one).collect()
     }
 
-    fn saved(&self, slot: impl Fn(&Saved) -> bool, replayed: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    fn saved(&self, slot: impl Fn(&Saved) -> bool) -> Result<Tensor> {
         let name = self.visit.op.name();
         let saved = self.visit.saved.find(slot);
         let saved = saved.ok_or_else(|| Error::internal(format!("bug: {name} reads a value it did not declare")))?;
         saved.check(name, self.visit.context.line)?;
-        saved.tensor().map_or_else(replayed, |t| Ok(t.clone()))
+        saved
+            .tensor()
+            .cloned()
+            .ok_or_else(|| Error::internal(format!("bug: {name} met a value that was not brought back")))
     }
 }
 
@@ -384,7 +393,7 @@ impl Engine for Running<'_> {
 
     fn input(&mut self, i: usize) -> Result<V> {
         let (node, output) = self.visit.makers[i];
-        let tensor = self.saved(|s| s.is_input(i), || Ok(replay::replay(node)?.swap_remove(output as usize)))?;
+        let tensor = self.saved(|s| s.is_input(i))?;
         let history = self.recorded && node.is_some();
         let var = if history { Var::made_by(tensor, NodeRef::hold(node, output)) } else { Var::constant(tensor) };
         Ok(self.push(var))
@@ -392,7 +401,7 @@ impl Engine for Running<'_> {
 
     fn output(&mut self, i: usize) -> Result<V> {
         let id = self.visit.hold.id();
-        let tensor = self.saved(|s| s.is_output(i), || Ok(replay::replay(id)?.swap_remove(i)))?;
+        let tensor = self.saved(|s| s.is_output(i))?;
         let history = self.recorded && tensor.dtype().is_float() && i < self.visit.op.visible();
         let var = if history { Var::made_by(tensor, NodeRef::hold(id, i as u32)) } else { Var::constant(tensor) };
         Ok(self.push(var))
