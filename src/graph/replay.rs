@@ -21,16 +21,19 @@ pub fn pins(x: &[&Var], needs: Mask, bases: &[Option<Key>]) -> Vec<(u32, u32, Te
     kept.map(|(i, v)| (i as u32, v.tensor.storage().version(), v.tensor.clone())).collect()
 }
 
-/// Brings back whatever node `id` saved and that was dropped meanwhile.
-pub fn materialise(id: NodeId) -> Result<()> {
+/// Brings back whatever node `id` saved and that was dropped meanwhile. Returns holds on all that it saved, without which a
+/// replay could drop what another has just brought back.
+pub fn materialise(id: NodeId) -> Result<Vec<Tensor>> {
     let wanted = resident::gone(id);
-    if wanted.is_empty() {
-        return Ok(());
+    let saved = |node: &Node| node.saved.iter().flat_map(|s| s.iter()).filter_map(|s| s.tensor().cloned()).collect();
+    let mut held: Vec<Tensor> = store::with(id, saved);
+    if !wanted.is_empty() {
+        let before = Context::get();
+        let result = bring_back(id, &wanted, &mut held);
+        before.set();
+        result?;
     }
-    let before = Context::get();
-    let result = bring_back(id, &wanted);
-    before.set();
-    result
+    Ok(held)
 }
 
 /// What is needed to run a node again.
@@ -45,7 +48,7 @@ enum Source {
     Made(NodeId, u32),
 }
 
-fn bring_back(visitor: NodeId, wanted: &[Key]) -> Result<()> {
+fn bring_back(visitor: NodeId, wanted: &[Key], held: &mut Vec<Tensor>) -> Result<()> {
     let mut recipes: BTreeMap<NodeId, Recipe> = BTreeMap::new();
     // Of each node whose outputs pass through this replay, the last one that reads them.
     let mut last: FxHashMap<NodeId, NodeId> = FxHashMap::default();
@@ -74,8 +77,12 @@ fn bring_back(visitor: NodeId, wanted: &[Key]) -> Result<()> {
         for (k, value) in outputs.into_iter().enumerate() {
             let key = (id, k as u32);
             let here = resident::find(key).is_some();
-            if !here && (wanted.contains(&key) || resident::keeps(key, visitor)) {
+            let is_wanted = wanted.contains(&key);
+            if !here && (is_wanted || resident::keeps(key, visitor)) {
                 resident::restore(key, &value);
+            }
+            if is_wanted && !here {
+                held.push(value.clone());
             }
             kept.push((is_read && !here).then_some(value));
         }

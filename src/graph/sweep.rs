@@ -66,14 +66,16 @@ impl Sweep {
             if request.targets.is_some() && last.is_none_or(|last| id < last) {
                 break;
             }
+            let mut held = vec![];
             if resident::any() {
                 resident::arrive(id);
-                replay::materialise(id)?;
+                held = replay::materialise(id)?;
                 if !request.retain_graph {
                     resident::visited(id);
                 }
             }
             let visit = Visit::begin(id, request.retain_graph)?;
+            drop(held);
             visit.run_hooks(&mut dy)?;
             for (found, target) in self.found.iter_mut().zip(targets) {
                 let node = target.node().filter(|n| n.id() == id);
