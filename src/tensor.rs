@@ -87,6 +87,10 @@ impl Storage {
 
     /// Marks an in-place write by the op that runs on this thread now.
     pub fn bump(&self) {
+        // A forecast changes nothing.
+        if arena::on_paper() {
+            return;
+        }
         self.version.fetch_add(1, Relaxed);
         self.written_at.store(Context::get().line.bits(), Relaxed);
     }

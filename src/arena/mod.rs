@@ -4,12 +4,14 @@
 //! Small blocks come from size classes, large ones from a two-level segregated fit. Every data-sized allocation can fail.
 //! Imports `error` only; knows no shape and no type.
 
+pub mod deltas;
 mod free_list;
 pub mod ledger;
 pub mod names;
 mod region;
 
 use crate::error::{Error, Kind, Result, size};
+use deltas::{Delta, Deltas};
 use free_list::{FreeList, GRAIN};
 use ledger::{Category, Ledger, Record, Recording, Snapshot, Stats, Tag};
 use names::Name;
@@ -29,6 +31,20 @@ pub struct Context {
 
 thread_local! {
     static CONTEXT: Cell<Context> = const { Cell::new(Context { op: "", module: Name::NONE, line: Name::NONE }) };
+}
+
+thread_local! {
+    static PAPER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While on, this thread works with shapes alone: blocks are counted and have no memory, and no kernel runs. Returns what it
+/// was.
+pub fn set_paper(on: bool) -> bool {
+    PAPER.replace(on)
+}
+
+pub fn on_paper() -> bool {
+    PAPER.get()
 }
 
 impl Context {
@@ -60,6 +76,8 @@ enum Origin {
     Large {
         chunk: u32,
     },
+    /// Addresses without memory, of a forecast.
+    Paper,
     /// Straight from the system allocator (`BACKSWEEP_ARENA=system`), so that outside witnesses see each block.
     System,
 }
@@ -117,6 +135,7 @@ struct Arena {
     /// As the limit, but kept by dropping what can be made again, as far as that goes.
     budget: Option<usize>,
     relieve: Option<Relieve>,
+    deltas: Deltas,
     system: bool,
 }
 
@@ -135,6 +154,7 @@ static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(|| {
         limit: None,
         budget: None,
         relieve: None,
+        deltas: Deltas::default(),
         system: std::env::var("BACKSWEEP_ARENA").is_ok_and(|v| v == "system"),
     })
 });
@@ -182,12 +202,39 @@ pub fn reset_peak() {
     ARENA.lock().ledger.reset_peak();
 }
 
+/// Puts the peak back to what it was at `before`, or to what is alive now if that is more.
+pub fn restore_peak(before: &Stats) {
+    ARENA.lock().ledger.restore_peak(before);
+}
+
 pub fn record_start() {
     ARENA.lock().ledger.record_start();
 }
 
 pub fn record_stop() -> Option<Recording> {
     ARENA.lock().ledger.record_stop()
+}
+
+/// Starts (with an empty list) or stops taking down what comes and goes.
+pub fn take_down(on: bool) {
+    ARENA.lock().deltas.list = on.then(Vec::new);
+}
+
+/// What came and went since the last call, moved to the end of `into`.
+pub fn drain_deltas(into: &mut Vec<Delta>) {
+    if let Some(list) = &mut ARENA.lock().deltas.list {
+        into.append(list);
+    }
+}
+
+/// Notes that a block holds a value of the tape.
+pub fn note_value(id: u32, value: u32) {
+    ARENA.lock().deltas.push(|_| Delta::Holds { id, value });
+}
+
+/// While on, what comes and goes is marked as the engine's doing. Returns what it was.
+pub fn by_engine(on: bool) -> bool {
+    std::mem::replace(&mut ARENA.lock().deltas.engine, on)
 }
 
 pub fn limit() -> Option<usize> {
@@ -246,7 +293,9 @@ impl Arena {
         {
             return Err(self.over_cap(charged, Cap::Limit(limit), tag.op));
         }
-        let found = if self.system {
+        let found = if on_paper() && charged > SMALL {
+            region::paper_alloc(charged).map(|ptr| (ptr, Origin::Paper))
+        } else if self.system {
             region::system_alloc(charged).map(|ptr| (ptr, Origin::System))
         } else if charged <= SMALL {
             let class = small_class(charged);
@@ -256,14 +305,17 @@ impl Arena {
         };
         let (ptr, origin) = found.ok_or_else(|| self.system_refused(charged, live, tag.op))?;
         let record = self.ledger.alloc(charged, tag);
+        self.deltas.push(|engine| Delta::Alloc { id: record, bytes: charged as u64, engine });
         Ok(Block { ptr, bytes: charged, origin, record })
     }
 
     fn free(&mut self, ptr: NonNull<u8>, bytes: usize, origin: Origin, record: u32) {
         self.ledger.free(record);
+        self.deltas.push(|engine| Delta::Free { id: record, bytes: bytes as u64, engine });
         match origin {
             Origin::Small { class } => self.small[class as usize].push(ptr),
             Origin::Large { chunk } => self.large.give(chunk),
+            Origin::Paper => region::paper_free(ptr, bytes),
             Origin::System => region::system_free(ptr, bytes),
         }
     }

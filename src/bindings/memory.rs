@@ -108,6 +108,29 @@ fn enter_region() -> Region {
     Region(Mutex::new(Some(region::enter())))
 }
 
+/// A forecast of this thread, until `end`.
+#[pyclass(frozen, module = "backsweep._core")]
+struct Forecast {
+    before: bool,
+    stats: arena::ledger::Stats,
+}
+
+#[pymethods]
+impl Forecast {
+    /// Puts gradients and the peak back as they were.
+    fn end(&self) {
+        arena::set_paper(self.before);
+        graph::undo_forecast();
+        arena::restore_peak(&self.stats);
+    }
+}
+
+/// Begins a forecast: until it ends, this thread counts bytes and computes nothing.
+#[pyfunction]
+fn begin_forecast() -> Forecast {
+    Forecast { before: arena::set_paper(true), stats: arena::stats() }
+}
+
 /// Says that the value of a tensor must be kept (True) or should be dropped first (False); False when it is not tracked.
 #[pyfunction]
 fn hint_value(tensor: &PyTensor, keep: bool) -> bool {
@@ -139,6 +162,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(reset_peak, m)?)?;
     m.add_function(wrap_pyfunction!(set_limit, m)?)?;
     m.add_class::<Budget>()?;
+    m.add_class::<Forecast>()?;
+    m.add_function(wrap_pyfunction!(begin_forecast, m)?)?;
     m.add_class::<Region>()?;
     m.add_function(wrap_pyfunction!(set_budget, m)?)?;
     m.add_function(wrap_pyfunction!(enter_region, m)?)?;

@@ -5,6 +5,7 @@
 //! again would cost now, missing ancestors included, by the bytes it frees and the time it would stay away; least first.
 
 use super::resident::{self, Key, Made, Table};
+use super::session;
 use crate::arena;
 use crate::error::Result;
 use rustc_hash::FxHashSet;
@@ -46,12 +47,19 @@ pub struct Before {
 /// Caps the arena's live bytes from here on, and tracks what this thread records. Errors when more is alive that cannot go.
 pub fn set(bytes: Option<usize>) -> Result<Before> {
     let budget = arena::set_budget(bytes, relieve)?;
+    if bytes.is_some() {
+        session::begin(bytes.map(|b| b as u64));
+    }
     Ok(Before { budget, tracking: resident::set_tracking(bytes.is_some()) })
 }
 
 impl Before {
     pub fn restore(self) -> Result<()> {
         resident::set_tracking(self.tracking);
+        match self.budget {
+            Some(cap) => session::begin(Some(cap as u64)),
+            None => session::pause(),
+        }
         arena::set_budget(self.budget, relieve).map(|_| ())
     }
 }
@@ -68,7 +76,9 @@ fn relieve(missing: usize) -> usize {
         }
         freed
     });
+    let before = arena::by_engine(true);
     drop(dropped);
+    arena::by_engine(before);
     freed
 }
 

@@ -2,7 +2,7 @@
 
 use super::node::{Extra, Input, Node, Saved};
 use super::store::{self, NodeId, NodeRef};
-use super::{Var, replay, resident};
+use super::{Var, replay, resident, session};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
@@ -38,6 +38,9 @@ pub fn apply(op: OpRef, x: &[&Var]) -> Result<Vars> {
 fn apply_tagged(op: OpRef, x: &[&Var]) -> Result<Vars> {
     let needs = if grad_enabled() { needs(&*op, x) } else { 0 };
     let tensors: SmallVec<[&Tensor; 4]> = x.iter().map(|v| &v.tensor).collect();
+    if needs != 0 && session::active() && resident::tracking() {
+        session::before_forward(op.name());
+    }
     let mut y = run::compute(&*op, &tensors, needs != 0)?;
     if needs == 0 {
         y.truncate(op.visible());
@@ -125,6 +128,7 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
         )));
     }
     let old;
+    let mut result = None;
     let mut inputs: SmallVec<[&Var; 4]> = SmallVec::from_elem(x, 1);
     inputs.extend(others.iter().copied());
     let needs = if grad_enabled() { needs(&*op, &inputs) } else { 0 };
@@ -156,6 +160,7 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
         fits(name, &y.tensor, &x.tensor)?;
         crate::ops::pointwise::copy_into(&y.tensor, &x.tensor);
         target.node = y.node;
+        result = Some(y.tensor);
     } else {
         let tensors: SmallVec<[&Tensor; 4]> = inputs.iter().map(|v| &v.tensor).collect();
         let metas: SmallVec<[&crate::tensor::Meta; 4]> = tensors.iter().map(|t| &t.meta).collect();
@@ -165,7 +170,7 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
         let laid = |(i, t): (usize, &&Tensor)| op.layouts(i) == Layouts::Any || t.layout().is_contiguous();
         let taken = tensors.iter().enumerate().all(laid) && (op.takes_half() || !x.tensor.dtype().is_half());
         if op.overwrites(&x.tensor) && apart && same && taken {
-            op.cpu(&tensors, std::slice::from_ref(&x.tensor))?;
+            run::into(&*op, &tensors, std::slice::from_ref(&x.tensor))?;
         } else {
             let y = run::compute(&*op, &tensors, false)?.swap_remove(0);
             fits(name, &y, &x.tensor)?;
@@ -174,6 +179,9 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
     }
     x.tensor.storage().bump();
     target.refresh();
+    if let (true, Some(y), Some(node)) = (resident::tracking(), &result, &target.node) {
+        resident::moved(node.id(), y, &x.tensor);
+    }
     Ok(target)
 }
 

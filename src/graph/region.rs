@@ -1,7 +1,9 @@
 //! Checkpointed regions: what is recorded inside is dropped at the end of the region, and made again when the sweep comes.
 
 use super::resident::{self, Key};
+use super::session;
 use super::store::NodeId;
+use crate::arena;
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -49,10 +51,13 @@ impl Entered {
         if let Some(outer) = &self.region.outer {
             outer.made.lock().extend(made.iter().copied());
         }
-        if drop_values {
+        // A plan knows better what to drop.
+        if drop_values && !session::planning() {
+            let before = arena::by_engine(true);
             for key in made {
                 resident::drop_value(key);
             }
+            arena::by_engine(before);
         }
     }
 }

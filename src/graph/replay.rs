@@ -6,8 +6,8 @@
 use super::node::{Node, Saved, check_version};
 use super::resident::{self, Key};
 use super::store::{self, NodeId};
-use super::{Var, budget};
-use crate::arena::Context;
+use super::{Var, budget, session};
+use crate::arena::{self, Context};
 use crate::error::{Error, Result};
 use crate::ops::{Mask, OpRef, bit, run};
 use crate::tensor::Tensor;
@@ -28,9 +28,10 @@ pub fn materialise(id: NodeId) -> Result<Vec<Tensor>> {
     let saved = |node: &Node| node.saved.iter().flat_map(|s| s.iter()).filter_map(|s| s.tensor().cloned()).collect();
     let mut held: Vec<Tensor> = store::with(id, saved);
     if !wanted.is_empty() {
-        let before = Context::get();
+        let before = (Context::get(), arena::by_engine(true));
         let result = bring_back(id, &wanted, &mut held);
-        before.set();
+        before.0.set();
+        arena::by_engine(before.1);
         result?;
     }
     Ok(held)
@@ -80,6 +81,7 @@ fn bring_back(visitor: NodeId, wanted: &[Key], held: &mut Vec<Tensor>) -> Result
             let is_wanted = wanted.contains(&key);
             if !here && (is_wanted || resident::keeps(key, visitor)) {
                 resident::restore(key, &value);
+                session::restored(key, value.storage().block_id());
             }
             if is_wanted && !here {
                 held.push(value.clone());

@@ -4,10 +4,11 @@
 //! by its slots and by the user's handles; it can be dropped when only slots are left. Locks in the order: this table, the
 //! store, the arena. Nothing is allocated from the arena under any of them.
 
-use super::Var;
+use super::capture::Recorded;
 use super::node::{Node, Saved};
 use super::region::{self, Region};
 use super::store::{self, NodeId};
+use super::{Var, session};
 use crate::ops::{Mask, Op, bit};
 use crate::tensor::{Meta, Storage, Tensor};
 use parking_lot::Mutex;
@@ -185,6 +186,7 @@ pub fn track(id: NodeId, op: &dyn Op, x: &[&Var], y: &[Tensor], bases: &[Option<
     let mut table = TABLE.lock();
     table.clock += cost;
     table.now = table.clock;
+    let reads: SmallVec<[Key; 2]> = bases.iter().flatten().copied().collect();
     if !is_view {
         let made = |t: &Tensor| Made {
             storage: Arc::downgrade(t.storage()),
@@ -194,13 +196,8 @@ pub fn track(id: NodeId, op: &dyn Op, x: &[&Var], y: &[Tensor], bases: &[Option<
             hint: Hint::None,
         };
         let region = region::current();
-        let maker = Maker {
-            cost,
-            clock: table.clock,
-            inputs: bases.iter().flatten().copied().collect(),
-            outputs: y.iter().map(made).collect(),
-            region,
-        };
+        let maker =
+            Maker { cost, clock: table.clock, inputs: reads.clone(), outputs: y.iter().map(made).collect(), region };
         table.makers.insert(id, maker);
         COUNT.fetch_add(1, Relaxed);
     }
@@ -220,8 +217,15 @@ pub fn track(id: NodeId, op: &dyn Op, x: &[&Var], y: &[Tensor], bases: &[Option<
         let slots = slots.collect();
         node.extra_mut().tracked = Some(Tracked { id, slots });
     });
+    drop(table);
     if let Some(region) = region::current() {
         region.note(id, y.len());
+    }
+    if session::active() {
+        let block = |t: &Tensor| Some((t.storage().block_id()?, t.storage().charged_bytes() as u64));
+        let outputs: SmallVec<[Option<(u32, u64)>; 2]> =
+            if is_view { SmallVec::new() } else { y.iter().map(block).collect() };
+        session::after_forward(op.name(), Recorded { node: id, outputs: &outputs, reads: &reads, cost });
     }
 }
 
@@ -264,6 +268,27 @@ pub fn cost(id: NodeId) -> f64 {
     TABLE.lock().makers.get(&id).map_or(0.0, |maker| maker.cost)
 }
 
+/// An in-place op wrote the result of `node` into the memory of `target`: that is where the value lives from now on.
+pub fn moved(node: NodeId, result: &Tensor, target: &Tensor) {
+    let whole = target.offset() == 0
+        && target.layout() == result.layout()
+        && target.dtype() == result.dtype()
+        && target.storage().charged_bytes() == result.storage().charged_bytes();
+    if !whole {
+        return;
+    }
+    let mut table = TABLE.lock();
+    let Some(made) = table.made_mut((node, 0)) else { return };
+    // Slots that saved the result itself hold its first memory; then there are two copies, and neither is dropped.
+    if !made.slots.is_empty() {
+        return;
+    }
+    made.storage = Arc::downgrade(target.storage());
+    made.version = target.storage().version();
+    drop(table);
+    session::moved((node, 0), result.storage().block_id(), target.storage().block_id());
+}
+
 /// The bytes of a value, when they are there.
 pub fn find(key: Key) -> Option<Arc<Storage>> {
     TABLE.lock().made(key)?.alive()
@@ -285,12 +310,47 @@ pub fn restore(key: Key, value: &Tensor) {
     }
 }
 
+/// Who holds a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    Others,
+    /// Saved slots alone: it may be dropped, or was already.
+    Slots,
+    Nobody,
+}
+
+pub fn holders(keys: impl Iterator<Item = Key>) -> Vec<Holder> {
+    let table = TABLE.lock();
+    let holder = |key: Key| {
+        let Some(made) = table.made(key) else { return Holder::Nobody };
+        match (made.alive(), made.slots.len()) {
+            (None, 0) => Holder::Nobody,
+            (None, _) => Holder::Slots,
+            (Some(storage), slots) if slots > 0 && Arc::strong_count(&storage) == slots + 1 => Holder::Slots,
+            _ => Holder::Others,
+        }
+    };
+    keys.map(holder).collect()
+}
+
+/// The values that the saved slots of a node hold, in the order of the slots.
+pub fn saved_by(id: NodeId) -> SmallVec<[Key; 4]> {
+    store::with(id, |node| {
+        let tracked = node.extra.as_ref().and_then(|e| e.tracked.as_ref());
+        tracked.map_or_else(SmallVec::new, |t| t.slots.iter().flatten().copied().collect())
+    })
+}
+
 /// True when a value brought back on the way to something else should stay for its own later use.
 pub fn keeps(key: Key, visitor: NodeId) -> bool {
+    let planned = session::planned(key);
     let table = TABLE.lock();
     let Some(made) = table.made(key) else { return false };
     if made.slots.is_empty() {
         return false;
+    }
+    if let Some(said) = planned {
+        return said;
     }
     let region = |id: NodeId| table.makers.get(&id).and_then(|m| m.region.clone());
     region::encloses(&region(key.0), &region(visitor))

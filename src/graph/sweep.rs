@@ -5,7 +5,7 @@ use super::node::{Hook, Input, Saved};
 use super::record;
 use super::store::{self, NodeId, NodeRef};
 use super::{Leaf, Var};
-use super::{replay, resident};
+use super::{replay, resident, session};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
@@ -36,6 +36,9 @@ pub fn sweep(request: Request) -> Result<Vec<Option<Var>>> {
     let result = Sweep::new(&request).and_then(|sweep| sweep.run(request));
     record::set_grad_enabled(before.1);
     before.0.set();
+    if session::active() {
+        session::after_sweep();
+    }
     result
 }
 
@@ -69,6 +72,9 @@ impl Sweep {
             let mut held = vec![];
             if resident::any() {
                 resident::arrive(id);
+                if session::active() {
+                    session::before_visit(id);
+                }
                 held = replay::materialise(id)?;
                 if !request.retain_graph {
                     resident::visited(id);
@@ -129,7 +135,8 @@ fn accumulate(sum: Var, more: Var, recorded: bool) -> Result<Var> {
 }
 
 /// A gradient reaches a leaf. It gets memory of its own, so that a later in-place sum changes nobody else's value.
-fn arrive(leaf: &Leaf, dy: Var, recorded: bool) -> Result<()> {
+fn arrive(leaf: &Arc<Leaf>, dy: Var, recorded: bool) -> Result<()> {
+    leaf.note_forecast();
     let mut grad = leaf.grad.lock();
     let sum = match grad.take() {
         None => {

@@ -319,6 +319,9 @@ impl Formula for Identity {
 
 /// Copies `from`, broadcast, into every element of `to`, converting as needed.
 pub fn copy_into(from: &Tensor, to: &Tensor) {
+    if crate::arena::on_paper() {
+        return;
+    }
     const COPY: Kernels = Kernels::of::<Identity>();
     launch(&COPY, from.dtype().compute(), &[Some(from.view())], &to.view());
 }
