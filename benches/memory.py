@@ -42,7 +42,7 @@ class Training:
 
     def run(self, steps: int, budget: int | None) -> dict[str, Any]:
         """Steps under a budget: median seconds of the last ones, the peak, and a fingerprint of every gradient."""
-        seconds, fingerprints, peaks, losses = [], [], [], []
+        seconds, fingerprints, peaks, losses, predicted = [], [], [], [], []
         replayed = bs.memory.stats()["replayed_seconds"]
         for step in range(steps):
             x, y = self.batches[step % len(self.batches)]
@@ -55,6 +55,8 @@ class Training:
                 self.optimizer.step()
             seconds.append(time.perf_counter() - start)
             peaks.append(bs.memory.stats()["peak"])
+            plan = bs._core.current_plan() if budget else None
+            predicted.append(plan["peak"] if plan else None)
             fingerprints.append([hash(p.grad.numpy().tobytes()) for p in self.model.parameters() if p.grad is not None])
             losses.append(loss.item())
             del loss
@@ -62,6 +64,7 @@ class Training:
             "seconds": statistics.median(seconds[2:]) if steps > 2 else seconds[-1],
             "peak": max(peaks),
             "peaks": peaks,
+            "predicted": predicted,
             "fingerprints": fingerprints,
             "losses": losses,
             "replayed_seconds": bs.memory.stats()["replayed_seconds"] - replayed,
@@ -92,6 +95,8 @@ def executed(name: str, shares: list[float], steps: int) -> list[dict[str, Any]]
                 **row,
                 "feasible": True,
                 "peak": run["peak"],
+                "peaks": run["peaks"],
+                "predicted": run["predicted"],
                 "kept": budget is None or run["peak"] <= budget,
                 "same_bits": run["fingerprints"] == base["fingerprints"] and run["losses"] == base["losses"],
                 "seconds": run["seconds"],

@@ -8,6 +8,7 @@ use crate::graph;
 use crate::graph::budget::{self, Before};
 use crate::graph::region::{self, Entered};
 use crate::graph::resident::{self, Hint};
+use crate::graph::session;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -131,6 +132,19 @@ fn begin_forecast() -> Forecast {
     Forecast { before: arena::set_paper(true), stats: arena::stats() }
 }
 
+/// The plan that the latest step under a budget followed to its end: peak in bytes, costs in seconds of the cost model.
+#[pyfunction]
+fn current_plan(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
+    let Some(plan) = session::current_plan() else { return Ok(None) };
+    let dict = PyDict::new(py);
+    dict.set_item("peak", plan.peak)?;
+    dict.set_item("recompute", plan.recompute)?;
+    dict.set_item("base", plan.base)?;
+    dict.set_item("method", plan.method)?;
+    dict.set_item("lean", plan.lean)?;
+    Ok(Some(dict))
+}
+
 /// Says that the value of a tensor must be kept (True) or should be dropped first (False); False when it is not tracked.
 #[pyfunction]
 fn hint_value(tensor: &PyTensor, keep: bool) -> bool {
@@ -162,6 +176,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(reset_peak, m)?)?;
     m.add_function(wrap_pyfunction!(set_limit, m)?)?;
     m.add_class::<Budget>()?;
+    m.add_function(wrap_pyfunction!(current_plan, m)?)?;
     m.add_class::<Forecast>()?;
     m.add_function(wrap_pyfunction!(begin_forecast, m)?)?;
     m.add_class::<Region>()?;

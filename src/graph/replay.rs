@@ -6,9 +6,9 @@
 use super::node::{Node, Saved, check_version};
 use super::resident::{self, Key};
 use super::store::{self, NodeId};
-use super::{Var, budget, session};
+use super::{Var, budget, lean, session};
 use crate::arena::{self, Context};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ops::{Mask, OpRef, bit, run};
 use crate::tensor::Tensor;
 use rustc_hash::FxHashMap;
@@ -29,7 +29,15 @@ pub fn materialise(id: NodeId) -> Result<Vec<Tensor>> {
     let mut held: Vec<Tensor> = store::with(id, saved);
     if !wanted.is_empty() {
         let before = (Context::get(), arena::by_engine(true));
-        let result = bring_back(id, &wanted, &mut held);
+        let result = if session::lean() {
+            lean::bring_back(id, &wanted, &mut held)
+        } else {
+            bring_back(id, &wanted, &mut held).or_else(|error| match error.kind() {
+                // What was brought back so far stays; the rest may fit on the narrow path.
+                Kind::OutOfMemory => lean::bring_back(id, &resident::gone(id), &mut held).map_err(|_| error),
+                _ => Err(error),
+            })
+        };
         before.0.set();
         arena::by_engine(before.1);
         result?;
@@ -38,7 +46,8 @@ pub fn materialise(id: NodeId) -> Result<Vec<Tensor>> {
 }
 
 /// What is needed to run a node again.
-struct Recipe {
+pub(super) struct Recipe {
+    id: NodeId,
     op: OpRef,
     inputs: SmallVec<[Source; 4]>,
     context: Context,
@@ -46,102 +55,125 @@ struct Recipe {
 
 enum Source {
     Here(Tensor),
-    Made(NodeId, u32),
+    Made(Key),
 }
 
+/// Each missing maker once, the first recorded first.
 fn bring_back(visitor: NodeId, wanted: &[Key], held: &mut Vec<Tensor>) -> Result<()> {
     let mut recipes: BTreeMap<NodeId, Recipe> = BTreeMap::new();
-    // Of each node whose outputs pass through this replay, the last one that reads them.
-    let mut last: FxHashMap<NodeId, NodeId> = FxHashMap::default();
+    // Of each value that passes through this replay, the last node that reads it.
+    let mut last: FxHashMap<Key, NodeId> = FxHashMap::default();
     let mut pending: Vec<NodeId> = wanted.iter().map(|key| key.0).collect();
     while let Some(id) = pending.pop() {
         if recipes.contains_key(&id) {
             continue;
         }
         let recipe = recipe(id)?;
-        for source in &recipe.inputs {
-            if let Source::Made(maker, _) = source {
-                let reader = last.entry(*maker).or_insert(id);
-                *reader = id.max(*reader);
-                pending.push(*maker);
-            }
+        for key in recipe.reads() {
+            let reader = last.entry(key).or_insert(id);
+            *reader = id.max(*reader);
+            pending.push(key.0);
         }
         recipes.insert(id, recipe);
     }
-    let mut passing: FxHashMap<NodeId, Vec<Option<Tensor>>> = FxHashMap::default();
+    let mut passing: FxHashMap<Key, Tensor> = FxHashMap::default();
     while let Some((id, recipe)) = recipes.pop_first() {
-        let read: SmallVec<[NodeId; 4]> = recipe.inputs.iter().filter_map(Source::maker).collect();
-        let outputs = run_again(recipe, &passing)?;
-        budget::count_replay(resident::cost(id));
-        let is_read = last.contains_key(&id);
-        let mut kept = vec![];
+        let reads: SmallVec<[Key; 4]> = recipe.reads().collect();
+        let outputs = run_again(recipe, |key| passing.get(&key).cloned())?;
         for (k, value) in outputs.into_iter().enumerate() {
             let key = (id, k as u32);
-            let here = resident::find(key).is_some();
+            if resident::find(key).is_some() {
+                continue;
+            }
             let is_wanted = wanted.contains(&key);
-            if !here && (is_wanted || resident::keeps(key, visitor)) {
-                resident::restore(key, &value);
-                session::restored(key, value.storage().block_id());
+            if is_wanted || resident::keeps(key, visitor) {
+                restore(key, &value);
             }
-            if is_wanted && !here {
-                held.push(value.clone());
+            held.extend(is_wanted.then(|| value.clone()));
+            if last.contains_key(&key) {
+                passing.insert(key, value);
             }
-            kept.push((is_read && !here).then_some(value));
         }
-        if is_read {
-            passing.insert(id, kept);
-        }
-        for maker in read {
-            if last[&maker] == id {
-                passing.remove(&maker);
+        for key in reads {
+            if last[&key] == id {
+                passing.remove(&key);
             }
         }
     }
     Ok(())
 }
 
-impl Source {
-    fn maker(&self) -> Option<NodeId> {
-        match self {
-            Source::Here(_) => None,
-            Source::Made(id, _) => Some(*id),
-        }
+pub(super) fn restore(key: Key, value: &Tensor) {
+    resident::restore(key, value);
+    session::restored(key, value.storage().block_id());
+}
+
+impl Recipe {
+    /// What must be made first.
+    fn reads(&self) -> impl Iterator<Item = Key> + '_ {
+        self.inputs.iter().filter_map(|source| if let Source::Made(key) = source { Some(*key) } else { None })
     }
 }
 
-fn run_again(recipe: Recipe, passing: &FxHashMap<NodeId, Vec<Option<Tensor>>>) -> Result<run::Outputs> {
-    let input = |source: &Source| match source {
-        Source::Here(tensor) => tensor.clone(),
-        Source::Made(maker, k) => match passing.get(maker).and_then(|outputs| outputs[*k as usize].as_ref()) {
-            Some(tensor) => tensor.clone(),
-            // It was there all along: its maker ran for another of its outputs.
-            None => found(*maker, *k).expect("bug: a replay lost a value on its way"),
-        },
-    };
-    let inputs: SmallVec<[Tensor; 4]> = recipe.inputs.iter().map(input).collect();
+/// Runs a node; `passing` knows what this replay has made so far.
+pub(super) fn run_again(recipe: Recipe, passing: impl Fn(Key) -> Option<Tensor>) -> Result<run::Outputs> {
+    let mut inputs: SmallVec<[Tensor; 4]> = SmallVec::new();
+    for source in &recipe.inputs {
+        inputs.push(match source {
+            Source::Here(tensor) => tensor.clone(),
+            Source::Made(key) => fetch(*key, &passing)?,
+        });
+    }
     let references: SmallVec<[&Tensor; 4]> = inputs.iter().collect();
-    recipe.context.set();
-    run::compute(&*recipe.op, &references, true)
+    let before = recipe.context.set();
+    let outputs = run::compute(&*recipe.op, &references, true);
+    before.set();
+    if !recipe.op.is_view() {
+        budget::count_replay(resident::cost(recipe.id));
+    }
+    outputs
+}
+
+/// A value on its way, or there all along; or a view of such a one, taken again.
+fn fetch(key: Key, passing: &impl Fn(Key) -> Option<Tensor>) -> Result<Tensor> {
+    let mut views: Vec<(OpRef, u32)> = vec![];
+    let mut at = key;
+    let mut tensor = loop {
+        if let Some(tensor) = passing(at).or_else(|| found(at)) {
+            break tensor;
+        }
+        let (op, source) = store::with(at.0, |node| -> Result<_> { Ok((node.op.clone(), near(node, 0)?)) })?;
+        assert!(op.is_view(), "bug: a replay lost a value of {} on its way", op.name());
+        views.push((op, at.1));
+        match source {
+            Source::Here(tensor) => break tensor,
+            Source::Made(up) => at = up,
+        }
+    };
+    while let Some((op, output)) = views.pop() {
+        tensor = run::compute(&*op, &[&tensor], true)?.swap_remove(output as usize);
+    }
+    Ok(tensor)
 }
 
 /// An output of a node as the node laid it out, when its bytes are there.
-fn found(id: NodeId, output: u32) -> Option<Tensor> {
-    let storage = resident::find((id, output))?;
-    let meta = store::with(id, |node| node.outputs[output as usize].clone());
+pub(super) fn found(key: Key) -> Option<Tensor> {
+    let storage = resident::find(key)?;
+    let meta = store::with(key.0, |node| node.outputs[key.1 as usize].clone());
     Some(Tensor::on(meta, storage, 0))
 }
 
-fn recipe(id: NodeId) -> Result<Recipe> {
+pub(super) fn recipe(id: NodeId) -> Result<Recipe> {
     let (op, context, inputs) = store::with(id, |node| -> Result<_> {
         let context = Context { op: node.op.name(), module: node.module, line: node.line };
         let inputs = (0..node.inputs.len()).map(|i| near(node, i)).collect::<Result<SmallVec<[Source; 4]>>>()?;
         Ok((node.op.clone(), context, inputs))
     })?;
     let look = |source: Source| match source {
-        Source::Made(maker, k) => found(maker, k).map_or(Source::Made(maker, k), Source::Here),
+        Source::Made(key) => found(key).map_or(Source::Made(key), Source::Here),
         here => here,
     };
-    Ok(Recipe { op, context, inputs: inputs.into_iter().map(look).collect() })
+    Ok(Recipe { id, op, context, inputs: inputs.into_iter().map(look).collect() })
 }
 
 /// Where input `i` of a node is to be had: in its own slots, among its pins, or from its maker.
@@ -160,7 +192,7 @@ fn near(node: &Node, i: usize) -> Result<Source> {
     }
     let input = &node.inputs[i];
     if input.node.is_some() && node.saved.is_some() {
-        return Ok(Source::Made(input.node, input.output));
+        return Ok(Source::Made((input.node, input.output)));
     }
     let name = node.op.name();
     Err(Error::graph(format!(

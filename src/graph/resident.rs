@@ -289,6 +289,15 @@ pub fn moved(node: NodeId, result: &Tensor, target: &Tensor) {
     session::moved((node, 0), result.storage().block_id(), target.storage().block_id());
 }
 
+/// The tracked values that a node reads, in ascending order.
+pub fn reads(id: NodeId) -> SmallVec<[Key; 4]> {
+    let mut reads: SmallVec<[Key; 4]> =
+        TABLE.lock().makers.get(&id).map_or_else(SmallVec::new, |maker| maker.inputs.iter().copied().collect());
+    reads.sort_unstable();
+    reads.dedup();
+    reads
+}
+
 /// The bytes of a value, when they are there.
 pub fn find(key: Key) -> Option<Arc<Storage>> {
     TABLE.lock().made(key)?.alive()

@@ -54,6 +54,8 @@ struct Following {
     /// The op of the tape that is running.
     at: usize,
     begun: bool,
+    /// Of each gap, how often its value was made again and not kept.
+    passes: Vec<u8>,
 }
 
 /// Begins, or goes on, to take steps down; with a cap, steps that are known follow plans. Returns the cap of before.
@@ -81,7 +83,7 @@ pub fn tapes() -> Vec<Arc<Tape>> {
     last.into_iter().chain(others).collect()
 }
 
-/// The plan that the running or latest step follows or followed.
+/// The plan that the running or latest step follows, or followed to its end.
 pub fn current_plan() -> Option<Plan> {
     let session = SESSION.lock();
     Some(session.as_ref()?.following.as_ref()?.plan.plan.clone())
@@ -155,17 +157,26 @@ pub fn restored(key: Key, block: Option<u32>) {
     }
 }
 
-/// Whether the plan keeps a value that was brought back on the way to another; `None` without a plan.
+/// Whether the plan keeps a value that was brought back on the way to another; `None` without a plan. Counts the passing by.
 pub fn planned(key: Key) -> Option<bool> {
     if !active() {
         return None;
     }
-    let guard = SESSION.lock();
-    let session = guard.as_ref()?;
-    let following = session.following.as_ref()?;
+    let mut guard = SESSION.lock();
+    let session = guard.as_mut()?;
+    let following = session.following.as_mut()?;
     let value = session.capture.as_ref()?.value(key)?;
-    let gap = following.plan.gaps.at(ValueId(value), following.at)?;
-    Some(following.plan.plan.states[gap] != State::Drop)
+    let Some(gap) = following.plan.gaps.at(ValueId(value), following.at) else { return Some(false) };
+    let state = following.plan.plan.states[gap];
+    let passes = &mut following.passes[gap];
+    *passes = (*passes + 1).min(State::DROP.0 - 1);
+    // A value that the plan keeps is away only because the online policy had to drop it.
+    Some(state == State::KEEP || State(*passes) == state)
+}
+
+/// True when replays hold no more than the path they are on.
+pub fn lean() -> bool {
+    active() && SESSION.lock().as_ref().and_then(|s| s.following.as_ref()).is_some_and(|f| f.plan.plan.lean)
 }
 
 /// True while a plan decides what to drop.
@@ -191,7 +202,12 @@ impl Session {
         self.following = None;
         let expected = self.last.map(|last| self.after.get(&last).copied().unwrap_or(last));
         if let (Some(tape), Some(cap)) = (expected, self.cap) {
-            self.following = self.plan(tape, cap).map(|plan| Following { plan, at: 0, begun: false });
+            self.following = self.plan(tape, cap).map(|plan| Following {
+                passes: vec![0; plan.gaps.len()],
+                plan,
+                at: 0,
+                begun: false,
+            });
         }
     }
 
@@ -251,7 +267,7 @@ impl Followed {
     fn new(tape: Arc<Tape>, gaps: Gaps, plan: Plan) -> Followed {
         let mut drops = vec![vec![]; tape.ops.len()];
         for (gap, state) in gaps.all.iter().zip(&plan.states) {
-            if *state != State::Keep {
+            if *state != State::KEEP {
                 drops[gap.start as usize + 1].push(gap.value);
             }
         }
