@@ -6,6 +6,7 @@
 pub mod budget;
 mod capture;
 mod custom;
+mod frugal;
 mod lean;
 mod node;
 pub mod record;

@@ -75,6 +75,11 @@ impl Saved {
     pub fn input(i: usize, tensor: &Tensor) -> Saved {
         Saved::new(i as u32, tensor)
     }
+    /// An input that is not kept, because its maker makes it again.
+    pub fn spared(i: usize, tensor: &Tensor) -> Saved {
+        let lay = Box::new((tensor.meta.clone(), tensor.offset()));
+        Saved { slot: i as u32, version: tensor.storage().version(), value: Value::Gone(lay) }
+    }
     pub fn output(i: usize, tensor: &Tensor) -> Saved {
         Saved::new(i as u32 | OUTPUT, tensor)
     }
@@ -165,6 +170,8 @@ pub struct Extra {
     pub pins: Vec<(u32, u32, Tensor)>,
     /// A gradient that the user wrote.
     pub custom: Option<Custom>,
+    /// What running it again costs, for an op that is cheap and whose node keeps what that takes. Seconds of the cost model.
+    pub remake: Option<f64>,
     /// Its place in the table of values that can be dropped.
     pub tracked: Option<Tracked>,
 }

@@ -2,7 +2,7 @@
 
 use super::node::{Extra, Input, Node, Saved};
 use super::store::{self, NodeId, NodeRef};
-use super::{Var, replay, resident, session};
+use super::{Var, frugal, replay, resident, session};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
@@ -73,8 +73,12 @@ fn needs(op: &dyn Op, x: &[&Var]) -> Mask {
 fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
     let saves = op.saves(needs);
     let mut saved: SmallVec<[Saved; 4]> = SmallVec::new();
+    let tracking = resident::tracking();
+    let spared = if tracking { 0 } else { frugal::spared(&*op, x, y, saves.inputs, needs) };
     for (i, v) in x.iter().enumerate() {
-        if saves.inputs & bit(i) != 0 {
+        if spared & bit(i) != 0 {
+            saved.push(Saved::spared(i, &v.tensor));
+        } else if saves.inputs & bit(i) != 0 {
             saved.push(Saved::input(i, &v.tensor));
         }
     }
@@ -91,9 +95,16 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
         Input { meta: v.tensor.meta.clone(), node, output }
     };
     let context = Context::get();
-    let tracked = resident::tracking().then(|| resident::bases(x, needs));
-    let extra =
-        tracked.as_ref().map(|bases| Box::new(Extra { pins: replay::pins(x, needs, bases), ..Extra::default() }));
+    let tracked = tracking.then(|| resident::bases(x, needs));
+    let extra = match &tracked {
+        Some(bases) => Some(Extra { pins: replay::pins(x, needs, bases), ..Extra::default() }),
+        None => frugal::remaking(&*op, x, y, needs, &saved).map(|(cost, pins)| Extra {
+            pins,
+            remake: Some(cost),
+            ..Extra::default()
+        }),
+    };
+    let extra = extra.map(Box::new);
     let node = store::push(Node {
         op: op.clone(),
         inputs: x.iter().enumerate().map(input).collect(),

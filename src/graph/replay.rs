@@ -103,6 +103,25 @@ fn bring_back(visitor: NodeId, wanted: &[Key], held: &mut Vec<Tensor>) -> Result
     Ok(())
 }
 
+/// A value that was never kept, made again from what the nodes above it hold.
+pub fn remake(key: Key) -> Result<Tensor> {
+    let mut recipes: BTreeMap<NodeId, Recipe> = BTreeMap::new();
+    let mut pending = vec![key.0];
+    while let Some(id) = pending.pop() {
+        if !recipes.contains_key(&id) {
+            let recipe = recipe(id)?;
+            pending.extend(recipe.reads().map(|read| read.0));
+            recipes.insert(id, recipe);
+        }
+    }
+    let mut passing: FxHashMap<Key, Tensor> = FxHashMap::default();
+    while let Some((id, recipe)) = recipes.pop_first() {
+        let outputs = run_again(recipe, |key| passing.get(&key).cloned())?;
+        passing.extend(outputs.into_iter().enumerate().map(|(k, value)| ((id, k as u32), value)));
+    }
+    Ok(passing.remove(&key).expect("bug: a value was not made again"))
+}
+
 pub(super) fn restore(key: Key, value: &Tensor) {
     resident::restore(key, value);
     session::restored(key, value.storage().block_id());

@@ -5,7 +5,7 @@ use super::node::{Hook, Input, Saved};
 use super::record;
 use super::store::{self, NodeId, NodeRef};
 use super::{Leaf, Var};
-use super::{replay, resident, session};
+use super::{frugal, replay, resident, session};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
@@ -367,15 +367,18 @@ impl Running<'_> {
         custom.origins.iter().enumerate().map(one).collect()
     }
 
-    fn saved(&self, slot: impl Fn(&Saved) -> bool) -> Result<Tensor> {
+    fn kept(&self, slot: impl Fn(&Saved) -> bool) -> Result<&Saved> {
         let name = self.visit.op.name();
         let saved = self.visit.saved.find(slot);
         let saved = saved.ok_or_else(|| Error::internal(format!("bug: {name} reads a value it did not declare")))?;
         saved.check(name, self.visit.context.line)?;
-        saved
-            .tensor()
-            .cloned()
-            .ok_or_else(|| Error::internal(format!("bug: {name} met a value that was not brought back")))
+        Ok(saved)
+    }
+
+    fn saved(&self, slot: impl Fn(&Saved) -> bool) -> Result<Tensor> {
+        let name = self.visit.op.name();
+        let tensor = self.kept(slot)?.tensor().cloned();
+        tensor.ok_or_else(|| Error::internal(format!("bug: {name} met a value that was not brought back")))
     }
 }
 
@@ -402,7 +405,10 @@ impl Engine for Running<'_> {
 
     fn input(&mut self, i: usize) -> Result<V> {
         let (node, output) = self.visit.makers[i];
-        let tensor = self.saved(|s| s.is_input(i))?;
+        let tensor = match self.kept(|s| s.is_input(i))?.tensor() {
+            Some(tensor) => tensor.clone(),
+            None => frugal::remake(node, output)?,
+        };
         let history = self.recorded && node.is_some();
         let var = if history { Var::made_by(tensor, NodeRef::hold(node, output)) } else { Var::constant(tensor) };
         Ok(self.push(var))

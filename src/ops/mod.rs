@@ -143,6 +143,11 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// True when it is a pass over memory, so that its result need not be kept where a dearer op reads it.
+    fn cheap(&self) -> bool {
+        false
+    }
+
     /// True when the output may be the memory of `x`, the first input: no element is read after another was written there.
     fn overwrites(&self, x: &Tensor) -> bool {
         let _ = x;

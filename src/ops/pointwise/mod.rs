@@ -170,6 +170,10 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
         Cost::streaming(x, y, P::FLOPS)
     }
 
+    fn cheap(&self) -> bool {
+        N == 1 && P::READS[0] & Y == 0
+    }
+
     fn layouts(&self, _input: usize) -> Layouts {
         Layouts::Any
     }
