@@ -136,7 +136,7 @@ fn accumulate(sum: Var, more: Var, recorded: bool) -> Result<Var> {
 
 /// A gradient reaches a leaf. It gets memory of its own, so that a later in-place sum changes nobody else's value.
 fn arrive(leaf: &Arc<Leaf>, dy: Var, recorded: bool) -> Result<()> {
-    leaf.note_forecast();
+    leaf.note_forecast()?;
     let mut grad = leaf.grad.lock();
     let sum = match grad.take() {
         None => {
