@@ -1,6 +1,6 @@
 //! A tensor: a layout over a storage of some type on some device. No history.
 
-use crate::arena::ledger::Category;
+use crate::arena::ledger::{Category, Tag};
 use crate::arena::names::Name;
 use crate::arena::{self, Block, Context};
 use crate::device::Device;
@@ -208,20 +208,21 @@ impl Tensor {
 
     /// A tensor without numbers that takes this one's place on the bill, until `settle`; `None` when others look at the
     /// same memory, or it is not on the bill.
-    pub fn stand_in(&self) -> Result<Option<Tensor>> {
+    pub fn stand_in(&self) -> Result<Option<(Tensor, Tag)>> {
         match &self.storage.memory {
             Memory::Arena(block) if Arc::strong_count(&self.storage) == 1 && !self.storage.paper => {
-                let twin = Tensor::over(self.meta.clone(), Memory::Arena(block.stand_in()?));
-                Ok(Some(Tensor { offset: self.offset, ..twin }))
+                let (twin, tag) = block.stand_in()?;
+                let twin = Tensor::over(self.meta.clone(), Memory::Arena(twin));
+                Ok(Some((Tensor { offset: self.offset, ..twin }, tag)))
             }
             _ => Ok(None),
         }
     }
 
     /// Puts a tensor on the bill again, after its stand-in has gone.
-    pub fn settle(&self, category: Category) {
+    pub fn settle(&self, tag: Tag) {
         if let Memory::Arena(block) = &self.storage.memory {
-            block.settle(category);
+            block.settle(tag);
         }
     }
 

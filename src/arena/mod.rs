@@ -113,17 +113,16 @@ impl Block {
         self.record.load(Relaxed)
     }
     /// A block without memory that takes this one's place on the bill, until `settle`: for a forecast, which may free it.
-    pub fn stand_in(&self) -> Result<Block> {
+    pub fn stand_in(&self) -> Result<(Block, Tag)> {
         let mut arena = ARENA.lock();
         let ptr = region::paper_alloc(self.bytes).ok_or_else(|| arena.system_refused(self.bytes, 0, "forecast"))?;
         let tag = arena.ledger.tag(self.id());
         arena.ledger.free(self.id());
         let record = AtomicU32::new(arena.ledger.alloc(self.bytes, tag));
-        Ok(Block { ptr, bytes: self.bytes, origin: Origin::Paper, record })
+        Ok((Block { ptr, bytes: self.bytes, origin: Origin::Paper, record }, tag))
     }
     /// Puts this block on the bill again, after its stand-in has gone.
-    pub fn settle(&self, category: Category) {
-        let tag = Context::get().tag(category);
+    pub fn settle(&self, tag: Tag) {
         self.record.store(ARENA.lock().ledger.alloc(self.bytes, tag), Relaxed);
     }
 }

@@ -7,6 +7,7 @@ use crate::arena::ledger::{Category, Event, Record};
 use crate::error::Error;
 use crate::graph;
 use crate::graph::budget::{self, Before};
+use crate::graph::forecast;
 use crate::graph::region::{self, Entered};
 use crate::graph::resident::{self, Hint};
 use crate::graph::session;
@@ -126,8 +127,7 @@ impl Forecast {
         let Some(before) = self.0.lock().take() else { return Ok((0, vec![])) };
         let peak = arena::stats().peak;
         let rows = arena::record_stop().unwrap_or_default();
-        arena::set_paper(false);
-        graph::undo_forecast();
+        forecast::end();
         arena::restore_peak(&before);
         let rows = rows.at_peak().iter().map(|(id, record)| row(py, *id, record)).collect::<PyResult<_>>()?;
         Ok((peak, rows))
@@ -150,7 +150,11 @@ fn begin_forecast() -> PyResult<Forecast> {
     let before = arena::stats();
     arena::reset_peak();
     arena::record_start();
-    arena::set_paper(true);
+    if let Err(error) = forecast::begin() {
+        arena::record_stop();
+        arena::restore_peak(&before);
+        return Err(raise(error));
+    }
     Ok(Forecast(Mutex::new(Some(before))))
 }
 

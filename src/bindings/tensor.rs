@@ -8,7 +8,7 @@ use super::errors::raise;
 use crate::arena::ledger::Category;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::graph::Var;
+use crate::graph::{Var, forecast};
 use crate::ops::{OpRef, registry};
 use crate::tensor::Tensor;
 use parking_lot::Mutex;
@@ -346,7 +346,7 @@ impl PyTensor {
         if let Some(g) = &grad {
             g.tensor.storage().retag(Category::Gradient);
         }
-        slot.note_forecast().map_err(raise)?;
+        forecast::note(&slot).map_err(raise)?;
         let old = std::mem::replace(&mut *slot.grad.lock(), grad);
         drop(old);
         Ok(())

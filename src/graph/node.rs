@@ -4,9 +4,8 @@ use super::Var;
 use super::custom::Custom;
 use super::resident::Tracked;
 use super::store::NodeId;
-use crate::arena::ledger::Category;
+use crate::arena::Context;
 use crate::arena::names::Name;
-use crate::arena::{self, Context};
 use crate::error::{Error, Result};
 use crate::ops::laws::Exact;
 use crate::ops::{Back, Metas, Op, OpRef};
@@ -22,53 +21,6 @@ pub type Hook = Arc<dyn Fn(&Var) -> Result<Option<Var>> + Send + Sync>;
 #[derive(Default)]
 pub struct Leaf {
     pub grad: Mutex<Option<Var>>,
-}
-
-/// A gradient as it was before a forecast touched it; with its role, when a stand-in took its place on the bill.
-struct Before {
-    leaf: Arc<Leaf>,
-    grad: Option<Var>,
-    billed_as: Option<Category>,
-}
-
-static BEFORE_FORECAST: Mutex<Vec<Before>> = Mutex::new(Vec::new());
-
-impl Leaf {
-    /// A forecast is about to change the gradient: it is put back when the forecast ends.
-    pub fn note_forecast(self: &Arc<Leaf>) -> Result<()> {
-        if !arena::on_paper() {
-            return Ok(());
-        }
-        let mut list = BEFORE_FORECAST.lock();
-        if list.iter().any(|b| Arc::ptr_eq(&b.leaf, self)) {
-            return Ok(());
-        }
-        let mut slot = self.grad.lock();
-        let role = slot.as_ref().and_then(|g| g.tensor.storage().category());
-        let twin = match &*slot {
-            Some(grad) => grad.tensor.stand_in()?,
-            None => None,
-        };
-        let grad = match twin.is_some() {
-            true => std::mem::replace(&mut *slot, twin.clone().map(Var::constant)),
-            false => slot.clone(),
-        };
-        list.push(Before { leaf: self.clone(), grad, billed_as: role.filter(|_| twin.is_some()) });
-        Ok(())
-    }
-}
-
-/// Puts all gradients back that a forecast touched.
-pub fn undo_forecast() {
-    let list = std::mem::take(&mut *BEFORE_FORECAST.lock());
-    for Before { leaf, grad, billed_as } in list {
-        let paper = leaf.grad.lock().take();
-        drop(paper);
-        if let (Some(grad), Some(category)) = (&grad, billed_as) {
-            grad.tensor.settle(category);
-        }
-        *leaf.grad.lock() = grad;
-    }
 }
 
 /// Where an input came from, and what it looked like.

@@ -167,7 +167,7 @@ def test_a_tensor_that_a_step_leaves_behind_is_refused() -> None:
     with pytest.raises(bs.GraphError, match="made in a forecast"):
         left[0] + 1
     with pytest.raises(bs.GraphError, match="no numbers"):
-        left[0].sum
+        left[0].tolist()
 
 
 def test_what_cannot_be_forecast_is_refused() -> None:
@@ -191,7 +191,7 @@ def test_checkpoints_batches_made_inside_and_a_limit() -> None:
         optimizer.zero_grad()
         x = bs.from_numpy(np.ones((64, 64), np.float32)) + bs.randn(64, 64)
         for layer in net:
-            x = bs.checkpoint(lambda x, layer=layer: layer(x).gelu(), x)
+            x = bs.checkpoint(lambda x, layer=layer: F.gelu(layer(x)), x)
         x.square().mean().backward()
         optimizer.step()
 
@@ -209,7 +209,7 @@ def test_a_step_of_200_gib_is_forecast_in_seconds() -> None:
         optimizer = optim.Adam(net.parameters())
         x = bs.empty(8192, 16384)
         for layer in net:
-            x = layer(x).gelu()
+            x = F.gelu(layer(x))
         x.square().mean().backward()
         optimizer.step()
 
