@@ -92,7 +92,8 @@ def test_every_optimizer_is_forecast_to_the_byte(name: str, settings: dict[str, 
 
 
 def test_a_forecast_changes_nothing() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(288, 5))
+    head = [nn.Dropout(0.5), nn.Flatten(), nn.Linear(288, 5)]
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *head)
     optimizer = optim.Adam(net.parameters())
     schedule = optim.lr_scheduler.StepLR(optimizer, 1)
     x, y = bs.rand(4, 3, 8, 8), bs.tensor([0, 1, 2, 3])
@@ -171,7 +172,7 @@ def test_a_tensor_that_a_step_leaves_behind_is_refused() -> None:
 
 
 def test_what_cannot_be_forecast_is_refused() -> None:
-    with bs.memory.budget("1 GiB"), pytest.raises(bs.GraphError, match="outside of the memory.budget"):
+    with bs.memory.budget("1 GiB"), pytest.raises(bs.GraphError, match=r"outside of the memory\.budget"):
         bs.memory.forecast(lambda: None)
     with bs.memory.record(), pytest.raises(bs.GraphError, match="end it first"):
         bs.memory.forecast(lambda: None)
@@ -205,7 +206,7 @@ def test_a_step_of_200_gib_is_forecast_in_seconds() -> None:
     began = time.perf_counter()
 
     def step() -> None:
-        net = nn.Sequential(*(nn.Linear(16384, 16384, bias=False) for _ in range(12)))
+        net = nn.Sequential(*(nn.Linear(16384, 16384, bias=False) for _ in range(50)))
         optimizer = optim.Adam(net.parameters())
         x = bs.empty(8192, 16384)
         for layer in net:
@@ -215,5 +216,5 @@ def test_a_step_of_200_gib_is_forecast_in_seconds() -> None:
 
     told = bs.memory.forecast(step)
     print(told, f"{time.perf_counter() - began:.2f} s")
-    assert told.peak > 12 * 4 * 2**30 and not told.fits("16 GiB") and told.fits("1 TiB")
+    assert told.peak > 200 * 2**30 and not told.fits("200 GiB") and told.fits("1 TiB")
     assert time.perf_counter() - began < 20
