@@ -1,6 +1,6 @@
 //! A tensor: a layout over a storage of some type on some device. No history.
 
-use crate::arena::ledger::Category;
+use crate::arena::ledger::{Category, Tag};
 use crate::arena::names::Name;
 use crate::arena::{self, Block, Context};
 use crate::device::Device;
@@ -59,6 +59,8 @@ pub struct Storage {
     saves: AtomicU32,
     /// The source line of the last in-place write.
     written_at: AtomicU32,
+    /// Made in a forecast: it has no numbers.
+    paper: bool,
 }
 
 impl Storage {
@@ -93,6 +95,10 @@ impl Storage {
         }
         self.version.fetch_add(1, Relaxed);
         self.written_at.store(Context::get().line.bits(), Relaxed);
+    }
+
+    pub fn is_paper(&self) -> bool {
+        self.paper
     }
 
     pub fn is_saved(&self) -> bool {
@@ -164,8 +170,13 @@ impl Tensor {
     }
 
     fn over(meta: Meta, memory: Memory) -> Tensor {
-        let storage =
-            Storage { memory, version: AtomicU32::new(0), saves: AtomicU32::new(0), written_at: AtomicU32::new(0) };
+        let storage = Storage {
+            memory,
+            version: AtomicU32::new(0),
+            saves: AtomicU32::new(0),
+            written_at: AtomicU32::new(0),
+            paper: arena::on_paper(),
+        };
         Tensor { meta, storage: Arc::new(storage), offset: 0 }
     }
 
@@ -193,6 +204,26 @@ impl Tensor {
             DType::Bool => view.out::<u8>()[0] = (value != 0.0) as u8,
         }
         Ok(tensor)
+    }
+
+    /// A tensor without numbers that takes this one's place on the bill, until `settle`; `None` when others look at the
+    /// same memory, or it is not on the bill.
+    pub fn stand_in(&self) -> Result<Option<(Tensor, Tag)>> {
+        match &self.storage.memory {
+            Memory::Arena(block) if Arc::strong_count(&self.storage) == 1 && !self.storage.paper => {
+                let (twin, tag) = block.stand_in()?;
+                let twin = Tensor::over(self.meta.clone(), Memory::Arena(twin));
+                Ok(Some((Tensor { offset: self.offset, ..twin }, tag)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Puts a tensor on the bill again, after its stand-in has gone.
+    pub fn settle(&self, tag: Tag) {
+        if let Memory::Arena(block) = &self.storage.memory {
+            block.settle(tag);
+        }
     }
 
     /// The same storage seen through another layout. The caller has checked that it stays within the storage.

@@ -147,8 +147,12 @@ impl Ledger {
         before
     }
 
+    pub fn tag(&self, id: u32) -> Tag {
+        self.records[id as usize].expect("bug: a freed block was asked for its role").tag
+    }
+
     pub fn category(&self, id: u32) -> Category {
-        self.records[id as usize].expect("bug: a freed block was asked for its role").tag.category
+        self.tag(id).category
     }
 
     pub fn snapshot(&self) -> Snapshot {
@@ -164,6 +168,10 @@ impl Ledger {
         self.stats.peak = before.peak;
         self.stats.peak_by_category = before.peak_by_category;
         self.note_peak();
+    }
+
+    pub fn recording(&self) -> bool {
+        self.recording.is_some()
     }
 
     pub fn record_start(&mut self) {

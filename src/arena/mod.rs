@@ -20,6 +20,7 @@ use region::Region;
 use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Who is asking for memory on this thread: set by whoever calls an op, copied into each tag.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +66,7 @@ pub struct Block {
     ptr: NonNull<u8>,
     bytes: usize,
     origin: Origin,
-    record: u32,
+    record: AtomicU32,
 }
 
 #[derive(Clone, Copy)]
@@ -96,26 +97,39 @@ impl Block {
         self.bytes
     }
     pub fn retag(&self, category: Category) -> Category {
-        ARENA.lock().ledger.retag(self.record, category)
+        ARENA.lock().ledger.retag(self.id(), category)
     }
     /// Re-tags the block if it has the role `from`, and leaves it alone otherwise.
     pub fn swap_category(&self, from: Category, to: Category) {
         let ledger = &mut ARENA.lock().ledger;
-        if ledger.category(self.record) == from {
-            ledger.retag(self.record, to);
+        if ledger.category(self.id()) == from {
+            ledger.retag(self.id(), to);
         }
     }
     pub fn category(&self) -> Category {
-        ARENA.lock().ledger.category(self.record)
+        ARENA.lock().ledger.category(self.id())
     }
     pub fn id(&self) -> u32 {
-        self.record
+        self.record.load(Relaxed)
+    }
+    /// A block without memory that takes this one's place on the bill, until `settle`: for a forecast, which may free it.
+    pub fn stand_in(&self) -> Result<(Block, Tag)> {
+        let mut arena = ARENA.lock();
+        let ptr = region::paper_alloc(self.bytes).ok_or_else(|| arena.system_refused(self.bytes, 0, "forecast"))?;
+        let tag = arena.ledger.tag(self.id());
+        arena.ledger.free(self.id());
+        let record = AtomicU32::new(arena.ledger.alloc(self.bytes, tag));
+        Ok((Block { ptr, bytes: self.bytes, origin: Origin::Paper, record }, tag))
+    }
+    /// Puts this block on the bill again, after its stand-in has gone.
+    pub fn settle(&self, tag: Tag) {
+        self.record.store(ARENA.lock().ledger.alloc(self.bytes, tag), Relaxed);
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        ARENA.lock().free(self.ptr, self.bytes, self.origin, self.record);
+        ARENA.lock().free(self.ptr, self.bytes, self.origin, self.id());
     }
 }
 
@@ -207,6 +221,10 @@ pub fn restore_peak(before: &Stats) {
     ARENA.lock().ledger.restore_peak(before);
 }
 
+pub fn recording() -> bool {
+    ARENA.lock().ledger.recording()
+}
+
 pub fn record_start() {
     ARENA.lock().ledger.record_start();
 }
@@ -288,8 +306,10 @@ impl Arena {
     fn alloc(&mut self, bytes: usize, tag: Tag) -> Result<Block> {
         let charged = charge(bytes);
         let live = self.ledger.stats().live;
+        // A forecast says what is needed, whatever is allowed.
         if let Some(limit) = self.limit
             && live + charged > limit
+            && !on_paper()
         {
             return Err(self.over_cap(charged, Cap::Limit(limit), tag.op));
         }
@@ -306,7 +326,7 @@ impl Arena {
         let (ptr, origin) = found.ok_or_else(|| self.system_refused(charged, live, tag.op))?;
         let record = self.ledger.alloc(charged, tag);
         self.deltas.push(|engine| Delta::Alloc { id: record, bytes: charged as u64, engine });
-        Ok(Block { ptr, bytes: charged, origin, record })
+        Ok(Block { ptr, bytes: charged, origin, record: AtomicU32::new(record) })
     }
 
     fn free(&mut self, ptr: NonNull<u8>, bytes: usize, origin: Origin, record: u32) {
@@ -349,7 +369,9 @@ impl Arena {
 
     /// By how much an allocation would exceed the budget.
     fn over_budget(&self, bytes: usize) -> usize {
-        self.budget.map_or(0, |cap| (self.ledger.stats().live + charge(bytes)).saturating_sub(cap))
+        self.budget
+            .filter(|_| !on_paper())
+            .map_or(0, |cap| (self.ledger.stats().live + charge(bytes)).saturating_sub(cap))
     }
 
     fn over_cap(&self, asked: usize, cap: Cap, op: &str) -> Error {

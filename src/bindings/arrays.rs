@@ -35,7 +35,7 @@ pub fn interface<'py>(py: Python<'py>, var: &Var) -> PyResult<Bound<'py, PyDict>
             "numpy: this tensor has a history that an array cannot carry; call detach() first",
         )));
     }
-    has_numbers("numpy").map_err(raise)?;
+    has_numbers("numpy", &var.tensor).map_err(raise)?;
     let tensor = &var.tensor;
     let typestr = type_string(tensor.dtype())
         .ok_or_else(|| raise(Error::dtype("numpy: NumPy has no bfloat16; convert first (help: x.float())")))?;
@@ -117,8 +117,8 @@ fn empty(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTenso
 /// The bytes of a tensor in row-major order, of any type: what a weight file holds.
 #[pyfunction]
 fn to_bytes<'py>(py: Python<'py>, tensor: &PyTensor) -> PyResult<Bound<'py, pyo3::types::PyBytes>> {
-    has_numbers("to_bytes").map_err(raise)?;
     let tensor = tensor.var().tensor;
+    has_numbers("to_bytes", &tensor).map_err(raise)?;
     let layout = Layout::contiguous("to_bytes", tensor.shape()).map_err(raise)?;
     let flat = if tensor.layout().is_contiguous() {
         tensor
@@ -143,7 +143,9 @@ fn from_bytes(py: Python<'_>, data: &[u8], shape: Vec<usize>, dtype: &PyDType) -
         return Err(raise(Error::value(text)));
     }
     let tensor = Tensor::empty(meta, Category::Temporary).map_err(raise)?;
-    tensor.view().raw_out().copy_from_slice(data);
+    if !crate::arena::on_paper() {
+        tensor.view().raw_out().copy_from_slice(data);
+    }
     Ok(PyTensor::new(Var::constant(tensor)))
 }
 
@@ -154,7 +156,7 @@ pub fn item(py: Python<'_>, var: &Var) -> PyResult<Py<PyAny>> {
             format!("item: a tensor of shape {:?} has {} elements; one is needed", tensor.shape(), tensor.numel());
         return Err(raise(Error::new(error::Kind::Value, text)));
     }
-    has_numbers("item").map_err(raise)?;
+    has_numbers("item", tensor).map_err(raise)?;
     let value = tensor.to_f64()[0];
     Ok(match tensor.dtype() {
         d if d.is_float() => value.into_pyobject(py)?.into_any().unbind(),

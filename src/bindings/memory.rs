@@ -4,8 +4,10 @@ use super::errors::raise;
 use super::tensor::PyTensor;
 use crate::arena;
 use crate::arena::ledger::{Category, Event, Record};
+use crate::error::Error;
 use crate::graph;
 use crate::graph::budget::{self, Before};
+use crate::graph::forecast;
 use crate::graph::region::{self, Entered};
 use crate::graph::resident::{self, Hint};
 use crate::graph::session;
@@ -87,6 +89,11 @@ impl Budget {
 #[pyfunction]
 #[pyo3(signature = (bytes))]
 fn set_budget(bytes: Option<usize>) -> PyResult<Budget> {
+    if arena::on_paper() {
+        return Err(raise(Error::graph(
+            "memory.budget: a forecast says what a step needs without a budget; take the budget out of the step",
+        )));
+    }
     Ok(Budget(Mutex::new(Some(budget::set(bytes).map_err(raise)?))))
 }
 
@@ -111,25 +118,44 @@ fn enter_region() -> Region {
 
 /// A forecast of this thread, until `end`.
 #[pyclass(frozen, module = "backsweep._core")]
-struct Forecast {
-    before: bool,
-    stats: arena::ledger::Stats,
-}
+struct Forecast(Mutex<Option<arena::ledger::Stats>>);
 
 #[pymethods]
 impl Forecast {
-    /// Puts gradients and the peak back as they were.
-    fn end(&self) {
-        arena::set_paper(self.before);
-        graph::undo_forecast();
-        arena::restore_peak(&self.stats);
+    /// Puts gradients, random numbers and the peak back as they were; returns the peak and what was alive at it.
+    fn end<'py>(&self, py: Python<'py>) -> PyResult<(usize, Vec<Bound<'py, PyDict>>)> {
+        let Some(before) = self.0.lock().take() else { return Ok((0, vec![])) };
+        let peak = arena::stats().peak;
+        let rows = arena::record_stop().unwrap_or_default();
+        forecast::end();
+        arena::restore_peak(&before);
+        let rows = rows.at_peak().iter().map(|(id, record)| row(py, *id, record)).collect::<PyResult<_>>()?;
+        Ok((peak, rows))
     }
 }
 
 /// Begins a forecast: until it ends, this thread counts bytes and computes nothing.
 #[pyfunction]
-fn begin_forecast() -> Forecast {
-    Forecast { before: arena::set_paper(true), stats: arena::stats() }
+fn begin_forecast() -> PyResult<Forecast> {
+    let refuse = |why: &str| Err(raise(Error::graph(format!("memory.forecast: {why}"))));
+    if arena::on_paper() {
+        return refuse("a forecast is under way already; take the inner one out");
+    }
+    if arena::recording() {
+        return refuse("memory.record() is under way, and would record bytes that are not there; end it first");
+    }
+    if arena::budget().is_some() {
+        return refuse("a budget is in force, and is the peak; ask outside of the memory.budget block");
+    }
+    let before = arena::stats();
+    arena::reset_peak();
+    arena::record_start();
+    if let Err(error) = forecast::begin() {
+        arena::record_stop();
+        arena::restore_peak(&before);
+        return Err(raise(error));
+    }
+    Ok(Forecast(Mutex::new(Some(before))))
 }
 
 /// The plan that the latest step under a budget followed to its end: peak in bytes, costs in seconds of the cost model.

@@ -8,8 +8,9 @@ use super::errors::raise;
 use crate::arena::ledger::Category;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::graph::Var;
+use crate::graph::{Var, forecast};
 use crate::ops::{OpRef, registry};
+use crate::tensor::Tensor;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -345,7 +346,7 @@ impl PyTensor {
         if let Some(g) = &grad {
             g.tensor.storage().retag(Category::Gradient);
         }
-        slot.note_forecast();
+        forecast::note(&slot).map_err(raise)?;
         let old = std::mem::replace(&mut *slot.grad.lock(), grad);
         drop(old);
         Ok(())
@@ -388,7 +389,7 @@ impl PyTensor {
             );
             return Err(raise(Error::value(text)));
         }
-        has_numbers("bool").map_err(raise)?;
+        has_numbers("bool", &var.tensor).map_err(raise)?;
         Ok(var.tensor.to_f64()[0] != 0.0)
     }
     fn __float__(&self) -> PyResult<f64> {
@@ -428,16 +429,17 @@ fn one(var: &Var, op: &str) -> Result<f64> {
             var.tensor.numel()
         )));
     }
-    has_numbers(op)?;
+    has_numbers(op, &var.tensor)?;
     Ok(var.tensor.to_f64()[0])
 }
 
-/// Errors inside a forecast, which works with shapes alone.
-pub fn has_numbers(op: &str) -> Result<()> {
-    if !crate::arena::on_paper() {
+/// Errors inside a forecast, which works with shapes alone, and for what one left behind.
+pub fn has_numbers(op: &str, tensor: &Tensor) -> Result<()> {
+    if !crate::arena::on_paper() && !tensor.storage().is_paper() {
         return Ok(());
     }
     Err(Error::graph(format!(
-        "{op}: a forecast has shapes and no numbers; take what reads a value out of the step that is forecast"
+        "{op}: a forecast has shapes and no numbers; leave out of the forecast step what reads a value \
+         (item(), float(), numpy(), a branch on a tensor), or make it depend on shapes alone"
     )))
 }

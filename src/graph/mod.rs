@@ -6,6 +6,7 @@
 pub mod budget;
 mod capture;
 mod custom;
+pub mod forecast;
 mod frugal;
 mod lean;
 mod node;
@@ -18,7 +19,7 @@ mod store;
 pub mod sweep;
 
 pub use custom::{CustomVjp, record_custom};
-pub use node::{Hook, Leaf, undo_forecast};
+pub use node::{Hook, Leaf};
 pub use record::{apply, apply_in_place, grad_enabled, set_grad_enabled};
 pub use store::{NodeId, NodeRef, live_nodes, next_id};
 pub use sweep::{Request, sweep};

@@ -4,8 +4,8 @@ use super::Var;
 use super::custom::Custom;
 use super::resident::Tracked;
 use super::store::NodeId;
+use crate::arena::Context;
 use crate::arena::names::Name;
-use crate::arena::{self, Context};
 use crate::error::{Error, Result};
 use crate::ops::laws::Exact;
 use crate::ops::{Back, Metas, Op, OpRef};
@@ -21,27 +21,6 @@ pub type Hook = Arc<dyn Fn(&Var) -> Result<Option<Var>> + Send + Sync>;
 #[derive(Default)]
 pub struct Leaf {
     pub grad: Mutex<Option<Var>>,
-}
-
-/// Gradients as they were before a forecast touched them.
-static BEFORE_FORECAST: Mutex<Vec<(Arc<Leaf>, Option<Var>)>> = Mutex::new(Vec::new());
-
-impl Leaf {
-    /// A forecast is about to change the gradient: it is put back when the forecast ends.
-    pub fn note_forecast(self: &Arc<Leaf>) {
-        if arena::on_paper() {
-            let before = self.grad.lock().clone();
-            BEFORE_FORECAST.lock().push((self.clone(), before));
-        }
-    }
-}
-
-pub fn undo_forecast() {
-    let list = std::mem::take(&mut *BEFORE_FORECAST.lock());
-    for (leaf, before) in list.into_iter().rev() {
-        let paper = std::mem::replace(&mut *leaf.grad.lock(), before);
-        drop(paper);
-    }
 }
 
 /// Where an input came from, and what it looked like.

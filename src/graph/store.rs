@@ -1,8 +1,9 @@
 //! Where nodes live: pages of a growing arena, and the counts that say when a node is no longer needed.
 
-use super::node::Node;
+use super::node::{Leaf, Node};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// A node's place in the order of recording. Ids are never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,6 +173,14 @@ pub fn with_mut<T>(id: NodeId, change: impl FnOnce(&mut Node) -> T) -> T {
 /// As `with_mut`, for a node that may be gone already.
 pub fn find_mut<T>(id: NodeId, change: impl FnOnce(&mut Node) -> T) -> Option<T> {
     STORE.lock().find(id).map(change)
+}
+
+/// The places where gradients are kept, of all nodes that are alive.
+pub fn leaves() -> Vec<Arc<Leaf>> {
+    let store = STORE.lock();
+    let nodes = store.pages.iter().flatten().flat_map(|page| page.nodes.iter().flatten());
+    let slots = nodes.filter_map(|node| node.extra.as_ref()).flat_map(|extra| &extra.slots);
+    slots.map(|(_, leaf)| leaf.clone()).collect()
 }
 
 pub fn live_nodes() -> usize {

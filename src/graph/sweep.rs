@@ -5,7 +5,7 @@ use super::node::{Hook, Input, Saved};
 use super::record;
 use super::store::{self, NodeId, NodeRef};
 use super::{Leaf, Var};
-use super::{frugal, replay, resident, session};
+use super::{forecast, frugal, replay, resident, session};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
@@ -136,7 +136,7 @@ fn accumulate(sum: Var, more: Var, recorded: bool) -> Result<Var> {
 
 /// A gradient reaches a leaf. It gets memory of its own, so that a later in-place sum changes nobody else's value.
 fn arrive(leaf: &Arc<Leaf>, dy: Var, recorded: bool) -> Result<()> {
-    leaf.note_forecast();
+    forecast::note(leaf)?;
     let mut grad = leaf.grad.lock();
     let sum = match grad.take() {
         None => {
@@ -193,6 +193,9 @@ impl Visit {
         let mut hold = Some(NodeRef::hold(id, 0));
         store::with_mut(id, |node| {
             let name = node.op.name();
+            if !node.is_leaf() {
+                forecast::may_visit(id)?;
+            }
             let saved = if retain {
                 node.saved.as_ref().map(|list| Kept::Lent(list.iter().map(Saved::lend).collect()))
             } else if node.is_leaf() {

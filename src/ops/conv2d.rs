@@ -8,6 +8,7 @@ use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::run::workspace;
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_float, expect_inputs, one_device};
+use crate::arena::on_paper;
 use crate::device::cpu::conv::{self, Conv};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
@@ -235,10 +236,16 @@ impl Op for Conv2d {
     fn layouts(&self, input: usize) -> Layouts {
         if input == 0 { Layouts::ChannelsLast } else { Layouts::Contiguous }
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let s = self.steps.conv("conv2d", x[0].shape(), x[1].shape())?;
         fn go<E: conv::Float + crate::dtype::Element>(s: &Conv, x: &[&Tensor], y: &Tensor) -> Result<()> {
             let scratch = workspace::<E>(conv::forward_workspace(s))?;
+            if on_paper() {
+                return Ok(());
+            }
             let bias = x.get(2).map(|b| b.view().slice::<E>());
             conv::forward(s, x[0].view().slice(), x[1].view().slice(), bias, y.view().out(), scratch.view().out());
             Ok(())
@@ -343,10 +350,16 @@ impl Op for DataGradient {
     fn layouts(&self, input: usize) -> Layouts {
         if input == 0 { Layouts::ChannelsLast } else { Layouts::Contiguous }
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let s = self.conv(x[0].shape(), x[1].shape())?;
         fn go<E: conv::Float + crate::dtype::Element>(s: &Conv, x: &[&Tensor], y: &Tensor) -> Result<()> {
             let scratch = workspace::<E>(conv::backward_data_workspace(s))?;
+            if on_paper() {
+                return Ok(());
+            }
             conv::backward_data(s, x[0].view().slice(), x[1].view().slice(), y.view().out::<E>(), scratch.view().out());
             Ok(())
         }
@@ -440,10 +453,16 @@ impl Op for WeightGradient {
     fn layouts(&self, _input: usize) -> Layouts {
         Layouts::ChannelsLast
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let s = self.conv(x[0].shape(), x[1].shape())?;
         fn go<E: conv::Float + crate::dtype::Element>(s: &Conv, x: &[&Tensor], y: &Tensor) -> Result<()> {
             let scratch = workspace::<E>(conv::backward_weight_workspace(s))?;
+            if on_paper() {
+                return Ok(());
+            }
             let (x, dy) = (x[0].view().slice(), x[1].view().slice());
             conv::backward_weight(s, x, dy, y.view().out::<E>(), scratch.view().out());
             Ok(())

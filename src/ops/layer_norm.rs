@@ -4,6 +4,7 @@ use super::args::{Args, flag, float, int};
 use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Cost, Mask, Metas, Op, OpRef, Saves, V, bit, expect_float, output};
+use crate::arena::on_paper;
 use crate::device::cpu::rows;
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
@@ -102,6 +103,9 @@ impl Op for LayerNorm {
     fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
         Cost::streaming(x, y, 8.0)
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         fn go<E: rows::Float>(op: &LayerNorm, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
             let weight = op.weight.then(|| x[1].view().slice::<E>());
@@ -114,6 +118,9 @@ impl Op for LayerNorm {
                     spare.view().out::<E>()
                 }
             };
+            if on_paper() {
+                return Ok(());
+            }
             rows::layer_norm(x[0].view().slice::<E>(), weight, bias, y[0].view().out::<E>(), stats, op.eps);
             Ok(())
         }
@@ -239,10 +246,16 @@ impl Op for LayerNormBack {
         }
         Ok(y)
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         fn go<E: rows::Float>(op: &LayerNormBack, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
             let (n, rows) = (op.columns.iter().product::<usize>(), x[1].shape()[0]);
             let sums = super::run::workspace::<E>(2 * n * rows::norm_chunks(rows))?;
+            if on_paper() {
+                return Ok(());
+            }
             let sums = sums.view().out::<E>();
             let weight = op.scaled.then(|| x[3].view().slice::<E>());
             let (stats, dy) = (x[1].view().slice::<E>(), x[2].view().slice::<E>());

@@ -5,8 +5,10 @@ use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::run::workspace;
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, bit, expect_float, expect_inputs, output};
+use crate::arena::on_paper;
+use crate::device::cpu::gemm::tile::Element as Number;
 use crate::device::cpu::product::Product;
-use crate::dtype::DType;
+use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::shape::{self, Dims, Layout};
 use crate::tensor::{Meta, Tensor};
@@ -92,8 +94,16 @@ fn as_shape(t: &Tensor, shape: &[usize]) -> Tensor {
 fn product(a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<()> {
     let product = Product { a: a.view(), b: b.view(), bias: bias.map(Tensor::view), y: y.view() };
     match y.dtype() {
-        DType::F64 => product.run(workspace::<f64>(product.workspace::<f64>())?.view().out::<f64>(), 1.0),
-        _ => product.run(workspace::<f32>(product.workspace::<f32>())?.view().out::<f32>(), 1.0),
+        DType::F64 => multiply::<f64>(&product),
+        _ => multiply::<f32>(&product),
+    }
+}
+
+/// Runs a product in scratch memory of its own.
+pub fn multiply<E: Number + Element>(product: &Product) -> Result<()> {
+    let scratch = workspace::<E>(product.workspace::<E>())?;
+    if !on_paper() {
+        product.run(scratch.view().out::<E>(), E::ONE);
     }
     Ok(())
 }
@@ -123,6 +133,9 @@ impl Op for Matmul {
     }
     fn layouts(&self, _input: usize) -> Layouts {
         Layouts::Any
+    }
+    fn allocates(&self) -> bool {
+        true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let [a, b, whole] = matrices(x[0].shape(), x[1].shape())?;
@@ -268,6 +281,9 @@ impl Op for Linear {
     }
     fn layouts(&self, input: usize) -> Layouts {
         if input == 2 { Layouts::Contiguous } else { Layouts::Any }
+    }
+    fn allocates(&self) -> bool {
+        true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         // One long matrix where the strides allow it, a batch of matrices where not.

@@ -170,6 +170,12 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// True when `cpu` takes memory beside its outputs. On paper it then runs as far as its last allocation, and returns
+    /// before it touches a number; `cpu` of other ops does not run on paper.
+    fn allocates(&self) -> bool {
+        false
+    }
+
     /// Fills the outputs. Inputs have the layout that `layouts` asked for; outputs are fresh and laid out as inferred.
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()>;
 

@@ -5,6 +5,7 @@ use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Layouts, Mask, Metas, Op, OpRef, Saves, expect_inputs};
 use crate::arena::ledger::Category;
+use crate::arena::on_paper;
 use crate::device::cpu::bits;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -65,6 +66,9 @@ impl Op for Relu {
     fn layouts(&self, _input: usize) -> Layouts {
         Layouts::Any
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let x = in_order(x[0], y[0].layout())?;
         let spare;
@@ -75,6 +79,9 @@ impl Op for Relu {
                 spare.view().out::<u8>()
             }
         };
+        if on_paper() {
+            return Ok(());
+        }
         match x.dtype() {
             DType::F64 => bits::relu(x.view().slice::<f64>(), y[0].view().out::<f64>(), mask),
             _ => bits::relu(x.view().slice::<f32>(), y[0].view().out::<f32>(), mask),
@@ -113,8 +120,14 @@ impl Op for Keep {
     fn layouts(&self, _input: usize) -> Layouts {
         Layouts::Any
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let dy = in_order(x[0], &self.layout)?;
+        if on_paper() {
+            return Ok(());
+        }
         let mask = x[1].view().slice::<u8>();
         match dy.dtype() {
             DType::F64 => bits::keep(dy.view().slice::<f64>(), mask, y[0].view().out::<f64>()),

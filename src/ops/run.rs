@@ -5,7 +5,7 @@ use crate::arena;
 use crate::arena::ledger::Category;
 use crate::device::Device;
 use crate::dtype::{DType, Element};
-use crate::error::{self, Result};
+use crate::error::{self, Error, Result};
 use crate::shape::Layout;
 use crate::tensor::{Meta, Tensor};
 use smallvec::SmallVec;
@@ -59,7 +59,13 @@ fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
 
 fn on_device(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
     if arena::on_paper() {
-        return Ok(());
+        return if op.allocates() { op.cpu(x, y) } else { Ok(()) };
+    }
+    if x.iter().any(|t| t.storage().is_paper()) {
+        return Err(Error::graph(format!(
+            "{}: its input was made in a forecast and has no numbers; let the step keep no tensors, or make them again",
+            op.name()
+        )));
     }
     match y.first().map_or(Device::Cpu, |t| t.meta.device) {
         Device::Cpu => op.cpu(x, y),

@@ -481,6 +481,9 @@ impl Op for Embed {
     fn takes_half(&self) -> bool {
         true
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         super::pointwise::copy_into(&Tensor::scalar(0.0, y[0].dtype())?, &y[0]);
         super::pointwise::copy_into(x[0], &self.window.on(&y[0]));

@@ -1,7 +1,7 @@
 //! The laws, over every registered op and every sample. An op is tested by being registered; there are no other ops.
 
 use backsweep::arena;
-use backsweep::arena::ledger::Category;
+use backsweep::arena::ledger::{Category, Event};
 use backsweep::device::Device;
 use backsweep::dtype::DType;
 use backsweep::graph::{self, Request, Var};
@@ -519,4 +519,81 @@ fn wrong_numbers_of_inputs_are_refused() {
         let result = graph::apply(case.sample.op.clone(), &more.iter().collect::<Vec<_>>());
         assert!(result.is_err(), "{}: took 40 inputs too many", case.name());
     }
+}
+
+/// What a forward and its sweep do to the ledger: bytes and roles of all that comes and goes, in order. Block ids are
+/// named by the order of their coming, because freed ids are used again.
+fn events(case: &Case, tensors: &[Tensor], dy: &[Tensor], grad: bool) -> (Vec<String>, Vec<Var>) {
+    let x: Vec<Var> = match grad {
+        true => leaves(tensors),
+        false => tensors.iter().cloned().map(Var::constant).collect(),
+    };
+    arena::record_start();
+    let y = run_op(&case.sample, &x);
+    let dx = if grad { gradients(&y, dy, &x, false, false) } else { vec![] };
+    let recording = arena::record_stop().unwrap();
+    drop_handles(dx.into_iter().flatten().collect());
+    let (mut names, mut count) = (std::collections::HashMap::new(), 0);
+    let text = recording.events.iter().map(|event| match event {
+        Event::Alloc { id, record } => {
+            names.insert(*id, count);
+            count += 1;
+            format!("+{} {}", record.bytes, record.tag.category.name())
+        }
+        Event::Free { id } => format!("-{:?}", names.get(id)),
+        Event::Retag { id, category } => format!("{:?} is {}", names.get(id), category.name()),
+    });
+    (text.collect(), y)
+}
+
+#[test]
+fn on_paper_every_op_is_billed_as_for_real_and_no_number_is_written() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    const POISON: u8 = 0xA5;
+    let (mut count, mut allocating) = (0, 0);
+    for case in cases() {
+        for dtype in [DType::F32, DType::F64, DType::BF16] {
+            let mut random = case.random();
+            let (tensors, _) = inputs(&case.sample, dtype, &mut random);
+            let x: Vec<Var> = tensors.iter().cloned().map(Var::constant).collect();
+            let dy = cotangents(&run_op(&case.sample, &x), &mut random);
+            // Inputs that lie as kernels like them, and turned ones, which are copied first.
+            let turned: Vec<Tensor> = tensors.iter().map(turned).collect();
+            for (tensors, grad) in [(&tensors, true), (&tensors, false), (&turned, true), (&turned, false)] {
+                let (real, _) = events(&case, tensors, &dy, grad);
+                // Blocks of every small size, so that what is handed out next has known bytes.
+                let sizes = (4..13).flat_map(|log| std::iter::repeat_n(1usize << log, 64));
+                let poison: Vec<Tensor> = sizes
+                    .map(|n| Tensor::from_slice("law", &[n], &vec![POISON; n], Category::Temporary).unwrap())
+                    .collect();
+                drop(poison);
+                arena::set_paper(true);
+                let (paper, y) = events(&case, tensors, &dy, grad);
+                arena::set_paper(false);
+                assert_eq!(paper, real, "{} {} grad {grad}: paper, and for real", case.name(), dtype.name());
+                for y in y.iter().filter(|y| y.tensor.storage().charged_bytes() <= 4096 && !case.sample.op.is_view()) {
+                    let written = y.tensor.view().raw().iter().any(|&byte| byte != POISON);
+                    assert!(!written, "{} {}: a kernel ran on paper", case.name(), dtype.name());
+                }
+                count += 1;
+                allocating += usize::from(case.sample.op.allocates());
+            }
+        }
+    }
+    println!("law paper: {} ops, {count} runs, {allocating} of them with workspaces", registry::entries().len());
+}
+
+/// The same values in column-major order.
+fn turned(t: &Tensor) -> Tensor {
+    let shape = t.shape();
+    if shape.len() < 2 {
+        return t.clone();
+    }
+    let mut strides = vec![0isize; shape.len()];
+    let mut step = 1;
+    for axis in 0..shape.len() {
+        strides[axis] = step;
+        step *= shape[axis].max(1) as isize;
+    }
+    run::relaid(t, Layout::strided(shape, &strides), Category::Input).unwrap()
 }

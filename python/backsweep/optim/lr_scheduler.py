@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
-from .. import errors
+from .. import errors, memory
 from .optimizer import Optimizer
 
 Schedule = Callable[[int], float]
@@ -32,6 +32,7 @@ class LRScheduler:
             raise TypeError(
                 f"{type(self).__name__}: {type(optimizer).__name__} is no optimizer; one is needed"
             )
+        memory.stateful.add(self)
         self.optimizer = optimizer
         for number, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:

@@ -12,7 +12,7 @@ from typing import Any
 
 import backsweep as bs
 
-from .. import errors
+from .. import errors, memory
 from .._core import Tensor
 from ..nn.module import zero_grads
 
@@ -39,6 +39,7 @@ class Optimizer:
                 f"{type(self).__name__}: params is a {type(params).__name__}; "
                 f"parameters in a list are needed (help: net.parameters())"
             )
+        memory.stateful.add(self)
         self.defaults = dict(defaults)
         self.state = defaultdict(dict)
         self.param_groups = []

@@ -9,6 +9,7 @@ use super::super::registry::Entry;
 use super::super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_index, output, run};
 use super::{begin_as, expect_number, expect_same_type, keep_winners, ordinals};
 use crate::arena::ledger::Category;
+use crate::arena::on_paper;
 use crate::device::cpu::slices::{self, Ends, Rows};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
@@ -203,16 +204,13 @@ impl Op for IndexPut {
     fn overwrites(&self, x: &Tensor) -> bool {
         x.layout().is_contiguous()
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let metas: SmallVec<[&Meta; 4]> = x[2..].iter().map(|t| &t.meta).collect();
         let target = named("index_put", &x[0].meta, &metas)?;
         let (rows, inner) = rows("index_put", x[0].shape(), &x[2..]);
-        if x[0].shares_storage(&y[0]) {
-            // In place: an index out of range must leave the target as it was.
-            slices::check(&rows)?;
-        } else {
-            begin_as(x[0], &y[0]);
-        }
         let spread;
         let values = if x[1].shape() == target.as_slice() && x[1].layout().is_contiguous() {
             x[1]
@@ -222,6 +220,15 @@ impl Op for IndexPut {
             spread = run::relaid(&window, Layout::contiguous("index_put", &target)?, Category::Workspace)?;
             &spread
         };
+        if on_paper() {
+            return Ok(());
+        }
+        if x[0].shares_storage(&y[0]) {
+            // In place: an index out of range must leave the target as it was.
+            slices::check(&rows)?;
+        } else {
+            begin_as(x[0], &y[0]);
+        }
         match self.accumulate {
             true => slices::add(&y[0].view(), &rows, &values.view(), 1, inner, None),
             false => slices::put(&y[0].view(), &rows, &values.view(), 1, inner),

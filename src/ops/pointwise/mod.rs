@@ -13,6 +13,7 @@ use super::args::Args;
 use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, bit, expect_inputs, one_device};
+use crate::arena::on_paper;
 use crate::device::cpu::pointwise::{Formula, Kernels, MOST, launch};
 use crate::device::cpu::view::View;
 use crate::dtype::DType;
@@ -323,7 +324,7 @@ impl Formula for Identity {
 
 /// Copies `from`, broadcast, into every element of `to`, converting as needed.
 pub fn copy_into(from: &Tensor, to: &Tensor) {
-    if crate::arena::on_paper() {
+    if on_paper() {
         return;
     }
     const COPY: Kernels = Kernels::of::<Identity>();

@@ -8,9 +8,11 @@ mod lstm;
 
 use super::args::{Args, flag};
 use super::laws::{Domain, Exact, Sample};
+use super::matmul::multiply;
 use super::registry::Entry;
 use super::run::workspace;
 use super::{Back, Cost, Mask, Metas, Op, OpRef, Saves, V, expect_float, one_device};
+use crate::arena::on_paper;
 use crate::device::cpu::gemm::tile::Element as Number;
 use crate::device::cpu::product::Product;
 use crate::device::cpu::recurrent::{self as kernel, BackwardData, Cell, ForwardData, Gru, Lstm, Sizes, Weights};
@@ -183,11 +185,14 @@ impl Recurrent {
         let share = gates.with_layout(Layout::contiguous("lstm", &[rows, w.shape()[0]])?, 0);
         let bias = places.biased.then(|| x[places.b_ih()].view());
         let product = Product { a: flat.view(), b: turned.view(), bias, y: share.view() };
-        product.run(workspace::<E>(product.workspace::<E>())?.view().out::<E>(), E::ONE);
+        multiply::<E>(&product)?;
 
         let data =
             ForwardData { gates: gates.view().out::<E>(), kept: kept.view().out::<E>(), y: y[0].view().out::<E>() };
         let scratch = workspace::<E>(sizes.forward_workspace::<C, E>())?;
+        if on_paper() {
+            return Ok(());
+        }
         kernel::forward::<C, E>(sizes, weights(places, x), data, scratch.view().out::<E>());
         let last = if self.reverse { 0 } else { (sizes.steps - 1) * sizes.batch * hidden };
         for (state, all) in y[1..=places.states].iter().zip([&y[0], &kept]) {
@@ -236,6 +241,9 @@ impl Op for Recurrent {
         let (cells, widths) = (y[0].numel() as f64, x[0].shape()[2] + y[0].shape()[2]);
         let flops = cells * self.kind.gates() as f64 * (2.0 * widths as f64 + 6.0);
         Cost { flops, ..Cost::streaming(x, y, 0.0) }
+    }
+    fn allocates(&self) -> bool {
+        true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         match (self.kind, y[0].dtype()) {
@@ -464,7 +472,9 @@ impl RecurrentBack {
             (spare.view().out::<E>(), y[2].view().out::<E>())
         } else {
             let carried = y[2].view().out::<E>();
-            carried.copy_from_slice(read(6));
+            if !on_paper() {
+                carried.copy_from_slice(read(6));
+            }
             (carried, &mut [])
         };
         let data = BackwardData {
@@ -479,6 +489,9 @@ impl RecurrentBack {
             carried,
         };
         let scratch = workspace::<E>(sizes.backward_workspace::<C, E>())?;
+        if on_paper() {
+            return Ok(());
+        }
         kernel::backward::<C, E>(sizes, weights, data, scratch.view().out::<E>());
         Ok(())
     }
@@ -508,6 +521,9 @@ impl Op for RecurrentBack {
     fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
         let flops = y[0].numel() as f64 * (2.0 * x[0].shape()[1] as f64 + 8.0);
         Cost { flops, ..Cost::streaming(x, y, 0.0) }
+    }
+    fn allocates(&self) -> bool {
+        true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         match (self.of.kind, y[0].dtype()) {

@@ -94,6 +94,9 @@ impl Op for Limit {
     fn takes_half(&self) -> bool {
         true
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let flags = self.over.flags(self.name(), x[0].shape())?;
         if self.largest {

@@ -77,6 +77,9 @@ impl Op for LogSumExp {
     fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
         Cost::streaming(x, y, 12.0)
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let flags = self.over.flags("logsumexp", x[0].shape())?;
         let top = Tensor::empty(y[0].meta.clone(), Category::Workspace)?;

@@ -70,6 +70,9 @@ impl Op for Norm {
     fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
         Cost::streaming(x, y, 2.0)
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         run_fold(Squares, x[0], &self.over.flags("norm", x[0].shape())?, None, &y[0])
     }

@@ -70,6 +70,9 @@ impl Op for Product {
     fn takes_half(&self) -> bool {
         true
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         run_fold(Factors, x[0], &self.over.flags("prod", x[0].shape())?, None, &y[0])
     }

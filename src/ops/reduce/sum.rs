@@ -72,6 +72,9 @@ impl Op for Sum {
     fn takes_half(&self) -> bool {
         true
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         run_fold(Total { scale: 1.0 }, x[0], &self.over.flags("sum", x[0].shape())?, None, &y[0])
     }
@@ -115,6 +118,9 @@ impl Op for Mean {
         Layouts::Any
     }
     fn takes_half(&self) -> bool {
+        true
+    }
+    fn allocates(&self) -> bool {
         true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
