@@ -203,7 +203,7 @@ impl Script {
     }
 }
 
-const NO_GAP: u32 = u32::MAX;
+pub const NO_GAP: u32 = u32::MAX;
 
 /// One forward on the way down of a lean materialisation: the value wanted, how many inputs were looked at, and where
 /// the list of held values begins.
@@ -221,9 +221,11 @@ pub struct Simulator {
     pub runs: Vec<u32>,
     /// When set, `runs` is filled, at some cost.
     pub count_runs: bool,
-    resident: Vec<bool>,
-    gap_now: Vec<u32>,
-    passes: Vec<u8>,
+    pub resident: Vec<bool>,
+    pub gap_now: Vec<u32>,
+    pub passes: Vec<u8>,
+    /// The gaps that a value was kept in, as it had been made again.
+    pub kept: Vec<u32>,
     /// Of a materialisation: a stamp for each op in its closure and each value made or wanted by it.
     op_stamp: Vec<u32>,
     wanted: Vec<u32>,
@@ -236,58 +238,80 @@ pub struct Simulator {
     held: Vec<u32>,
 }
 
-struct Live {
-    now: i64,
-    peak: i64,
-    peak_op: usize,
-    recompute: f64,
-    replays: usize,
+#[derive(Clone, Debug)]
+pub struct Live {
+    pub now: i64,
+    pub peak: i64,
+    pub peak_op: usize,
+    pub recompute: f64,
+    pub replays: usize,
+}
+
+impl Live {
+    fn passed(&self, limit: Limit) -> bool {
+        self.peak as u64 > limit.peak || self.recompute > limit.recompute || self.replays > limit.replays
+    }
+}
+
+/// How far a simulation has come.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Bytes of values that would be there if nothing were dropped.
+    pub away: i64,
+    /// Highest live bytes of the op that was stepped over last, and when it began.
+    pub top: i64,
+    pub live: Live,
+}
+
+impl Run {
+    pub fn outcome(&self, stopped: bool) -> Outcome {
+        let Live { peak, peak_op, recompute, replays, .. } = self.live;
+        Outcome { peak: peak as u64, peak_op: peak_op as u32, recompute, replays, stopped }
+    }
 }
 
 impl Simulator {
     pub fn run(&mut self, script: &Script, states: &[State], lean: bool, limit: Limit) -> Outcome {
-        self.reset(script);
-        // Bytes of values that would be there if nothing were dropped.
-        let mut away = 0i64;
-        let mut live = Live { now: 0, peak: script.base, peak_op: 0, recompute: 0.0, replays: 0 };
-        let top = i64::try_from(limit.peak).unwrap_or(i64::MAX);
-        let mut stopped = false;
+        let mut run = self.begin(script);
         for p in 0..script.ops {
-            for &g in script.opens.get(p) {
-                let v = script.gaps.all[g as usize].value.0 as usize;
-                self.gap_now[v] = g;
-                if states[g as usize] != State::KEEP && self.resident[v] {
-                    self.resident[v] = false;
-                    away += script.bytes[v];
-                }
-            }
-            if !script.forward[p] && script.reads.get(p).iter().any(|&v| !self.resident[v as usize]) {
-                live.now = script.level[p] - away;
-                if lean {
-                    self.lean(script, states, p, &mut live, limit.replays, top);
-                } else {
-                    self.full(script, states, p, &mut live);
-                }
-                away = script.level[p] - live.now;
-            }
-            if script.high[p] - away > live.peak {
-                live.peak = script.high[p] - away;
-                live.peak_op = p;
-            }
-            for &v in script.releases.get(p) {
-                self.resident[v as usize] = false;
-            }
-            if live.peak > top || live.recompute > limit.recompute || live.replays > limit.replays {
-                stopped = true;
-                break;
+            self.step(script, states, lean, limit, &mut run, p);
+            if run.live.passed(limit) {
+                return run.outcome(true);
             }
         }
-        Outcome {
-            peak: live.peak as u64,
-            peak_op: live.peak_op as u32,
-            recompute: live.recompute,
-            replays: live.replays,
-            stopped,
+        run.outcome(false)
+    }
+
+    pub fn begin(&mut self, script: &Script) -> Run {
+        self.reset(script);
+        Run { away: 0, top: 0, live: Live { now: 0, peak: script.base, peak_op: 0, recompute: 0.0, replays: 0 } }
+    }
+
+    /// Op `p`, with all that happens before it. What passes a limit may be left half done.
+    pub fn step(&mut self, script: &Script, states: &[State], lean: bool, limit: Limit, run: &mut Run, p: usize) {
+        for &g in script.opens.get(p) {
+            let v = script.gaps.all[g as usize].value.0 as usize;
+            self.gap_now[v] = g;
+            if states[g as usize] != State::KEEP && self.resident[v] {
+                self.resident[v] = false;
+                run.away += script.bytes[v];
+            }
+        }
+        let (peak, peak_op) = (run.live.peak, run.live.peak_op);
+        run.live.peak = 0;
+        if !script.forward[p] && script.reads.get(p).iter().any(|&v| !self.resident[v as usize]) {
+            run.live.now = script.level[p] - run.away;
+            if lean {
+                self.lean(script, states, p, &mut run.live, limit);
+            } else {
+                self.full(script, states, p, &mut run.live);
+            }
+            run.away = script.level[p] - run.live.now;
+        }
+        run.top = run.live.peak.max(script.high[p] - run.away);
+        (run.live.peak, run.live.peak_op) = if run.top > peak { (run.top, p) } else { (peak, peak_op) };
+        for &v in script.releases.get(p) {
+            self.resident[v as usize] = false;
         }
     }
 
@@ -297,6 +321,7 @@ impl Simulator {
         self.resident.resize(values, true);
         self.gap_now.clear();
         self.gap_now.resize(values, NO_GAP);
+        self.kept.clear();
         self.passes.clear();
         self.passes.resize(script.gaps.len(), 0);
         if self.op_stamp.len() != ops || self.made.len() != values || self.stamp > u32::MAX / 2 {
@@ -322,17 +347,17 @@ impl Simulator {
         let passes = &mut self.passes[g as usize];
         // 254 passes are the most a state can wait for; more are not counted.
         *passes = (*passes + 1).min(State::DROP.0 - 1);
-        !(State(*passes) == states[g as usize] && states[g as usize] != State::DROP)
+        let kept = State(*passes) == states[g as usize] && states[g as usize] != State::DROP;
+        if kept {
+            self.kept.push(g);
+        }
+        !kept
     }
 
     /// The events of one forward, run again.
     #[inline]
-    fn replay(&mut self, script: &Script, f: usize, p: usize, live: &mut Live) {
-        let high = live.now + script.rise[f];
-        if high > live.peak {
-            live.peak = high;
-            live.peak_op = p;
-        }
+    fn replay(&mut self, script: &Script, f: usize, live: &mut Live) {
+        live.peak = live.peak.max(live.now + script.rise[f]);
         live.now += script.net[f];
         live.recompute += script.cost[f];
         live.replays += 1;
@@ -374,7 +399,7 @@ impl Simulator {
             }
         }
         for &f in &closure {
-            self.replay(script, f as usize, p, live);
+            self.replay(script, f as usize, live);
             for &w in script.makes.get(f as usize) {
                 let w = w as usize;
                 if self.resident[w] {
@@ -405,7 +430,7 @@ impl Simulator {
         self.closure = closure;
     }
 
-    fn lean(&mut self, script: &Script, states: &[State], p: usize, live: &mut Live, replays: usize, top: i64) {
+    fn lean(&mut self, script: &Script, states: &[State], p: usize, live: &mut Live, limit: Limit) {
         self.stamp += 1;
         let stamp = self.stamp;
         for &v in script.reads.get(p) {
@@ -431,8 +456,8 @@ impl Simulator {
                     continue;
                 }
                 let held = frame.held as usize;
-                self.replay(script, f, p, live);
-                if live.replays > replays || live.peak > top {
+                self.replay(script, f, live);
+                if live.passed(limit) {
                     return;
                 }
                 self.frames.pop();
