@@ -3,15 +3,18 @@
 //! Knows ids, bytes and costs; no tensor, no graph, no clock. A tape says what a step did; a plan says which values to
 //! drop in which gap; the simulator says what that costs and what the peak is, to the byte.
 
+pub mod chain;
 pub mod evict;
 pub mod gaps;
 pub mod improve;
+pub mod json;
+pub mod online;
 pub mod problem;
 pub mod search;
 pub mod simulate;
 pub mod tape;
 
-pub use search::{bound, ladder, least, plan};
+pub use search::{bound, ladder, least, methods, plan};
 pub use simulate::State;
 use tape::ValueId;
 

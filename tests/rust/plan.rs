@@ -60,7 +60,7 @@ fn plans_are_close_to_the_optimum_of_small_graphs() {
         let (least, most) = least_and_most(&tape);
         for tenth in [1, 3, 5, 7] {
             let budget = least + (most - least) * tenth / 10;
-            let optimum = optimum::least_cost(&tape, budget);
+            let optimum = optimum::least_cost(&tape, budget, std::env::var("STRICT").is_ok());
             match (optimum, plan::plan(&tape, budget, &Search::default())) {
                 (Some(optimum), Ok(plan)) => {
                     assert!(plan.peak <= budget);
@@ -99,14 +99,15 @@ fn revolve(length: u64, slots: u64) -> u64 {
 fn unit_chains_run_as_many_forwards_again_as_revolve() {
     let mut rows = vec![];
     for (length, slots) in [(5, 1), (8, 2), (10, 2), (10, 3), (12, 4), (16, 3), (20, 3), (20, 5), (30, 4)] {
-        // x₀ is base; x₁ … x₍l₋₁₎ are values. Two more slots are the one being made and the one it is made from.
-        let tape = tapes::chain(&vec![(1, 1.0); length as usize - 1]);
+        // x₀ is always there and one of the slots. A visit needs its input and one unit of its own.
+        let tape = tapes::chain(&vec![(1, 1.0); length as usize - 1], 1);
         let plan = plan::plan(&tape, slots + 1, &Search::default()).expect("a plan");
-        rows.push((length, slots, plan.recompute as u64, revolve(length, slots)));
+        // The count of revolve includes the first sweep forward.
+        rows.push((length, slots, plan.recompute as u64, revolve(length, slots) + 1 - length));
     }
     println!("length, slots, forwards again, revolve: {rows:?}");
     for (length, slots, ours, theirs) in rows {
-        assert!(ours <= theirs, "{length} steps, {slots} slots: {ours} forwards again, revolve {theirs}");
+        assert_eq!(ours, theirs, "{length} steps, {slots} slots");
     }
 }
 
@@ -148,7 +149,7 @@ fn the_least_budget_has_a_plan_and_the_one_below_the_bound_has_none() {
 #[test]
 fn values_that_must_stay_stay() {
     use backsweep::plan::tape::ValueId;
-    let tape = tapes::chain(&[(1, 1.0); 9]);
+    let tape = tapes::chain(&[(1, 1.0); 9], 0);
     let how = Search { must_keep: vec![ValueId(4)], must_drop: vec![ValueId(2)], ..Search::default() };
     let plan = plan::plan(&tape, 6, &how).expect("a plan");
     let gaps = Script::of(&tape).unwrap().gaps;
@@ -165,7 +166,7 @@ fn five_thousand_ops_are_planned_in_time() {
     let mut random = Random::new(5);
     for (name, tape) in [
         ("blocks", tapes::blocks(&mut random, 208)),
-        ("chain", tapes::chain(&(0..2500).map(|_| (1 + random.below(9) as u64, 1.0)).collect::<Vec<_>>())),
+        ("chain", tapes::chain(&(0..2500).map(|_| (1 + random.below(9) as u64, 1.0)).collect::<Vec<_>>(), 0)),
         ("graph", tapes::training(&mut random, 2500)),
     ] {
         let (least, most) = least_and_most(&tape);

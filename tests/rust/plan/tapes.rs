@@ -65,12 +65,16 @@ pub fn step(values: &[(u64, f64)], reads: &[Vec<u32>], saved: &[Vec<u32>], work:
     tape
 }
 
-/// A chain whose visits read what their forward reads.
-pub fn chain(values: &[(u64, f64)]) -> Tape {
+/// A chain whose visits read what their forward reads, and need `work` bytes besides.
+pub fn chain(values: &[(u64, f64)], work: u64) -> Tape {
     let n = values.len();
     let reads: Vec<Vec<u32>> = (0..n as u32 + 1).map(|f| if f == 0 { vec![] } else { vec![f - 1] }).collect();
     let values: Vec<(u64, f64)> = values.iter().copied().chain([(0, 0.0)]).collect();
-    step(&values, &reads, &reads, &vec![0; n + 1], false)
+    let mut tape = step(&values, &reads, &reads, &vec![0; n + 1], false);
+    for op in tape.ops.iter_mut().filter(|op| !op.forward) {
+        op.inner.extend([Event::Alloc(work), Event::Free(work)]);
+    }
+    tape
 }
 
 /// A training step of a random graph: each visit reads inputs or the output of its forward.
