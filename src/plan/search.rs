@@ -331,7 +331,8 @@ impl<'a> Planner<'a> {
         let count = problem.choices.len();
         while !effort.is_spent() {
             let mut states = best.states.clone();
-            let length = 1 + dice.below((count / (4 << dice.below(5))).max(3));
+            let most = count / (4 << dice.below(5));
+            let length = 1 + dice.below(most.max(3));
             let from = dice.below(count);
             let way = dice.below(4);
             for i in from..(from + length).min(count) {

@@ -188,7 +188,7 @@ fn five_thousand_ops_are_planned_in_time() {
                 ));
             }
             println!(
-                "{name}: {} ops, budget 0.{tenth}: quick {:.1?} ms, full {:.1?} ms",
+                "{name}: {} ops, budget 0.{tenth}: quick {:.4?} ms, full {:.4?} ms",
                 tape.ops.len(),
                 row[0],
                 row[1]
