@@ -30,6 +30,9 @@ pub const METHODS: [&str; 11] = [
     "h_MSPS",
 ];
 
+/// Plans of which a quick search takes the best.
+const QUICK: usize = 3;
+
 pub const SCORES: [Score; 7] = [
     Score::new(Cost::Own, true, true),
     Score::new(Cost::Closure, true, true),
@@ -255,14 +258,19 @@ impl<'a> Planner<'a> {
             self.keep(all.clone());
             return Some(all);
         }
+        let mut found_here = 0;
         for lean in [false, true] {
             for score in SCORES {
                 if let Some(found) = self.fit(State::KEEP, lean, budget, score) {
                     self.keep(found);
-                    if self.quick {
-                        return self.known(budget).cloned();
-                    }
+                    found_here += 1;
                 }
+                if self.quick && found_here == QUICK {
+                    break;
+                }
+            }
+            if self.quick && found_here > 0 {
+                return self.known(budget).cloned();
             }
         }
         for lean in [true, false] {

@@ -39,8 +39,7 @@ fn rise(tape: &Tape, p: usize, inner_only: bool) -> (i64, i64) {
     (top, now)
 }
 
-/// With `needed`, values that no visit reads any more are held during a visit only, as in the engine.
-pub fn least_cost(tape: &Tape, budget: u64, needed: bool) -> Option<f64> {
+pub fn least_cost(tape: &Tape, budget: u64) -> Option<f64> {
     let (values, budget) = (tape.values.len(), budget as i64);
     assert!(values <= 20);
     let sets = 1usize << values;
@@ -91,13 +90,6 @@ pub fn least_cost(tape: &Tape, budget: u64, needed: bool) -> Option<f64> {
                     cost[next] = cost[next].min(cost[s]);
                     sub = (sub - 1) & (s & !pinned);
                 }
-            }
-        }
-        if needed && !op.forward {
-            let later = reads[p..].iter().zip(&tape.ops[p..]).filter(|(_, op)| !op.forward);
-            let stay = later.fold(pinned, |all, (reads, _)| all | reads);
-            for s in (0..sets).filter(|s| s & !stay != 0) {
-                cost[s & stay] = cost[s & stay].min(std::mem::replace(&mut cost[s], f64::INFINITY));
             }
         }
         let (top, net) = rise(tape, p, false);
