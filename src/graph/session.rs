@@ -255,9 +255,10 @@ impl Session {
             return plan.clone();
         }
         let tape = Arc::new(Tape { base, ..(*self.tapes[this]).clone() });
-        let gaps = Gaps::of(&tape).ok();
-        let plan = gaps.zip(plan::plan(&tape, cap, &plan::Search::default()).ok());
-        let plan = plan.map(|(gaps, plan)| Arc::new(Followed::new(tape, gaps, plan)));
+        let plan = Gaps::of(&tape).ok().and_then(|gaps| {
+            let plan = plan::plan(&tape, cap, &plan::Search::default()).ok()?;
+            Some(Arc::new(Followed::new(tape, gaps, plan)))
+        });
         self.plans.push((this, base, cap, plan.clone()));
         plan
     }

@@ -3,33 +3,72 @@
 //! Knows ids, bytes and costs; no tensor, no graph, no clock. A tape says what a step did; a plan says which values to
 //! drop in which gap; the simulator says what that costs and what the peak is, to the byte.
 
+pub mod chain;
+pub mod evict;
 pub mod gaps;
+pub mod improve;
+pub mod json;
+pub mod online;
+pub mod problem;
+pub mod search;
 pub mod simulate;
 pub mod tape;
+
+pub use search::{bound, ladder, least, methods, plan};
 pub use simulate::State;
-use simulate::{Limit, Script, Simulator};
-use tape::Tape;
-#[derive(Clone, Debug)]
+use tape::ValueId;
+
+/// How a plan is looked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Search {
+    /// Plans that the local search simulates at most; long tapes get fewer.
+    pub local_search_evaluations: usize,
+    /// Values that are never dropped, and values that are dropped in each gap.
+    pub must_keep: Vec<ValueId>,
+    pub must_drop: Vec<ValueId>,
+    /// The first plan that fits, without a search for a better one.
+    pub quick: bool,
+}
+
+impl Default for Search {
+    fn default() -> Search {
+        Search { local_search_evaluations: 30_000, must_keep: vec![], must_drop: vec![], quick: false }
+    }
+}
+
+/// What to do in each gap, and what comes of it.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub states: Vec<State>,
-    pub peak: u64,
+    /// Replays hold no more than the path they are on.
     pub lean: bool,
+    pub peak: u64,
+    /// Cost of the forwards that run again, and of the step without them.
     pub recompute: f64,
     pub base: f64,
+    /// What found it.
     pub method: &'static str,
 }
-#[derive(Default)]
-pub struct Search;
-pub struct Impossible;
-pub fn plan(tape: &Tape, _budget: u64, _how: &Search) -> Result<Plan, Impossible> {
-    let s = Script::of(tape).map_err(|e| {
-        eprintln!("{e:?}");
-        Impossible
-    })?;
-    let n = s.gaps.len();
-    let states: Vec<State> =
-        (0..n).map(|i| [State::KEEP, State::LATE, State::DROP, State::late(2)][(i * 7 + i / 3) % 4]).collect();
-    let lean = std::env::var("LEAN").is_ok();
-    let o = Simulator::default().run(&s, &states, lean, Limit::NONE);
-    Ok(Plan { states, lean, peak: o.peak, recompute: o.recompute, base: s.base_cost, method: "test" })
+
+/// A plan without its states: what it takes and what it costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    pub peak: u64,
+    pub recompute: f64,
+    pub base: f64,
+}
+
+impl Plan {
+    pub fn summary(&self) -> Summary {
+        Summary { peak: self.peak, recompute: self.recompute, base: self.base }
+    }
+}
+
+/// No plan fits that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Impossible {
+    /// The least budget for which there is a plan.
+    pub least: u64,
+    /// What that plan costs, and plans for three larger budgets.
+    pub ladder: Vec<(u64, Summary)>,
 }
