@@ -148,13 +148,19 @@ struct Arena {
     limit: Option<usize>,
     /// As the limit, but kept by dropping what can be made again, as far as that goes.
     budget: Option<usize>,
-    relieve: Option<Relieve>,
+    keeper: Option<Keeper>,
     deltas: Deltas,
     system: bool,
 }
 
-/// Frees at least so many bytes if it can; returns how many it freed. Called with no lock of the arena held.
-pub type Relieve = fn(usize) -> usize;
+/// Who keeps a budget. Both are called with no lock of the arena held.
+#[derive(Clone, Copy)]
+pub struct Keeper {
+    /// Frees at least so many bytes if it can; returns how many it freed.
+    pub relieve: fn(usize) -> usize,
+    /// What to add to the error when it can not.
+    pub advice: fn() -> String,
+}
 
 // SAFETY: the pointers in `small` are into regions that the arena owns.
 unsafe impl Send for Arena {}
@@ -167,7 +173,7 @@ static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(|| {
         ledger: Ledger::default(),
         limit: None,
         budget: None,
-        relieve: None,
+        keeper: None,
         deltas: Deltas::default(),
         system: std::env::var("BACKSWEEP_ARENA").is_ok_and(|v| v == "system"),
     })
@@ -191,10 +197,11 @@ pub fn alloc(bytes: usize, category: Category) -> Result<Block> {
     loop {
         let mut arena = ARENA.lock();
         let over = arena.over_budget(bytes);
-        let Some(relieve) = arena.relieve.filter(|_| over > 0) else { return arena.alloc(bytes, tag) };
+        let Some(keeper) = arena.keeper.filter(|_| over > 0) else { return arena.alloc(bytes, tag) };
         drop(arena);
-        if relieve(over) == 0 {
-            return Err(ARENA.lock().over_cap(charge(bytes), Cap::Budget, tag.op));
+        if (keeper.relieve)(over) == 0 {
+            let advice = (keeper.advice)();
+            return Err(ARENA.lock().over_cap(charge(bytes), Cap::Budget, tag.op, &advice));
         }
     }
 }
@@ -266,7 +273,7 @@ pub fn set_limit(limit: Option<usize>) -> Result<Option<usize>> {
     if let Some(cap) = limit
         && cap < live
     {
-        return Err(arena.over_cap(0, Cap::Limit(cap), "memory.limit"));
+        return Err(arena.over_cap(0, Cap::Limit(cap), "memory.limit", ""));
     }
     Ok(std::mem::replace(&mut arena.limit, limit))
 }
@@ -276,20 +283,21 @@ pub fn budget() -> Option<usize> {
 }
 
 /// Sets the budget on live bytes and who keeps it; returns the one before. Refused when more is alive and cannot go.
-pub fn set_budget(budget: Option<usize>, relieve: Relieve) -> Result<Option<usize>> {
+pub fn set_budget(budget: Option<usize>, keeper: Keeper) -> Result<Option<usize>> {
     loop {
         let mut arena = ARENA.lock();
         let live = arena.ledger.stats().live;
         let over = budget.map_or(0, |cap| live.saturating_sub(cap));
         if over == 0 {
-            arena.relieve = Some(relieve);
+            arena.keeper = Some(keeper);
             return Ok(std::mem::replace(&mut arena.budget, budget));
         }
         drop(arena);
-        if relieve(over) == 0 {
+        if (keeper.relieve)(over) == 0 {
+            let advice = (keeper.advice)();
             let mut arena = ARENA.lock();
             let before = std::mem::replace(&mut arena.budget, budget);
-            let error = arena.over_cap(0, Cap::Budget, "memory.budget");
+            let error = arena.over_cap(0, Cap::Budget, "memory.budget", &advice);
             arena.budget = before;
             return Err(error);
         }
@@ -311,7 +319,7 @@ impl Arena {
             && live + charged > limit
             && !on_paper()
         {
-            return Err(self.over_cap(charged, Cap::Limit(limit), tag.op));
+            return Err(self.over_cap(charged, Cap::Limit(limit), tag.op, ""));
         }
         let found = if on_paper() && charged > SMALL {
             region::paper_alloc(charged).map(|ptr| (ptr, Origin::Paper))
@@ -374,7 +382,7 @@ impl Arena {
             .map_or(0, |cap| (self.ledger.stats().live + charge(bytes)).saturating_sub(cap))
     }
 
-    fn over_cap(&self, asked: usize, cap: Cap, op: &str) -> Error {
+    fn over_cap(&self, asked: usize, cap: Cap, op: &str, advice: &str) -> Error {
         let live = self.ledger.stats().live;
         let (word, most, left) = match cap {
             Cap::Limit(most) => ("limit", most, ""),
@@ -383,7 +391,7 @@ impl Arena {
         let over = (live + asked).saturating_sub(most);
         let text = format!(
             "{op}: {} asked with {} live would exceed the {word} of {} by {}{left}{}\nhelp: raise the {word} to at least {}; \
-             or free {} of the holders above; or use a smaller batch (activations shrink in proportion)",
+             or free {} of the holders above; or use a smaller batch (activations shrink in proportion){advice}",
             size(asked),
             size(live),
             size(most),

@@ -6,7 +6,7 @@
 
 use super::resident::{self, Key, Made, Table};
 use super::session;
-use crate::arena;
+use crate::arena::{self, Keeper};
 use crate::error::Result;
 use rustc_hash::FxHashSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -44,9 +44,11 @@ pub struct Before {
     tracking: bool,
 }
 
+const KEEPER: Keeper = Keeper { relieve, advice: session::advice };
+
 /// Caps the arena's live bytes from here on, and tracks what this thread records. Errors when more is alive that cannot go.
 pub fn set(bytes: Option<usize>) -> Result<Before> {
-    let budget = arena::set_budget(bytes, relieve)?;
+    let budget = arena::set_budget(bytes, KEEPER)?;
     if bytes.is_some() {
         session::begin(bytes.map(|b| b as u64));
     }
@@ -60,7 +62,7 @@ impl Before {
             Some(cap) => session::begin(Some(cap as u64)),
             None => session::pause(),
         }
-        arena::set_budget(self.budget, relieve).map(|_| ())
+        arena::set_budget(self.budget, KEEPER).map(|_| ())
     }
 }
 

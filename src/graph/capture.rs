@@ -2,12 +2,14 @@
 //!
 //! What dropping and replaying does is left out, so that a step gives the same tape under any budget.
 
-use super::resident::{self, Key};
+use super::resident::{self, Hint, Key};
 use super::store::NodeId;
 use crate::arena;
 use crate::arena::deltas::Delta;
+use crate::plan::Search;
 use crate::plan::tape::{Event, Op, Tape, Value, ValueId};
 use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 
 /// What a tape needs to know of a recorded op.
 pub struct Recorded<'a> {
@@ -18,9 +20,26 @@ pub struct Recorded<'a> {
     pub cost: f64,
 }
 
+/// What the user said of values of a tape.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Hints(BTreeMap<u32, Hint>);
+
+impl Hints {
+    pub fn get(&self, value: u32) -> Option<Hint> {
+        self.0.get(&value).copied()
+    }
+
+    /// How a plan is to be looked for.
+    pub fn search(&self, quick: bool) -> Search {
+        let of = |hint| self.0.iter().filter(move |(_, h)| **h == hint).map(|(value, _)| ValueId(*value)).collect();
+        Search { must_keep: of(Hint::Keep), must_drop: of(Hint::Drop), quick, ..Search::default() }
+    }
+}
+
 #[derive(Default)]
 pub struct Capture {
     pub tape: Tape,
+    hints: Hints,
     /// The value that a live block holds.
     blocks: FxHashMap<u32, u32>,
     ids: FxHashMap<Key, u32>,
@@ -103,11 +122,18 @@ impl Capture {
         }
     }
 
+    /// Takes down what the user said of a value; returns which it is.
+    pub fn hint(&mut self, key: Key, hint: Hint) -> Option<u32> {
+        let value = self.value(key)?;
+        self.hints.0.insert(value, hint);
+        Some(value)
+    }
+
     /// The step is over.
-    pub fn finish(mut self) -> Tape {
+    pub fn finish(mut self) -> (Tape, Hints) {
         self.flush();
         self.unpin();
-        std::mem::take(&mut self.tape)
+        (std::mem::take(&mut self.tape), std::mem::take(&mut self.hints))
     }
 
     fn values(&self, keys: &[Key]) -> Vec<ValueId> {

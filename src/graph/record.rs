@@ -39,7 +39,7 @@ fn apply_tagged(op: OpRef, x: &[&Var]) -> Result<Vars> {
     let needs = if grad_enabled() { needs(&*op, x) } else { 0 };
     let tensors: SmallVec<[&Tensor; 4]> = x.iter().map(|v| &v.tensor).collect();
     if needs != 0 && session::active() && resident::tracking() {
-        session::before_forward(op.name());
+        session::before_forward(op.name())?;
     }
     let mut y = run::compute(&*op, &tensors, needs != 0)?;
     if needs == 0 {

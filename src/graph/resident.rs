@@ -378,8 +378,12 @@ pub fn drop_value(key: Key) -> usize {
 pub fn hint(var: &Var, hint: Hint) -> bool {
     let Some(node) = var.node() else { return false };
     let mut table = TABLE.lock();
-    let made = base(&table, node.id(), node.output()).and_then(|key| table.made_mut(key));
-    made.map(|made| made.hint = hint).is_some()
+    let Some(key) = base(&table, node.id(), node.output()) else { return false };
+    let Some(made) = table.made_mut(key) else { return false };
+    made.hint = hint;
+    drop(table);
+    session::hinted(key, hint);
+    true
 }
 
 /// Drops every value that a node on the way from `root` saved and that can be made again, whoever else holds it, and forgets

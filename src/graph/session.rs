@@ -3,13 +3,14 @@
 //! A step reaches from the first recorded op after a sweep to the next such op. Where it leaves its plan, because the graph
 //! has changed, it goes on under the online policy of `budget`, which holds the cap in any case.
 
-use super::capture::{Capture, Recorded};
-use super::resident::{self, Key};
+use super::capture::{Capture, Hints, Recorded};
+use super::resident::{self, Hint, Key};
 use super::store::{self, NodeId};
 use crate::arena::{self, Context};
+use crate::error::{Error, Kind, Result, size};
 use crate::plan::gaps::Gaps;
 use crate::plan::tape::{Tape, ValueId};
-use crate::plan::{self, Plan, State};
+use crate::plan::{self, Impossible, Plan, Search, State};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub fn active() -> bool {
 
 /// Steps known by their tapes at most: a loop may alternate between a few kinds.
 const TAPES: usize = 8;
+/// Tapes at most that differ only in what other threads or Python allocated meanwhile: a further one counts as the latest.
+const ALIKE: usize = 3;
 
 #[derive(Default)]
 struct Session {
@@ -32,12 +35,39 @@ struct Session {
     capture: Option<Capture>,
     /// A sweep has ended in this step.
     swept: bool,
-    tapes: Vec<Arc<Tape>>,
+    known: Vec<Known>,
     /// The tape of the step before, and which tape came after which.
     last: Option<usize>,
     after: FxHashMap<usize, usize>,
-    plans: Vec<(usize, u64, u64, Option<Arc<Followed>>)>,
+    plans: Vec<Planned>,
     following: Option<Following>,
+    /// No plan can keep the cap in a step like this known one.
+    refusing: Option<usize>,
+    /// The latest advice: for which tape, and how many bytes before the step.
+    advised: Option<((usize, u64), String)>,
+}
+
+struct Known {
+    tape: Arc<Tape>,
+    hints: Hints,
+}
+
+/// What came of planning for a known tape.
+struct Planned {
+    tape: usize,
+    base: u64,
+    cap: u64,
+    /// Steps that asked for it. The second is worth a full search.
+    uses: usize,
+    result: std::result::Result<Arc<Followed>, Refused>,
+}
+
+#[derive(Clone, Copy)]
+enum Refused {
+    /// None was found.
+    Unknown,
+    /// There is none.
+    Certain,
 }
 
 /// A plan, made ready for being followed.
@@ -51,6 +81,9 @@ pub struct Followed {
 
 struct Following {
     plan: Arc<Followed>,
+    hints: Hints,
+    /// Bytes alive when the step began.
+    base: u64,
     /// The op of the tape that is running.
     at: usize,
     begun: bool,
@@ -78,15 +111,17 @@ pub fn pause() {
 pub fn tapes() -> Vec<Arc<Tape>> {
     let session = SESSION.lock();
     let Some(session) = session.as_ref() else { return vec![] };
-    let last = session.last.map(|i| session.tapes[i].clone());
-    let others = session.tapes.iter().enumerate().filter(|(i, _)| Some(*i) != session.last).map(|(_, t)| t.clone());
-    last.into_iter().chain(others).collect()
+    let last = session.last.map(|i| session.known[i].tape.clone());
+    let others = session.known.iter().enumerate().filter(|(i, _)| Some(*i) != session.last);
+    last.into_iter().chain(others.map(|(_, known)| known.tape.clone())).collect()
 }
 
 /// The plan that the running or latest step follows, or followed to its end.
 pub fn current_plan() -> Option<Plan> {
     let session = SESSION.lock();
-    Some(session.as_ref()?.following.as_ref()?.plan.plan.clone())
+    let following = session.as_ref()?.following.as_ref()?;
+    let Followed { plan, tape, .. } = &*following.plan;
+    Some(Plan { peak: plan.peak + following.base - tape.base, ..plan.clone() })
 }
 
 pub fn forget() {
@@ -94,20 +129,23 @@ pub fn forget() {
     ACTIVE.store(false, Relaxed);
 }
 
-/// A recorded op is about to run.
-pub fn before_forward(name: &str) {
+/// A recorded op is about to run. Errors when the step has turned out to be one for which no plan can keep the budget.
+pub fn before_forward(name: &str) -> Result<()> {
     let drops = {
         let mut guard = SESSION.lock();
-        let Some(session) = guard.as_mut() else { return };
+        let Some(session) = guard.as_mut() else { return Ok(()) };
         if session.swept {
             session.end_step();
         }
         if session.capture.is_none() {
             session.begin_step();
         }
-        session.position(name, true)
+        let drops = session.position(name, true);
+        session.refuse()?;
+        drops
     };
     drop_all(&drops);
+    Ok(())
 }
 
 /// It has run and was recorded.
@@ -133,6 +171,16 @@ pub fn before_visit(id: NodeId) {
         drops
     };
     drop_all(&drops);
+}
+
+/// The user has said something of a value.
+pub fn hinted(key: Key, hint: Hint) {
+    let mut guard = SESSION.lock();
+    let Some(session) = guard.as_mut() else { return };
+    let Some(value) = session.capture.as_mut().and_then(|capture| capture.hint(key, hint)) else { return };
+    if session.following.as_ref().is_some_and(|f| f.hints.get(value) != Some(hint)) {
+        session.following = None;
+    }
 }
 
 pub fn after_sweep() {
@@ -195,19 +243,56 @@ fn drop_all(keys: &[Key]) {
     arena::by_engine(before);
 }
 
+/// What to say when the budget cannot be kept: the least one that a step like the one before can keep, and what others cost.
+pub fn advice() -> String {
+    let (about, tape, how) = {
+        let guard = SESSION.lock();
+        let Some(session) = guard.as_ref() else { return String::new() };
+        let Some(last) = session.last else {
+            return "\nhelp: no step was seen to its end yet, so the least feasible budget is not known; \
+                    memory.forecast(step).budgets() tells it without running the step"
+                .to_string();
+        };
+        let base = session.capture.as_ref().map_or_else(|| arena::stats().live as u64, |c| c.tape.base);
+        if let Some((_, text)) = session.advised.as_ref().filter(|(about, _)| *about == (last, base)) {
+            return text.clone();
+        }
+        let known = &session.known[last];
+        ((last, base), Tape { base, ..(*known.tape).clone() }, known.hints.search(true))
+    };
+    // Nothing fits in no bytes: the answer is what does.
+    let text = plan::plan(&tape, 0, &how).map_or_else(|offer| offer_text(&offer), |_| String::new());
+    if let Some(session) = SESSION.lock().as_mut() {
+        session.advised = Some((about, text.clone()));
+    }
+    text
+}
+
+fn offer_text(offer: &Impossible) -> String {
+    let cost = |s: &plan::Summary| 100.0 * s.recompute / s.base.max(f64::MIN_POSITIVE);
+    let mut text = format!("\nhelp: the least budget found for a step like the one before is {} bytes", offer.least);
+    for (budget, summary) in &offer.ladder {
+        text += &format!("\n  {budget} bytes ({}): {:.1} % more computing", size(*budget as usize), cost(summary));
+    }
+    text
+}
+
 impl Session {
     fn begin_step(&mut self) {
         self.capture = Some(Capture::start());
         self.swept = false;
         self.following = None;
+        self.refusing = None;
         let expected = self.last.map(|last| self.after.get(&last).copied().unwrap_or(last));
-        if let (Some(tape), Some(cap)) = (expected, self.cap) {
-            self.following = self.plan(tape, cap).map(|plan| Following {
-                passes: vec![0; plan.gaps.len()],
-                plan,
-                at: 0,
-                begun: false,
-            });
+        let (Some(this), Some(cap)) = (expected, self.cap) else { return };
+        let base = arena::stats().live as u64;
+        match self.plan(this, base, cap) {
+            Ok(plan) => {
+                let (passes, hints) = (vec![0; plan.gaps.len()], self.known[this].hints.clone());
+                self.following = Some(Following { plan, hints, base, at: 0, begun: false, passes });
+            }
+            Err(Refused::Certain) => self.refusing = Some(this),
+            Err(Refused::Unknown) => {}
         }
     }
 
@@ -217,9 +302,9 @@ impl Session {
         capture.boundary();
         let Some(following) = &mut self.following else { return vec![] };
         following.at += usize::from(std::mem::replace(&mut following.begun, true));
-        let op = following.plan.tape.ops.get(following.at);
-        let before = following.at.checked_sub(1).map(|at| &following.plan.tape.ops[at]);
-        let same = before.is_none_or(|op| capture.tape.ops.last().is_some_and(|own| own.is_like(op)));
+        let tape = &following.plan.tape;
+        let op = tape.ops.get(following.at);
+        let same = following.at == 0 || capture.tape.ends_like(tape, following.at - 1);
         if !same || !op.is_some_and(|op| op.name == name && op.forward == forward) {
             self.following = None;
             return vec![];
@@ -227,51 +312,94 @@ impl Session {
         following.plan.drops[following.at].iter().map(|value| capture.key(*value)).collect()
     }
 
+    /// Errors when the first op has shown that the step is the one that cannot be.
+    fn refuse(&mut self) -> Result<()> {
+        let (Some(this), Some(capture), Some(cap)) = (self.refusing, &self.capture, self.cap) else { return Ok(()) };
+        if capture.tape.ops.is_empty() {
+            return Ok(());
+        }
+        self.refusing = None;
+        let known = &self.known[this];
+        if !capture.tape.ends_like(&known.tape, 0) {
+            return Ok(());
+        }
+        let tape = Tape { base: capture.tape.base, ..(*known.tape).clone() };
+        let offer = match plan::plan(&tape, cap, &known.hints.search(true)) {
+            Ok(_) => return Ok(()),
+            Err(offer) => offer,
+        };
+        self.capture = None;
+        Err(Error::new(
+            Kind::OutOfMemory,
+            format!(
+                "memory.budget: no plan keeps {} in a step like the one before{}",
+                size(cap as usize),
+                offer_text(&offer)
+            ),
+        ))
+    }
+
     fn end_step(&mut self) {
         let Some(capture) = self.capture.take() else { return };
         if !std::mem::take(&mut self.swept) {
             return;
         }
-        let tape = capture.finish();
-        let known = self.tapes.iter().position(|t| t.ops == tape.ops && t.values == tape.values);
+        let (tape, hints) = capture.finish();
+        let same = |k: &Known| k.hints == hints && k.tape.ops == tape.ops && k.tape.values == tape.values;
+        let known = self.known.iter().position(same).or_else(|| {
+            let alike = |k: &Known| k.hints == hints && k.tape.is_like(&tape);
+            let alike: Vec<usize> = (0..self.known.len()).filter(|&i| alike(&self.known[i])).collect();
+            alike.get(ALIKE - 1).copied()
+        });
         let this = known.unwrap_or_else(|| {
-            if self.tapes.len() == TAPES {
+            if self.known.len() == TAPES {
                 let cap = self.cap;
                 *self = Session { cap, ..Session::default() };
             }
-            self.tapes.push(Arc::new(tape));
-            self.tapes.len() - 1
+            self.known.push(Known { tape: Arc::new(tape), hints });
+            self.known.len() - 1
         });
         if let Some(last) = self.last.replace(this) {
             self.after.insert(last, this);
         }
     }
 
-    /// The plan for a step like tape `this` that begins with what is alive now.
-    fn plan(&mut self, this: usize, cap: u64) -> Option<Arc<Followed>> {
-        let base = arena::stats().live as u64;
-        let known = self.plans.iter().find(|(tape, b, c, _)| (*tape, *b, *c) == (this, base, cap));
-        if let Some((.., plan)) = known {
-            return plan.clone();
+    /// The plan for a step like tape `this` that begins with `base` bytes alive. First one that is soon found; when it is used
+    /// again, the best that a full search finds.
+    fn plan(&mut self, this: usize, base: u64, cap: u64) -> std::result::Result<Arc<Followed>, Refused> {
+        // The online policy makes up for a few bytes that Python holds more than in the step planned.
+        let slack = cap / 128;
+        let near = |p: &&mut Planned| (p.tape, p.cap) == (this, cap) && p.base.abs_diff(base) <= slack;
+        let mut quick = true;
+        if let Some(planned) = self.plans.iter_mut().filter(near).min_by_key(|p| p.base.abs_diff(base)) {
+            planned.uses += 1;
+            quick = planned.uses != 2 || planned.result.as_ref().is_ok_and(|f| f.plan.recompute == 0.0);
+            if quick {
+                return planned.result.clone();
+            }
         }
-        let tape = Arc::new(Tape { base, ..(*self.tapes[this]).clone() });
-        let plan = Gaps::of(&tape).ok().and_then(|gaps| {
-            let plan = plan::plan(&tape, cap, &plan::Search::default()).ok()?;
-            Some(Arc::new(Followed::new(tape, gaps, plan)))
-        });
-        self.plans.push((this, base, cap, plan.clone()));
-        plan
+        let known = &self.known[this];
+        let tape = Arc::new(Tape { base, ..(*known.tape).clone() });
+        let result = Followed::new(&tape, cap, &known.hints.search(quick));
+        match self.plans.iter_mut().filter(near).min_by_key(|p| p.base.abs_diff(base)) {
+            Some(planned) => planned.result = result.clone(),
+            None => self.plans.push(Planned { tape: this, base, cap, uses: 1, result: result.clone() }),
+        }
+        result
     }
 }
 
 impl Followed {
-    fn new(tape: Arc<Tape>, gaps: Gaps, plan: Plan) -> Followed {
+    fn new(tape: &Arc<Tape>, cap: u64, how: &Search) -> std::result::Result<Arc<Followed>, Refused> {
+        let gaps = Gaps::of(tape).map_err(|_| Refused::Unknown)?;
+        let sure = || if plan::bound(tape) > cap { Refused::Certain } else { Refused::Unknown };
+        let plan = plan::plan(tape, cap, how).map_err(|_| sure())?;
         let mut drops = vec![vec![]; tape.ops.len()];
         for (gap, state) in gaps.all.iter().zip(&plan.states) {
             if *state != State::KEEP {
                 drops[gap.start as usize + 1].push(gap.value);
             }
         }
-        Followed { plan, tape, gaps, drops }
+        Ok(Arc::new(Followed { plan, tape: tape.clone(), gaps, drops }))
     }
 }

@@ -13,6 +13,22 @@ pub struct Tape {
     pub values: Vec<Value>,
 }
 
+impl Tape {
+    /// True when the last op so far is like op `at` of another tape, and its results are of the same sizes.
+    pub fn ends_like(&self, other: &Tape, at: usize) -> bool {
+        let (Some(own), Some(op)) = (self.ops.last(), other.ops.get(at)) else { return false };
+        let bytes = |tape: &Tape, value: ValueId| tape.values[value.0 as usize].bytes;
+        let sizes = own.makes().map(|v| bytes(self, v)).eq(op.makes().map(|v| bytes(other, v)));
+        self.ops.len() == at + 1 && own.is_like(op) && sizes
+    }
+
+    /// The same ops on values of the same sizes; what Python and other threads do around them may differ.
+    pub fn is_like(&self, other: &Tape) -> bool {
+        let ops = self.ops.len() == other.ops.len() && self.ops.iter().zip(&other.ops).all(|(a, b)| a.is_like(b));
+        ops && self.values == other.values
+    }
+}
+
 /// A result of a recorded op that could be made again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Value {
@@ -41,8 +57,12 @@ pub struct Op {
 
 impl Op {
     /// The same op on the same values; what Python does around it may differ.
-    pub fn is_like(&self, other: &Op) -> bool {
+    fn is_like(&self, other: &Op) -> bool {
         self.name == other.name && self.forward == other.forward && self.reads == other.reads
+    }
+
+    fn makes(&self) -> impl Iterator<Item = ValueId> {
+        self.inner.iter().filter_map(|e| if let Event::Make(value) = e { Some(*value) } else { None })
     }
 }
 
