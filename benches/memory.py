@@ -55,8 +55,8 @@ class Training:
                 self.optimizer.step()
             seconds.append(time.perf_counter() - start)
             peaks.append(bs.memory.stats()["peak"])
-            plan = bs._core.current_plan() if budget else None
-            predicted.append(plan["peak"] if plan else None)
+            plan = bs.memory.current_plan() if budget else None
+            predicted.append(plan.peak if plan else None)
             fingerprints.append([hash(p.grad.numpy().tobytes()) for p in self.model.parameters() if p.grad is not None])
             losses.append(loss.item())
             del loss

@@ -10,11 +10,11 @@ import re
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import _core, errors
-from ._core import Tensor
+from ._core import Plan, Tape, Tensor
 
 CATEGORIES = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
 _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -100,6 +100,51 @@ class budget:
         self._entered.pop().restore()
 
 
+class Steps:
+    """What a `capture()` block has seen, once it has ended."""
+
+    def __init__(self) -> None:
+        self._tape: Tape | None = None
+
+    @property
+    def tape(self) -> Tape:
+        """The latest step that has ended in the block.
+
+        Raises: GraphError when none has.
+        """
+        if self._tape is None:
+            raise errors.GraphError(
+                "memory.capture: no step has ended in the block; run a whole step there, with its backward()"
+            )
+        return self._tape
+
+
+@contextmanager
+def capture() -> Iterator[Steps]:
+    """Take the steps of the block down as tapes, for which plans can be made.
+
+    What ops would otherwise make again in the sweep as they go is kept meanwhile, for the planner to decide: the peak of
+    the block may be above that of a step outside of it.
+
+    Example:
+        with bs.memory.capture() as steps:
+            loss_of(model, batch).backward()
+        for plan in steps.tape.ladder([2**20, 2**21]):
+            print(plan)
+    """
+    steps = Steps()
+    watch = _core.watch_steps()
+    try:
+        yield steps
+    finally:
+        steps._tape = watch.end()
+
+
+def current_plan() -> Plan | None:
+    """The plan that the latest step under a budget follows, or has followed to its end; None when it follows none."""
+    return _core.current_plan()
+
+
 def must_keep(x: Tensor) -> Tensor:
     """Keep the value of x under any budget, once it is saved; returns x.
 
@@ -165,6 +210,18 @@ class Forecast:
     peak: int
     by_category: dict[str, int]
     largest: list[dict[str, Any]]
+    _tape: Callable[[], Tape] = field(repr=False, compare=False)
+
+    def tape(self) -> Tape:
+        """The step as the planner sees it. Runs it on shapes alone once more."""
+        return self._tape()
+
+    def budgets(self, count: int = 4) -> list[Plan]:
+        """Plans from the least feasible budget up to that of the step as it is, each with its peak and its cost."""
+        tape = self.tape()
+        least = tape.least()
+        rungs = tape.ladder([least.peak + (tape.peak - least.peak) * i // max(count - 1, 1) for i in range(count)])
+        return [plan for plan in rungs if plan is not None]
 
     def fits(self, budget: int | str) -> bool:
         """True when the peak is at most `budget`, bytes or a text such as "8 GiB"."""
@@ -205,16 +262,7 @@ def forecast(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Forecast:
         >>> bs.memory.forecast(step, bs.zeros(8, 1000)).fits("64 MiB")
         True
     """
-    state = _core.rng_state()
-    kept = [(owner, _copied(vars(owner))) for owner in stateful]
-    running = _core.begin_forecast()
-    try:
-        step(*args, **kwargs)
-    finally:
-        for owner, attributes in kept:
-            _restore(vars(owner), attributes)
-        _core.set_rng_state(*state)
-        peak, blocks = running.end()
+    peak, blocks = _on_paper(lambda: step(*args, **kwargs))
     by_category = dict.fromkeys(CATEGORIES, 0)
     holders: dict[tuple[str, str, str, str], list[int]] = {}
     for block in blocks:
@@ -226,7 +274,28 @@ def forecast(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Forecast:
     rows = [
         {"bytes": size, "blocks": count, **dict(zip(_HOLDER, names, strict=True))} for names, (size, count) in largest
     ]
-    return Forecast(peak, by_category, rows)
+
+    def tape() -> Tape:
+        with capture() as steps:
+            _on_paper(lambda: step(*args, **kwargs))
+        return steps.tape
+
+    return Forecast(peak, by_category, rows, tape)
+
+
+def _on_paper(step: Callable[[], Any]) -> tuple[int, list[dict[str, Any]]]:
+    """Run a step on shapes alone; return its peak and the blocks alive at it."""
+    state = _core.rng_state()
+    kept = [(owner, _copied(vars(owner))) for owner in stateful]
+    running = _core.begin_forecast()
+    try:
+        step()
+    finally:
+        for owner, attributes in kept:
+            _restore(vars(owner), attributes)
+        _core.set_rng_state(*state)
+        peak, blocks = running.end()
+    return peak, blocks
 
 
 _HOLDER = ("category", "module", "op", "line")

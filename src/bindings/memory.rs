@@ -10,7 +10,6 @@ use crate::graph::budget::{self, Before};
 use crate::graph::forecast;
 use crate::graph::region::{self, Entered};
 use crate::graph::resident::{self, Hint};
-use crate::graph::session;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -158,19 +157,6 @@ fn begin_forecast() -> PyResult<Forecast> {
     Ok(Forecast(Mutex::new(Some(before))))
 }
 
-/// The plan that the latest step under a budget followed to its end: peak in bytes, costs in seconds of the cost model.
-#[pyfunction]
-fn current_plan(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
-    let Some(plan) = session::current_plan() else { return Ok(None) };
-    let dict = PyDict::new(py);
-    dict.set_item("peak", plan.peak)?;
-    dict.set_item("recompute", plan.recompute)?;
-    dict.set_item("base", plan.base)?;
-    dict.set_item("method", plan.method)?;
-    dict.set_item("lean", plan.lean)?;
-    Ok(Some(dict))
-}
-
 /// Says that the value of a tensor must be kept (True) or should be dropped first (False); False when it is not tracked.
 #[pyfunction]
 fn hint_value(tensor: &PyTensor, keep: bool) -> bool {
@@ -202,7 +188,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(reset_peak, m)?)?;
     m.add_function(wrap_pyfunction!(set_limit, m)?)?;
     m.add_class::<Budget>()?;
-    m.add_function(wrap_pyfunction!(current_plan, m)?)?;
     m.add_class::<Forecast>()?;
     m.add_function(wrap_pyfunction!(begin_forecast, m)?)?;
     m.add_class::<Region>()?;

@@ -55,6 +55,13 @@ pub fn set(bytes: Option<usize>) -> Result<Before> {
     Ok(Before { budget, tracking: resident::set_tracking(bytes.is_some()) })
 }
 
+/// Takes the steps of this thread down from here on, under the budget there is.
+pub fn watch() -> Before {
+    let budget = arena::budget();
+    session::begin(budget.map(|b| b as u64));
+    Before { budget, tracking: resident::set_tracking(true) }
+}
+
 impl Before {
     pub fn restore(self) -> Result<()> {
         resident::set_tracking(self.tracking);

@@ -36,6 +36,8 @@ struct Session {
     /// A sweep has ended in this step.
     swept: bool,
     known: Vec<Known>,
+    /// Steps that were seen to their end.
+    steps: usize,
     /// The tape of the step before, and which tape came after which.
     last: Option<usize>,
     after: FxHashMap<usize, usize>,
@@ -116,17 +118,17 @@ pub fn tapes() -> Vec<Arc<Tape>> {
     last.into_iter().chain(others.map(|(_, known)| known.tape.clone())).collect()
 }
 
+/// Steps seen to their end since the process began.
+pub fn steps() -> usize {
+    SESSION.lock().as_ref().map_or(0, |s| s.steps)
+}
+
 /// The plan that the running or latest step follows, or followed to its end.
 pub fn current_plan() -> Option<Plan> {
     let session = SESSION.lock();
     let following = session.as_ref()?.following.as_ref()?;
     let Followed { plan, tape, .. } = &*following.plan;
     Some(Plan { peak: plan.peak + following.base - tape.base, ..plan.clone() })
-}
-
-pub fn forget() {
-    *SESSION.lock() = None;
-    ACTIVE.store(false, Relaxed);
 }
 
 /// A recorded op is about to run. Errors when the step has turned out to be one for which no plan can keep the budget.
@@ -268,9 +270,15 @@ pub fn advice() -> String {
     text
 }
 
+/// No plan keeps the budget.
+pub fn refusal(budget: u64, offer: &Impossible) -> Error {
+    let text = format!("memory.budget: no plan keeps {budget} bytes ({}) in this step", size(budget as usize));
+    Error::new(Kind::OutOfMemory, text + &offer_text(offer))
+}
+
 fn offer_text(offer: &Impossible) -> String {
     let cost = |s: &plan::Summary| 100.0 * s.recompute / s.base.max(f64::MIN_POSITIVE);
-    let mut text = format!("\nhelp: the least budget found for a step like the one before is {} bytes", offer.least);
+    let mut text = format!("\nhelp: the least budget found for such a step is {} bytes", offer.least);
     for (budget, summary) in &offer.ladder {
         text += &format!("\n  {budget} bytes ({}): {:.1} % more computing", size(*budget as usize), cost(summary));
     }
@@ -329,14 +337,7 @@ impl Session {
             Err(offer) => offer,
         };
         self.capture = None;
-        Err(Error::new(
-            Kind::OutOfMemory,
-            format!(
-                "memory.budget: no plan keeps {} in a step like the one before{}",
-                size(cap as usize),
-                offer_text(&offer)
-            ),
-        ))
+        Err(refusal(cap, &offer))
     }
 
     fn end_step(&mut self) {
@@ -344,6 +345,7 @@ impl Session {
         if !std::mem::take(&mut self.swept) {
             return;
         }
+        self.steps += 1;
         let (tape, hints) = capture.finish();
         let same = |k: &Known| k.hints == hints && k.tape.ops == tape.ops && k.tape.values == tape.values;
         let known = self.known.iter().position(same).or_else(|| {
@@ -354,7 +356,7 @@ impl Session {
         let this = known.unwrap_or_else(|| {
             if self.known.len() == TAPES {
                 let cap = self.cap;
-                *self = Session { cap, ..Session::default() };
+                *self = Session { cap, steps: self.steps, ..Session::default() };
             }
             self.known.push(Known { tape: Arc::new(tape), hints });
             self.known.len() - 1
