@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::graph;
 use crate::graph::budget::{self, Before};
 use crate::graph::forecast;
+use crate::graph::frugal;
 use crate::graph::region::{self, Entered};
 use crate::graph::resident::{self, Hint};
 use parking_lot::Mutex;
@@ -157,6 +158,12 @@ fn begin_forecast() -> PyResult<Forecast> {
     Ok(Forecast(Mutex::new(Some(before))))
 }
 
+/// Sets up to which share of the forward that reads it a value is made again rather than kept; returns the share before.
+#[pyfunction]
+fn set_lean_share(share: f64) -> f64 {
+    frugal::set_share(share)
+}
+
 /// Says that the value of a tensor must be kept (True) or should be dropped first (False); False when it is not tracked.
 #[pyfunction]
 fn hint_value(tensor: &PyTensor, keep: bool) -> bool {
@@ -194,6 +201,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(set_budget, m)?)?;
     m.add_function(wrap_pyfunction!(enter_region, m)?)?;
     m.add_function(wrap_pyfunction!(hint_value, m)?)?;
+    m.add_function(wrap_pyfunction!(set_lean_share, m)?)?;
     m.add_function(wrap_pyfunction!(record_start, m)?)?;
     m.add_function(wrap_pyfunction!(record_stop, m)?)
 }

@@ -5,16 +5,23 @@ use super::Var;
 use super::node::Saved;
 use super::replay;
 use super::store::{self, NodeId};
+use crate::arena::ledger::Category;
 use crate::error::Result;
 use crate::ops::{Mask, Op, bit};
 use crate::tensor::{Meta, Tensor};
 use smallvec::SmallVec;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Values below this many bytes are not worth the trouble.
 const LEAST_BYTES: usize = 64 << 10;
 /// What making a value again may cost, as a share of the forward of the op that reads it. That op's sweep costs twice its
 /// forward, so a step is slower by a third of this at the very most.
-const SHARE: f64 = 0.16;
+static SHARE: AtomicU64 = AtomicU64::new(0.28f64.to_bits());
+
+/// Sets that share, for measuring what it costs and saves; at zero everything is kept. Returns the one before.
+pub fn set_share(share: f64) -> f64 {
+    f64::from_bits(SHARE.swap(share.to_bits(), Relaxed))
+}
 
 fn seconds(op: &dyn Op, x: &[&Var], y: &[Tensor]) -> f64 {
     let metas: SmallVec<[&Meta; 4]> = x.iter().map(|v| &v.tensor.meta).collect();
@@ -27,21 +34,21 @@ fn remake_cost(v: &Var) -> Option<f64> {
     let node = v.node.as_ref()?;
     store::with(node.id(), |maker| {
         let cost = maker.extra.as_ref()?.remake?;
-        let same = maker.outputs.get(node.output() as usize).is_some_and(|meta| *meta == v.tensor.meta);
+        let same = node.output() == 0 && maker.outputs[0] == v.tensor.meta;
         (same && v.version == v.tensor.storage().version() && v.tensor.offset() == 0).then_some(cost)
     })
 }
 
 /// The inputs that need not be kept for the vjp of `op`, because they are made again at next to no cost.
 pub fn spared(op: &dyn Op, x: &[&Var], y: &[Tensor], saves: Mask, needs: Mask) -> Mask {
-    let mut spared = 0;
+    let (mut spared, share) = (0, f64::from_bits(SHARE.load(Relaxed)));
     let mut own = None;
     for (i, v) in x.iter().enumerate() {
         let large = v.tensor.meta.bytes() >= LEAST_BYTES;
         if large
             && saves & needs & bit(i) != 0
             && let Some(cost) = remake_cost(v)
-            && cost <= SHARE * *own.get_or_insert_with(|| seconds(op, x, y))
+            && cost <= share * *own.get_or_insert_with(|| seconds(op, x, y))
         {
             spared |= bit(i);
         }
@@ -62,7 +69,9 @@ pub fn remaking(op: &dyn Op, x: &[&Var], y: &[Tensor], needs: Mask, saved: &[Sav
         if kept {
             continue;
         }
-        if needs & bit(i) == 0 || v.is_leaf() {
+        // What another node has saved already is let go after this node: older nodes are visited later.
+        let held = || v.tensor.storage().category() == Some(Category::Activation) && v.check_fresh(op.name()).is_ok();
+        if needs & bit(i) == 0 || v.is_leaf() || held() {
             pins.push((i as u32, v.tensor.storage().version(), v.tensor.clone()));
         } else {
             cost += remake_cost(v)?;
@@ -73,7 +82,7 @@ pub fn remaking(op: &dyn Op, x: &[&Var], y: &[Tensor], needs: Mask, saved: &[Sav
 
 pub type Pins = Vec<(u32, u32, Tensor)>;
 
-/// The output of a node, made again from what it and the nodes above it hold.
-pub fn remake(id: NodeId, output: u32) -> Result<Tensor> {
-    replay::remake((id, output))
+/// The first output of a node, made again from what it and the nodes above it hold.
+pub fn remake(id: NodeId) -> Result<Tensor> {
+    replay::remake((id, 0))
 }

@@ -7,7 +7,7 @@ pub mod budget;
 mod capture;
 mod custom;
 pub mod forecast;
-mod frugal;
+pub mod frugal;
 mod lean;
 mod node;
 pub mod record;

@@ -14,6 +14,7 @@ use crate::tensor::Tensor;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// The inputs that no tracked node can make again: leaves, constants, and what was recorded elsewhere.
 pub fn pins(x: &[&Var], needs: Mask, bases: &[Option<Key>]) -> Vec<(u32, u32, Tensor)> {
@@ -108,16 +109,16 @@ pub fn remake(key: Key) -> Result<Tensor> {
     let mut recipes: BTreeMap<NodeId, Recipe> = BTreeMap::new();
     let mut pending = vec![key.0];
     while let Some(id) = pending.pop() {
-        if !recipes.contains_key(&id) {
-            let recipe = recipe(id)?;
+        if let Entry::Vacant(place) = recipes.entry(id) {
+            let recipe = place.insert(recipe(id)?.shortened());
             pending.extend(recipe.reads().map(|read| read.0));
-            recipes.insert(id, recipe);
         }
     }
     let mut passing: FxHashMap<Key, Tensor> = FxHashMap::default();
     while let Some((id, recipe)) = recipes.pop_first() {
         let outputs = run_again(recipe, |key| passing.get(&key).cloned())?;
         passing.extend(outputs.into_iter().enumerate().map(|(k, value)| ((id, k as u32), value)));
+        passing.retain(|made, _| *made == key || recipes.values().any(|later| later.reads().any(|read| read == *made)));
     }
     Ok(passing.remove(&key).expect("bug: a value was not made again"))
 }
@@ -128,6 +129,22 @@ pub(super) fn restore(key: Key, value: &Tensor) {
 }
 
 impl Recipe {
+    /// The same first output, made with the help of what the node saved of its outputs.
+    fn shortened(mut self) -> Recipe {
+        if let Some(op) = self.op.again() {
+            let is_output = |s: &&Saved| s.position(|_| false, |_| true);
+            let known = |node: &Node| -> Vec<Option<Tensor>> {
+                node.saved.iter().flat_map(|s| s.iter()).filter(is_output).map(|s| s.tensor().cloned()).collect()
+            };
+            let known: Option<Vec<Tensor>> = store::with(self.id, known).into_iter().collect();
+            if let Some(known) = known {
+                self.op = op;
+                self.inputs.extend(known.into_iter().map(Source::Here));
+            }
+        }
+        self
+    }
+
     /// What must be made first.
     fn reads(&self) -> impl Iterator<Item = Key> + '_ {
         self.inputs.iter().filter_map(|source| if let Source::Made(key) = source { Some(*key) } else { None })

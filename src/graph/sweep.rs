@@ -410,7 +410,7 @@ impl Engine for Running<'_> {
         let (node, output) = self.visit.makers[i];
         let tensor = match self.kept(|s| s.is_input(i))?.tensor() {
             Some(tensor) => tensor.clone(),
-            None => frugal::remake(node, output)?,
+            None => frugal::remake(node)?,
         };
         let history = self.recorded && node.is_some();
         let var = if history { Var::made_by(tensor, NodeRef::hold(node, output)) } else { Var::constant(tensor) };

@@ -155,6 +155,9 @@ impl Op for BatchNorm {
     fn cheap(&self) -> bool {
         true
     }
+    fn again(&self) -> Option<OpRef> {
+        Some(BatchNormAgain(self.clone()).into())
+    }
     fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
         Cost::streaming(x, y, 7.0)
     }
@@ -177,13 +180,8 @@ impl Op for BatchNorm {
                 return Ok(());
             }
             channels::moments(&s, x, mean, variance, scratch.view().out());
-            let (scale, shift) = numbers.view().out::<E>().split_at_mut(s.c);
-            for i in 0..s.c {
-                let weight = weight.map_or(1.0, |w| w[i].into());
-                scale[i] = E::from_f64(weight / (variance[i].into() + op.eps).sqrt());
-                shift[i] = bias.map_or(E::from_f64(0.0), |b| b[i]);
-            }
-            channels::affine(&s, x, Affine { center: mean, scale, shift }, None, y[0].view().out());
+            let known = Known { eps: op.eps, mean, variance, weight, bias };
+            known.normalise(&s, x, numbers.view().out(), y[0].view().out());
             Ok(())
         }
         if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
@@ -297,6 +295,73 @@ impl BatchNorm {
             back.give(0, dx);
         }
         Ok(())
+    }
+}
+
+/// What is needed to normalise.
+struct Known<'a, E> {
+    eps: f64,
+    mean: &'a [E],
+    variance: &'a [E],
+    weight: Option<&'a [E]>,
+    bias: Option<&'a [E]>,
+}
+
+impl<E: Float> Known<'_, E> {
+    /// `numbers` is room for two a channel.
+    fn normalise(&self, s: &Channels, x: &[E], numbers: &mut [E], y: &mut [E]) {
+        let (scale, shift) = numbers.split_at_mut(s.c);
+        for i in 0..s.c {
+            let weight = self.weight.map_or(1.0, |w| w[i].into());
+            scale[i] = E::from_f64(weight / (self.variance[i].into() + self.eps).sqrt());
+            shift[i] = self.bias.map_or(E::from_f64(0.0), |b| b[i]);
+        }
+        channels::affine(s, x, Affine { center: self.mean, scale, shift }, None, y);
+    }
+}
+
+/// The normalised values once more, from the inputs and the mean and variance that were saved; not recorded.
+#[derive(Debug)]
+struct BatchNormAgain(BatchNorm);
+
+impl Op for BatchNormAgain {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+    fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
+        expect_inputs("batch_norm", x, self.0.wanted() + 2)?;
+        Ok(SmallVec::from_iter([Meta { layout: order("batch_norm", x[0])?, ..x[0].clone() }]))
+    }
+    fn layouts(&self, input: usize) -> Layouts {
+        self.0.layouts(input)
+    }
+    fn allocates(&self) -> bool {
+        true
+    }
+    fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+        fn go<E: Float>(op: &BatchNorm, x: &[&Tensor], y: &Tensor) -> Result<()> {
+            let (s, inputs) = (channels(y.layout()), op.wanted());
+            let known = Known {
+                eps: op.eps,
+                mean: x[inputs].view().slice::<E>(),
+                variance: x[inputs + 1].view().slice::<E>(),
+                weight: op.weight.then(|| x[1].view().slice::<E>()),
+                bias: op.bias.then(|| x[inputs - 1].view().slice::<E>()),
+            };
+            let x = in_order(x[0], y.layout())?;
+            let numbers = workspace::<E>(2 * s.c)?;
+            if !on_paper() {
+                known.normalise(&s, x.view().slice(), numbers.view().out(), y.view().out());
+            }
+            Ok(())
+        }
+        if y[0].dtype() == DType::F64 { go::<f64>(&self.0, x, &y[0]) } else { go::<f32>(&self.0, x, &y[0]) }
+    }
+    fn vjp(&self, _back: &mut Back) -> Result<()> {
+        Err(super::fused_was_recorded("batch_norm"))
+    }
+    fn reference(&self, _x: &[Exact]) -> Option<Vec<Exact>> {
+        None
     }
 }
 

@@ -148,6 +148,11 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// An op that makes the first output from all inputs and the saved outputs, the same bits with less work.
+    fn again(&self) -> Option<OpRef> {
+        None
+    }
+
     /// True when the output may be the memory of `x`, the first input: no element is read after another was written there.
     fn overwrites(&self, x: &Tensor) -> bool {
         let _ = x;

@@ -172,7 +172,7 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
     }
 
     fn cheap(&self) -> bool {
-        N == 1 && P::READS[0] & Y == 0
+        N <= 2 && P::READS.iter().all(|reads| reads & Y == 0)
     }
 
     fn layouts(&self, _input: usize) -> Layouts {
