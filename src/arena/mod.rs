@@ -8,6 +8,7 @@ mod free_list;
 pub mod ledger;
 pub mod names;
 mod region;
+pub mod trace;
 
 use crate::error::{Error, Kind, Result, size};
 use free_list::{FreeList, GRAIN};
@@ -187,6 +188,9 @@ pub fn set_limit(limit: Option<usize>) -> Result<Option<usize>> {
     {
         return Err(arena.over_limit(0, live, cap, "memory.limit"));
     }
+    if let Some(trace) = &mut arena.ledger.trace {
+        trace.limit(limit);
+    }
     Ok(std::mem::replace(&mut arena.limit, limit))
 }
 
@@ -197,6 +201,7 @@ impl Arena {
         if let Some(limit) = self.limit
             && live + charged > limit
         {
+            self.note_refusal(charged, tag);
             return Err(self.over_limit(charged, live, limit, tag.op));
         }
         let found = if self.system {
@@ -207,7 +212,10 @@ impl Arena {
         } else {
             self.large_block(charged).map(|(ptr, chunk)| (ptr, Origin::Large { chunk }))
         };
-        let (ptr, origin) = found.ok_or_else(|| self.system_refused(charged, live, tag.op))?;
+        let Some((ptr, origin)) = found else {
+            self.note_refusal(charged, tag);
+            return Err(self.system_refused(charged, live, tag.op));
+        };
         let record = self.ledger.alloc(charged, tag);
         Ok(Block { ptr, bytes: charged, origin, record })
     }
@@ -246,6 +254,12 @@ impl Arena {
             }
         };
         Some((self.regions[taken.region as usize].at(taken.offset), taken.id))
+    }
+
+    fn note_refusal(&mut self, asked: usize, tag: Tag) {
+        if let Some(trace) = &mut self.ledger.trace {
+            trace.refused(asked, tag);
+        }
     }
 
     fn over_limit(&self, asked: usize, live: usize, limit: usize, op: &str) -> Error {

@@ -8,6 +8,7 @@ mod errors;
 mod frames;
 mod machine;
 mod memory;
+mod profiler;
 mod random;
 mod tensor;
 mod training;
@@ -27,6 +28,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     frames::register(m)?;
     machine::register(m)?;
     memory::register(m)?;
+    profiler::register(m)?;
     random::register(m)?;
     training::register(m)?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::node::{Extra, Input, Node, Saved};
 use super::store::{self, NodeId, NodeRef};
-use super::{Var, replay};
+use super::{Var, replay, trace};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
@@ -38,7 +38,9 @@ pub fn apply(op: OpRef, x: &[&Var]) -> Result<Vars> {
 fn apply_tagged(op: OpRef, x: &[&Var]) -> Result<Vars> {
     let needs = if grad_enabled() { needs(&*op, x) } else { 0 };
     let tensors: SmallVec<[&Tensor; 4]> = x.iter().map(|v| &v.tensor).collect();
+    let mut span = trace::forward(&*op);
     let mut y = run::compute(&*op, &tensors, needs != 0)?;
+    trace::cost(&mut span, &*op, &tensors, &y);
     if needs == 0 {
         y.truncate(op.visible());
         return Ok(y.into_iter().map(Var::constant).collect());
@@ -89,7 +91,7 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
     };
     let context = Context::get();
     let extra = replay::pinning().then(|| Box::new(Extra { pins: replay::pins(x, needs), ..Extra::default() }));
-    store::push(Node {
+    let node = store::push(Node {
         op,
         inputs: x.iter().enumerate().map(input).collect(),
         outputs: y.iter().map(|t| t.meta.clone()).collect(),
@@ -98,13 +100,16 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
         holders: 0,
         module: context.module,
         line: context.line,
-    })
+    });
+    trace::recorded(&node);
+    node
 }
 
 /// x = op(x, others…), written into the memory of x. Returns the value with its new history.
 pub fn apply_in_place(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
     let before = Context::get();
     Context { op: op.name(), ..before }.set();
+    let _span = trace::forward(&*op);
     let result = in_place_tagged(op, x, others);
     before.set();
     result

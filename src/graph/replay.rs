@@ -3,7 +3,7 @@
 use super::Var;
 use super::node::{Saved, check_version};
 use super::store::{self, NodeId};
-use crate::arena::Context;
+use crate::arena::{Context, trace};
 use crate::error::{Error, Result};
 use crate::ops::{Mask, OpRef, bit, run};
 use crate::tensor::Tensor;
@@ -99,6 +99,7 @@ pub fn replay(id: NodeId) -> Result<Vec<Tensor>> {
         let inputs: SmallVec<[Tensor; 4]> = recipe.inputs.iter().map(input).collect();
         let references: SmallVec<[&Tensor; 4]> = inputs.iter().collect();
         let before = recipe.context.set();
+        let _span = trace::Span::of_node(trace::Work::Replay, next.number(), recipe.context);
         let outputs = run::compute(&*recipe.op, &references, true);
         before.set();
         made.insert(next, outputs?.into_vec());

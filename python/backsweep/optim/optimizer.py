@@ -12,7 +12,7 @@ from typing import Any
 
 import backsweep as bs
 
-from .. import errors
+from .. import _core, errors
 from .._core import Tensor
 from ..nn.module import zero_grads
 
@@ -99,20 +99,25 @@ class Optimizer:
             with bs.enable_grad():
                 loss = closure()
         unused: list[str] = []
-        with bs.no_grad():
-            for number, group in enumerate(self.param_groups):
-                params, grads = [], []
-                for place, param in enumerate(group["params"]):
-                    grad = param.grad
-                    if grad is not None:
-                        params.append(param)
-                        grads.append(grad)
-                    elif param.requires_grad and self.report_unused and id(param) not in self._reported:
-                        self._reported.add(id(param))
-                        unused.append(_describe(group, number, place))
-                if params:
-                    self._update(group, params, grads)
+        _core.optimizer_begin(type(self).__name__)
+        try:
+            with bs.no_grad():
+                for number, group in enumerate(self.param_groups):
+                    params, grads = [], []
+                    for place, param in enumerate(group["params"]):
+                        grad = param.grad
+                        if grad is not None:
+                            params.append(param)
+                            grads.append(grad)
+                        elif param.requires_grad and self.report_unused and id(param) not in self._reported:
+                            self._reported.add(id(param))
+                            unused.append(_describe(group, number, place))
+                    if params:
+                        self._update(group, params, grads)
+        finally:
+            _core.optimizer_end()
         self._steps += 1
+        _core.trace_step(True)
         if unused:
             warnings.warn(
                 f"{type(self).__name__}.step: no gradient for {', '.join(unused)}; call loss.backward() "
