@@ -159,6 +159,20 @@ impl Ledger {
         before
     }
 
+    /// Says which module a block belongs to, where that was not known when it was made: a parameter is made before the model.
+    pub fn place(&mut self, id: u32, module: Name) {
+        let record = self.records[id as usize].as_mut().expect("bug: a freed block was placed");
+        record.tag.module = module;
+        let record = *record;
+        if let Some(trace) = &mut self.trace {
+            trace.place(id, &record);
+        }
+    }
+
+    pub fn module(&self, id: u32) -> Name {
+        self.records[id as usize].expect("bug: a freed block was asked for its module").tag.module
+    }
+
     pub fn category(&self, id: u32) -> Category {
         self.records[id as usize].expect("bug: a freed block was asked for its role").tag.category
     }

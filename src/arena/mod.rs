@@ -88,6 +88,13 @@ impl Block {
             ledger.retag(self.record, to);
         }
     }
+    /// Says which module the block belongs to.
+    pub fn place(&self, module: Name) {
+        ARENA.lock().ledger.place(self.record, module);
+    }
+    pub fn module(&self) -> Name {
+        ARENA.lock().ledger.module(self.record)
+    }
     pub fn category(&self) -> Category {
         ARENA.lock().ledger.category(self.record)
     }

@@ -64,6 +64,8 @@ enum Kind {
     Limit,
     /// An allocation that was refused.
     Refused,
+    /// The module of a block became known.
+    Place,
 }
 
 /// One line of the log; which fields mean something depends on the kind.
@@ -190,6 +192,11 @@ impl Trace {
     pub(super) fn retag(&mut self, id: u32, record: &Record, before: Category) {
         let event = Event { extra: before as u32, ..self.block(id, record) };
         self.push(Kind::Retag, event);
+    }
+
+    pub(super) fn place(&mut self, id: u32, record: &Record) {
+        let event = self.block(id, record);
+        self.push(Kind::Place, event);
     }
 
     pub(super) fn limit(&mut self, limit: Option<usize>) {

@@ -1,5 +1,7 @@
 //! Captures, as Python sees them.
 
+use super::tensor::PyTensor;
+use crate::arena::names::Name;
 use crate::arena::trace::{self, Options, Span, Work};
 use crate::graph;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
@@ -82,6 +84,17 @@ fn memory_needs(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(dict)
 }
 
+/// Says in the ledger which module a tensor's memory belongs to: a path, or the one of another tensor.
+#[pyfunction]
+fn place(tensor: &PyTensor, module: &Bound<'_, PyAny>) -> PyResult<()> {
+    let module = match module.cast::<PyTensor>() {
+        Ok(other) => other.get().var().tensor.storage().module(),
+        Err(_) => Name::intern(&module.extract::<String>()?),
+    };
+    tensor.var().tensor.storage().place(module);
+    Ok(())
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(trace_start, m)?)?;
     m.add_function(wrap_pyfunction!(trace_stop, m)?)?;
@@ -90,5 +103,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(trace_step, m)?)?;
     m.add_function(wrap_pyfunction!(optimizer_begin, m)?)?;
     m.add_function(wrap_pyfunction!(optimizer_end, m)?)?;
-    m.add_function(wrap_pyfunction!(memory_needs, m)?)
+    m.add_function(wrap_pyfunction!(memory_needs, m)?)?;
+    m.add_function(wrap_pyfunction!(place, m)?)
 }

@@ -141,7 +141,7 @@ class Optimizer:
         for param in params:
             state = self.state[param]
             if not state:
-                state.update({name: own(value) for name, value in begin(param).items()})
+                state.update({name: own(value, param) for name, value in begin(param).items()})
             states.append(state)
         for state in states:
             state["step"] += 1
@@ -207,7 +207,7 @@ class Optimizer:
         value = value.detach().to(device=param.device)
         if param.is_floating_point():
             value = value.to(dtype=param.dtype)
-        return own(value.clone())
+        return own(value.clone(), param)
 
     def __repr__(self) -> str:
         """Show the settings of each group."""
@@ -235,8 +235,9 @@ def check_range(op: str, name: str, value: float, below: float | None = None) ->
         raise errors.ValueError(f"{op}: {name}={value}; {needed} is needed")
 
 
-def own(value: Any) -> Any:
-    """Book the memory of a tensor under the optimizer."""
+def own(value: Any, param: Tensor) -> Any:
+    """Book the memory of a tensor under the optimizer, in the module of its parameter."""
     if isinstance(value, Tensor):
         value._category = "optimizer"
+        _core.place(value, param)
     return value

@@ -31,7 +31,7 @@ EVENT = np.dtype(
         ("extra", "<u4"),
     ]
 )
-ALLOC, FREE, RETAG, BEGIN, END, NEED, DONE, STEP, PRESENT, LIMIT, REFUSED = range(1, 12)
+ALLOC, FREE, RETAG, BEGIN, END, NEED, DONE, STEP, PRESENT, LIMIT, REFUSED, PLACE = range(1, 13)
 FORWARD, BACKWARD, REPLAY, OPTIMIZER, SWEEP = range(5)
 WORK = ("forward", "backward", "replay", "optimizer", "sweep")
 

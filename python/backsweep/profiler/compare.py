@@ -27,6 +27,7 @@ from .capture import (
     LIMIT,
     NEED,
     OPTIMIZER,
+    PLACE,
     PRESENT,
     REFUSED,
     REPLAY,
@@ -223,6 +224,13 @@ class Comparison:
         ends = (born + 1 < len(at)) & free[after] & (e["id"][at[after]] == e["id"][at[born]])
         return key[born], at[born], np.where(ends, at[after], len(e))
 
+    @cached_property
+    def _placed(self) -> dict[int, int]:
+        """The module of each block that was told it after its birth."""
+        at = np.flatnonzero(self.events["kind"] == PLACE)
+        blocks = self._block_at(self.events["id"][at].astype(np.int64), at)
+        return dict(zip(blocks.tolist(), self.events["module"][at].tolist(), strict=True))
+
     def _block_at(self, ids: Ints, moments: Ints) -> Ints:
         """The block that had an id at a moment, as an index into the births."""
         return np.searchsorted(self._births[0], _key(ids, moments), "right") - 1
@@ -271,7 +279,7 @@ class Comparison:
                 "bytes": int(first["number"]),
                 "category": CATEGORIES[category],
                 "op": self.names[first["op"]],
-                "module": self.names[first["module"]],
+                "module": self.names[self._placed.get(block, first["module"])],
                 "line": self.names[first["line"]],
                 "block": int(first["id"]),
                 "since": float(self.seconds[born[block]]) if first["kind"] == ALLOC else None,
