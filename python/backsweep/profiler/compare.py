@@ -306,7 +306,7 @@ class Comparison:
         if waiting:
             op, module, line = facts["needed_by"], facts["needed_module"], facts["needed_line"]
             place = f" in {module}" if module else f" at {line}" if line else ""
-            return {**facts, "why": f"the vjp of {op}{place} reads it"}
+            return {**facts, "why": f"vjp of {op}{place}"}
         if category == "input":
             return {**facts, "why": _REASONS[category]}
         while maker >= 0:
@@ -315,7 +315,7 @@ class Comparison:
                 work = WORK[span["work"]] if span["work"] != SWEEP else "backward"
                 return {**facts, "why": f"{work} of {self.names[span['op']]}, running now"}
             if span["work"] == BACKWARD:
-                return {**facts, "why": f"a gradient on its way, from the vjp of {self.names[span['op']]}"}
+                return {**facts, "why": f"gradient on its way, from the vjp of {self.names[span['op']]}"}
             maker = span["parent"]
         reason = "scratch that a kernel keeps" if category == "workspace" else "a variable, or the op that reads it next"
         return {**facts, "why": reason}
@@ -330,7 +330,7 @@ class Comparison:
 
     def _cost(self, row: Row, maker: int, known: bool) -> Row:
         """What the op that made a block costs, alone: its inputs are taken to be there."""
-        facts: Row = {"recompute_seconds": None, "recompute_flops": None, "seconds_per_mib": None}
+        facts: Row = {"recompute_seconds": None, "recompute_flops": None, "seconds_per_mib": None, "maker": None}
         if not known or maker < 0 or row["category"] not in ("activation", "temporary"):
             return facts
         span = self.spans[maker]
@@ -338,7 +338,12 @@ class Comparison:
             return facts
         seconds = span["until"] - span["from"]
         per_mib = seconds / (row["bytes"] / 2**20) if row["bytes"] else None
-        return {"recompute_seconds": seconds, "recompute_flops": int(span["flops"]), "seconds_per_mib": per_mib}
+        return {
+            "recompute_seconds": seconds,
+            "recompute_flops": int(span["flops"]),
+            "seconds_per_mib": per_mib,
+            "maker": maker,
+        }
 
     # --- tables ----------------------------------------------------------------------------------------------------
 
@@ -410,15 +415,9 @@ class Comparison:
             layer["peak_bytes"] += row["bytes"]
             if (name := f"{row['category']}_bytes") in layer:
                 layer[name] += row["bytes"]
-        made = set()
-        for row in self.saved():
-            if row["category"] == "activation":
-                layer = at(row["module"])
-                layer["saved_bytes"] += row["bytes"]
-                # One op may have made several of the blocks.
-                if row["recompute_seconds"] and (key := (row["module"], row["op"], row["recompute_seconds"])) not in made:
-                    made.add(key)
-                    layer["recompute_seconds"] += row["recompute_seconds"]
+        for row in grouped([r for r in self.saved() if r["category"] == "activation"], "module"):
+            at(row["module"])["saved_bytes"] = row["bytes"]
+            at(row["module"])["recompute_seconds"] = row["recompute_seconds"]
         for span in self.spans:
             if (name := _clock(span)) and name != "optimizer_seconds" and span["work"] != SWEEP:
                 layer = at(self.names[span["module"]])
@@ -581,11 +580,15 @@ def grouped(rows: list[Row], by: str | None) -> list[Row]:
     if by not in GROUPS:
         raise errors.ValueError(f"profile: group_by '{by}'; one of {', '.join(GROUPS)} is needed")
     table: dict[str, Row] = {}
+    counted: set[tuple[str, int | None]] = set()
     for row in rows:
         group = table.setdefault(row[by], {by: row[by], "bytes": 0, "blocks": 0, "recompute_seconds": 0.0, "categories": {}})
         group["bytes"] += row["bytes"]
         group["blocks"] += 1
-        group["recompute_seconds"] += row["recompute_seconds"] or 0.0
+        # One op may have made several of the blocks.
+        if (made := (row[by], row.get("maker"))) not in counted:
+            counted.add(made)
+            group["recompute_seconds"] += row["recompute_seconds"] or 0.0
         group["categories"][row["category"]] = group["categories"].get(row["category"], 0) + row["bytes"]
     return sorted(table.values(), key=lambda r: (-r["bytes"], r[by]))
 

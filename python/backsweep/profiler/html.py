@@ -50,7 +50,7 @@ def data(tables: Comparison) -> dict[str, Any]:
         for s in tables.spans
         if s["work"] in (FORWARD, BACKWARD, REPLAY, OPTIMIZER) and s["until"] >= start and s["from"] <= end
     ][:_MOST_OPS]
-    block = ("bytes", "category", "op", "module", "line", "why", "ops_away", "recompute_seconds", "seconds_per_mib", "since", "until")
+    block = ("bytes", "category", "op", "module", "line", "why", "ops_away", "recompute_seconds", "seconds_per_mib", "since", "until", "maker")
     order = [c for c in picture.COLORS if CATEGORIES.index(c) in used]
     return {
         "summary": tables.summary(),

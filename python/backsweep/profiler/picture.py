@@ -181,7 +181,7 @@ def draw_treemap(tables: Comparison, canvas: Canvas, height: int) -> None:
         canvas.rect(fx, fy, fw - 1.5, fh - 1.5, "#e4e7ea")
         if head:
             label = f"{name} {report.size(amount)}"
-            for text in (label, name, name.rsplit(".", 1)[-1]):
+            for text in (label, name, *(".".join(name.split(".")[-n:]) for n in (2, 1))):
                 if canvas.fits(text, fw - 8, 10):
                     canvas.text(fx + 4, fy + 12, text, INK, 10)
                     break

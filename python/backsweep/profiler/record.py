@@ -130,7 +130,6 @@ class profile(Profile):
         return self._capture
 
     def __enter__(self) -> profile:
-        _core.trace_start(None if self.path is None else os.fspath(self.path), self.most_events, self.mode == "optimizer")
         facts = {
             "schema": SCHEMA,
             "backsweep": _core.__version__,
@@ -141,7 +140,9 @@ class profile(Profile):
             "most_events": self.most_events,
             **dict(_core.cpu_info()),
         }
-        _core.trace_facts(json.dumps(facts, default=str))
+        text = json.dumps(facts, default=str)
+        _core.trace_start(None if self.path is None else os.fspath(self.path), self.most_events, self.mode == "optimizer")
+        _core.trace_facts(text)
         return self
 
     def step(self) -> None:
@@ -176,7 +177,7 @@ def explain(group_by: str | None = None) -> list[Row]:
             first = readers[0]
             row.update(needed_by=first["op"], visits_away=first["visits_away"])
             place = f" in {first['module']}" if first["module"] else f" at {first['line']}" if first["line"] else ""
-            row["why"] = f"the vjp of {first['op']}{place} reads it"
+            row["why"] = f"vjp of {first['op']}{place}"
         else:
             row["why"] = "a variable, or the work in progress"
         rows.append(row)

@@ -165,6 +165,13 @@ def replays(rows: list[Row]) -> str:
     return table(["time", "times", "FLOPs", "op", "module", "line"], cells, left=3)
 
 
+def steps(rows: list[Row]) -> str:
+    """One line a step."""
+    clocks = ("forward_seconds", "backward_seconds", "replay_seconds", "optimizer_seconds")
+    cells = [[str(r["step"]), size(r["peak_bytes"]), *(seconds(r[name]) for name in clocks)] for r in rows]
+    return table(["step", "peak", "forward", "backward", "replay", "optimizer"], cells, left=0)
+
+
 def explain(refused: Row | None) -> str:
     """What was wanted, what was alive, and why."""
     if refused is None:
