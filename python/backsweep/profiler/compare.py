@@ -7,8 +7,8 @@ times in seconds since the capture began. Nothing here formats.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,9 @@ from .capture import (
 
 SCHEMA = "backsweep.profile/1"
 GROUPS = ("module", "op", "line", "category", "why")
+# Steps that a picture shows; of more, those around the peak.
+_MOST_STEPS = 5
+
 Ints = npt.NDArray[np.int64]
 Row = dict[str, Any]
 
@@ -107,6 +110,11 @@ class Comparison:
         """The cap on live bytes at a moment."""
         before = [limit for at, limit in self.limits if at <= moment]
         return (before[-1] or None) if before else None
+
+    @property
+    def present_bytes(self) -> int:
+        """Bytes that were alive when the capture began."""
+        return int(self.events["number"][self.events["kind"] == PRESENT].sum())
 
     # --- work ------------------------------------------------------------------------------------------------------
 
@@ -321,10 +329,12 @@ class Comparison:
         return {**facts, "why": reason}
 
     def _ops_until(self, node: int, moment: int) -> int | None:
-        """Op applications between a moment and the vjp of a node; None when the capture ends before."""
+        """Op applications from a moment to the vjp of a node, 0 while it runs; None when the capture ends before."""
         visit = self._visit_of.get(node)
-        if visit is None or self.spans[visit]["begin"] < moment:
+        if visit is None or self.spans[visit]["end"] <= moment:
             return None
+        if self.spans[visit]["begin"] <= moment:
+            return 0
         first, last = np.searchsorted(self._op_starts, [moment, self.spans[visit]["begin"]], "right")
         return int(last - first)
 
@@ -378,8 +388,8 @@ class Comparison:
             row["events"] = i - before > 1
         for span in self.spans:
             row_at = int(np.searchsorted(ends, span["from"], "right"))
-            if row_at < len(rows) and (name := _clock(span)):
-                rows[row_at][name] += _own_seconds(span)
+            if row_at < len(rows):
+                rows[row_at][_clock(span)] += _own_seconds(span)
         return rows
 
     def work(self) -> Row:
@@ -387,8 +397,7 @@ class Comparison:
         totals: Row = dict.fromkeys(("forward_seconds", "backward_seconds", "replay_seconds", "optimizer_seconds"), 0.0)
         totals["forward_flops"] = totals["replay_flops"] = 0
         for span in self.spans:
-            if name := _clock(span):
-                totals[name] += _own_seconds(span)
+            totals[_clock(span)] += _own_seconds(span)
             if span["work"] == FORWARD and span["parent"] < 0:
                 totals["forward_flops"] += int(span["flops"])
             if span["work"] == REPLAY:
@@ -419,9 +428,9 @@ class Comparison:
             at(row["module"])["saved_bytes"] = row["bytes"]
             at(row["module"])["recompute_seconds"] = row["recompute_seconds"]
         for span in self.spans:
-            if (name := _clock(span)) and name != "optimizer_seconds" and span["work"] != SWEEP:
+            if span["work"] not in (OPTIMIZER, SWEEP):
                 layer = at(self.names[span["module"]])
-                layer[name] += _own_seconds(span)
+                layer[_clock(span)] += _own_seconds(span)
                 if span["work"] == FORWARD:
                     layer["forward_flops"] += int(span["flops"])
                     layer["ops"] += 1
@@ -445,10 +454,14 @@ class Comparison:
                 row["flops"] += int(span["flops"])
         return sorted(table.values(), key=lambda r: -r["seconds"])
 
-    def timeline(self, bins: int = 1000) -> list[Row]:
-        """Live bytes by category over time: the fullest moment of each of so many equal runs of events."""
+    def timeline(self, bins: int = 1000, between: tuple[float, float] | None = None) -> list[Row]:
+        """Live bytes by category over time.
+
+        The fullest moment of each of so many equal runs of events, or of each equal span of time between two moments.
+        """
         rows = []
-        for at in self.fullest(bins).tolist():
+        moments = self.fullest(bins) if between is None else self.columns(*between, bins)
+        for at in moments.tolist() if len(self.events) else ():
             row: Row = {"seconds": float(self.seconds[at]), "live": int(self.total[at]), "phase": self.phase_at(at)}
             row |= {name: int(size) for name, size in zip(CATEGORIES, self.live[at], strict=True)}
             rows.append(row)
@@ -459,7 +472,26 @@ class Comparison:
         count = len(self.events)
         bins = min(bins, count)
         edges = np.linspace(0, count, bins + 1).astype(np.int64)
-        return np.array([lo + int(np.argmax(self.total[lo:hi])) for lo, hi in zip(edges, edges[1:], strict=False)], np.int64)
+        return np.array([lo + int(np.argmax(self.total[lo:hi])) for lo, hi in pairwise(edges)], np.int64)
+
+    def columns(self, start: float, end: float, count: int) -> Ints:
+        """The fullest event of each equal span of time; where nothing happened, the one before."""
+        edges = np.searchsorted(self.seconds, np.linspace(start, end, count + 1), "right")
+        found = np.zeros(count, np.int64)
+        for i, (lo, hi) in enumerate(pairwise(edges)):
+            lo = max(int(lo) - 1, 0)
+            found[i] = lo + int(np.argmax(self.total[lo : max(int(hi), lo + 1)]))
+        return found
+
+    def window(self) -> tuple[float, float, str]:
+        """The span of time that a picture shows, and its name: all, or the steps around the peak."""
+        steps, end = [s for s in self.steps() if s["events"]], float(self.seconds[-1]) if len(self.events) else 0.0
+        if len(steps) <= _MOST_STEPS:
+            return 0.0, end, f"{len(steps)} step{'s' * (len(steps) != 1)}" if steps else "the whole capture"
+        at = min(self.step_at(self.peak_at), len(steps)) - 1
+        first, last = max(at - 1, 0), min(at + 1, len(steps) - 1)
+        name = f"steps {steps[first]['step']} to {steps[last]['step']} of {len(steps)}"
+        return float(steps[first]["from"]), float(steps[last]["until"]), name
 
     def step_at(self, moment: int) -> int:
         """The number of the step that a moment lies in, from 1."""
@@ -553,7 +585,7 @@ def _own_seconds(span: Row) -> float:
     return float(span["until"] - span["from"] - span["inner"])
 
 
-def _clock(span: Row) -> str | None:
+def _clock(span: Row) -> str:
     """Which total a piece of work counts towards."""
     if span["work"] == SWEEP:
         return "backward_seconds"
@@ -603,7 +635,7 @@ def difference(before: Comparison, after: Comparison) -> Row:
         return sums
 
     a, b = holders(before), holders(after)
-    rows = [
+    rows: list[Row] = [
         {
             "category": k[0],
             "module": k[1],
@@ -615,13 +647,6 @@ def difference(before: Comparison, after: Comparison) -> Row:
         for k in {**a, **b}
     ]
     rows.sort(key=lambda r: (-abs(r["change_bytes"]), r["category"], r["module"], r["op"]))
-    pick: Callable[[Row], Row] = lambda s: {  # noqa: E731
-        k: s[k] for k in ("peak_bytes", "peak_by_category", "saved_bytes", "recompute_share", "steps", "seconds")
-    }
-    return {
-        "schema": SCHEMA,
-        "view": "diff",
-        "before": pick(before.summary()),
-        "after": pick(after.summary()),
-        "rows": rows,
-    }
+    names = ("peak_bytes", "peak_by_category", "saved_bytes", "recompute_share", "steps", "seconds")
+    summaries = [{name: of.summary()[name] for name in names} for of in (before, after)]
+    return {"schema": SCHEMA, "view": "diff", "before": summaries[0], "after": summaries[1], "rows": rows}

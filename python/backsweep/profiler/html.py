@@ -44,7 +44,7 @@ def data(tables: Comparison) -> dict[str, Any]:
     at = tables.fullest(MOST_BINS)
     live = tables.live[at]
     used = [i for i in range(len(CATEGORIES)) if live[:, i].any()]
-    start, end, _ = picture.window(tables)
+    start, end, _ = tables.window()
     ops = [
         [round(s["from"], 7), round(s["until"], 7), WORK[s["work"]], s["op"], s["module"], s["line"]]
         for s in tables.spans

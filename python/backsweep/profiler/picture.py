@@ -26,8 +26,6 @@ COLORS = {
 PHASES = {"forward": "#5b8def", "backward": "#e0604c", "replay": "#b14fc5", "optimizer": "#3fa66b"}
 INK, FAINT, PAPER = "#22262b", "#9aa1a9", "#ffffff"
 _WIDTH, _LEFT, _RIGHT = 1000, 76, 14
-# Steps shown when there are too many to tell apart.
-_MOST_STEPS = 5
 
 
 def ticks(most: float, about: int = 5) -> list[float]:
@@ -39,27 +37,6 @@ def ticks(most: float, about: int = 5) -> list[float]:
     return [i * step * unit for i in range(int(most / (step * unit)) + 1)]
 
 
-def window(tables: Comparison) -> tuple[float, float, str]:
-    """The span of time a picture shows, and its name: all, or the steps around the peak."""
-    steps, end = [s for s in tables.steps() if s["events"]], float(tables.seconds[-1]) if len(tables.events) else 0.0
-    if len(steps) <= _MOST_STEPS:
-        return 0.0, end, f"{len(steps)} step{'s' * (len(steps) != 1)}" if steps else "the whole capture"
-    at = min(tables.step_at(tables.peak_at), len(steps)) - 1
-    first, last = max(at - 1, 0), min(at + 1, len(steps) - 1)
-    name = f"steps {steps[first]['step']} to {steps[last]['step']} of {len(steps)}"
-    return float(steps[first]["from"]), float(steps[last]["until"]), name
-
-
-def columns(tables: Comparison, start: float, end: float, count: int) -> np.ndarray:
-    """The fullest event of each column of time; where nothing happened, the one before."""
-    edges = np.searchsorted(tables.seconds, np.linspace(start, end, count + 1), "right")
-    found = np.zeros(count, np.int64)
-    for i, (lo, hi) in enumerate(zip(edges, edges[1:], strict=False)):
-        lo = max(int(lo) - 1, 0)
-        found[i] = lo + int(np.argmax(tables.total[lo : max(int(hi), lo + 1)]))
-    return found
-
-
 def draw_timeline(tables: Comparison, canvas: Canvas, height: int) -> None:
     """Live bytes by category, the phases below, and the limit if there is one."""
     top, bottom = 52, height - 58
@@ -68,9 +45,9 @@ def draw_timeline(tables: Comparison, canvas: Canvas, height: int) -> None:
     if not len(tables.events):
         canvas.text(20, 30, "an empty capture", INK)
         return
-    start, end, name = window(tables)
+    start, end, name = tables.window()
     end = max(end, start + 1e-9)
-    at = columns(tables, start, end, width)
+    at = tables.columns(start, end, width)
     limit = tables.limit_at(tables.peak_at)
     highest = float(max(tables.total[at].max(), 1))
     # A limit far above would press the picture flat.
