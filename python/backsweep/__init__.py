@@ -19,6 +19,7 @@ from ._core import Tensor
 from .arithmetic import *
 from .attach import method as _method
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from .checkpoint import *
 from .comparison import *
 from .contraction import *
 from .creation import *

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import _core, errors
+from ._core import Tensor
 
 CATEGORIES = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
 _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -67,6 +68,49 @@ class limit:
 
     def __exit__(self, *exception: object) -> None:
         _core.set_limit(self.before)
+
+
+class budget:
+    """A cap on live bytes that the engine keeps by dropping activations and computing them again, bit for bit.
+
+    Used with `with`, around unchanged training code. Gradients, losses, running statistics and random draws are those of the
+    run without it. What is recorded outside the block is never dropped.
+
+    Raises: OutOfMemoryError when nothing that could be dropped is left, here or at any allocation; the state is then as it
+    was before that call. ValueError when `amount` is no size above zero.
+
+    Example:
+        with bs.memory.budget("512 MiB"):
+            loss = model(x).square().mean()
+            loss.backward()
+            optimizer.step()
+    """
+
+    def __init__(self, amount: int | str) -> None:
+        self.amount = parse_bytes(amount)
+        self._entered: list[_core.Budget] = []
+
+    def __enter__(self) -> budget:
+        self._entered.append(_core.set_budget(self.amount))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._entered.pop().restore()
+
+
+def must_keep(x: Tensor) -> Tensor:
+    """Keep the value of x under any budget, once it is saved; returns x.
+
+    For a value that is dear to make again in ways that the cost model does not see. Without a budget it does nothing.
+    """
+    _core.hint_value(x, True)
+    return x
+
+
+def must_drop(x: Tensor) -> Tensor:
+    """Under a budget, let the value of x be the first to be dropped; returns x."""
+    _core.hint_value(x, False)
+    return x
 
 
 class Recording:

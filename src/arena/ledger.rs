@@ -186,6 +186,12 @@ impl Ledger {
         self.stats.peak_by_category = self.stats.by_category;
     }
 
+    pub fn restore_peak(&mut self, before: &Stats) {
+        self.stats.peak = before.peak;
+        self.stats.peak_by_category = before.peak_by_category;
+        self.note_peak();
+    }
+
     pub fn record_start(&mut self) {
         self.recording = Some(Recording { start: self.snapshot(), events: Vec::new() });
     }

@@ -4,6 +4,7 @@
 //! Small blocks come from size classes, large ones from a two-level segregated fit. Every data-sized allocation can fail.
 //! Imports `error` only; knows no shape and no type.
 
+pub mod deltas;
 mod free_list;
 pub mod ledger;
 pub mod names;
@@ -11,6 +12,7 @@ mod region;
 pub mod trace;
 
 use crate::error::{Error, Kind, Result, size};
+use deltas::{Delta, Deltas};
 use free_list::{FreeList, GRAIN};
 use ledger::{Category, Ledger, Record, Recording, Snapshot, Stats, Tag};
 use names::Name;
@@ -30,6 +32,20 @@ pub struct Context {
 
 thread_local! {
     static CONTEXT: Cell<Context> = const { Cell::new(Context { op: "", module: Name::NONE, line: Name::NONE }) };
+}
+
+thread_local! {
+    static PAPER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While on, this thread works with shapes alone: blocks are counted and have no memory, and no kernel runs. Returns what it
+/// was.
+pub fn set_paper(on: bool) -> bool {
+    PAPER.replace(on)
+}
+
+pub fn on_paper() -> bool {
+    PAPER.get()
 }
 
 impl Context {
@@ -61,6 +77,8 @@ enum Origin {
     Large {
         chunk: u32,
     },
+    /// Addresses without memory, of a forecast.
+    Paper,
     /// Straight from the system allocator (`BACKSWEEP_ARENA=system`), so that outside witnesses see each block.
     System,
 }
@@ -122,8 +140,15 @@ struct Arena {
     small: [Vec<NonNull<u8>>; CLASSES],
     ledger: Ledger,
     limit: Option<usize>,
+    /// As the limit, but kept by dropping what can be made again, as far as that goes.
+    budget: Option<usize>,
+    relieve: Option<Relieve>,
+    deltas: Deltas,
     system: bool,
 }
+
+/// Frees at least so many bytes if it can; returns how many it freed. Called with no lock of the arena held.
+pub type Relieve = fn(usize) -> usize;
 
 // SAFETY: the pointers in `small` are into regions that the arena owns.
 unsafe impl Send for Arena {}
@@ -135,6 +160,9 @@ static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(|| {
         small: [const { Vec::new() }; CLASSES],
         ledger: Ledger::default(),
         limit: None,
+        budget: None,
+        relieve: None,
+        deltas: Deltas::default(),
         system: std::env::var("BACKSWEEP_ARENA").is_ok_and(|v| v == "system"),
     })
 });
@@ -154,7 +182,17 @@ pub fn alloc(bytes: usize, category: Category) -> Result<Block> {
     if bytes > isize::MAX as usize - GRAIN {
         return Err(Error::value(format!("{}: {bytes} bytes cannot be addressed; ask for less", tag.op)));
     }
-    ARENA.lock().alloc(bytes, tag)
+    loop {
+        let mut arena = ARENA.lock();
+        let over = arena.over_budget(bytes);
+        let Some(relieve) = arena.relieve.filter(|_| over > 0) else { return arena.alloc(bytes, tag) };
+        drop(arena);
+        if relieve(over) == 0 {
+            let mut arena = ARENA.lock();
+            arena.note_refusal(charge(bytes), tag);
+            return Err(arena.over_cap(charge(bytes), Cap::Budget, tag.op));
+        }
+    }
 }
 
 pub fn stats() -> Stats {
@@ -174,12 +212,39 @@ pub fn reset_peak() {
     ARENA.lock().ledger.reset_peak();
 }
 
+/// Puts the peak back to what it was at `before`, or to what is alive now if that is more.
+pub fn restore_peak(before: &Stats) {
+    ARENA.lock().ledger.restore_peak(before);
+}
+
 pub fn record_start() {
     ARENA.lock().ledger.record_start();
 }
 
 pub fn record_stop() -> Option<Recording> {
     ARENA.lock().ledger.record_stop()
+}
+
+/// Starts (with an empty list) or stops taking down what comes and goes.
+pub fn take_down(on: bool) {
+    ARENA.lock().deltas.list = on.then(Vec::new);
+}
+
+/// What came and went since the last call, moved to the end of `into`.
+pub fn drain_deltas(into: &mut Vec<Delta>) {
+    if let Some(list) = &mut ARENA.lock().deltas.list {
+        into.append(list);
+    }
+}
+
+/// Notes that a block holds a value of the tape.
+pub fn note_value(id: u32, value: u32) {
+    ARENA.lock().deltas.push(|_| Delta::Holds { id, value });
+}
+
+/// While on, what comes and goes is marked as the engine's doing. Returns what it was.
+pub fn by_engine(on: bool) -> bool {
+    std::mem::replace(&mut ARENA.lock().deltas.engine, on)
 }
 
 pub fn limit() -> Option<usize> {
@@ -193,12 +258,44 @@ pub fn set_limit(limit: Option<usize>) -> Result<Option<usize>> {
     if let Some(cap) = limit
         && cap < live
     {
-        return Err(arena.over_limit(0, live, cap, "memory.limit"));
+        return Err(arena.over_cap(0, Cap::Limit(cap), "memory.limit"));
     }
-    if let Some(trace) = &mut arena.ledger.trace {
-        trace.limit(limit);
+    let before = std::mem::replace(&mut arena.limit, limit);
+    arena.note_cap();
+    Ok(before)
+}
+
+pub fn budget() -> Option<usize> {
+    ARENA.lock().budget
+}
+
+/// Sets the budget on live bytes and who keeps it; returns the one before. Refused when more is alive and cannot go.
+pub fn set_budget(budget: Option<usize>, relieve: Relieve) -> Result<Option<usize>> {
+    loop {
+        let mut arena = ARENA.lock();
+        let live = arena.ledger.stats().live;
+        let over = budget.map_or(0, |cap| live.saturating_sub(cap));
+        if over == 0 {
+            arena.relieve = Some(relieve);
+            let before = std::mem::replace(&mut arena.budget, budget);
+            arena.note_cap();
+            return Ok(before);
+        }
+        drop(arena);
+        if relieve(over) == 0 {
+            let mut arena = ARENA.lock();
+            let before = std::mem::replace(&mut arena.budget, budget);
+            let error = arena.over_cap(0, Cap::Budget, "memory.budget");
+            arena.budget = before;
+            return Err(error);
+        }
     }
-    Ok(std::mem::replace(&mut arena.limit, limit))
+}
+
+/// What an allocation met.
+enum Cap {
+    Limit(usize),
+    Budget,
 }
 
 impl Arena {
@@ -209,9 +306,11 @@ impl Arena {
             && live + charged > limit
         {
             self.note_refusal(charged, tag);
-            return Err(self.over_limit(charged, live, limit, tag.op));
+            return Err(self.over_cap(charged, Cap::Limit(limit), tag.op));
         }
-        let found = if self.system {
+        let found = if on_paper() && charged > SMALL {
+            region::paper_alloc(charged).map(|ptr| (ptr, Origin::Paper))
+        } else if self.system {
             region::system_alloc(charged).map(|ptr| (ptr, Origin::System))
         } else if charged <= SMALL {
             let class = small_class(charged);
@@ -224,14 +323,17 @@ impl Arena {
             return Err(self.system_refused(charged, live, tag.op));
         };
         let record = self.ledger.alloc(charged, tag);
+        self.deltas.push(|engine| Delta::Alloc { id: record, bytes: charged as u64, engine });
         Ok(Block { ptr, bytes: charged, origin, record })
     }
 
     fn free(&mut self, ptr: NonNull<u8>, bytes: usize, origin: Origin, record: u32) {
         self.ledger.free(record);
+        self.deltas.push(|engine| Delta::Free { id: record, bytes: bytes as u64, engine });
         match origin {
             Origin::Small { class } => self.small[class as usize].push(ptr),
             Origin::Large { chunk } => self.large.give(chunk),
+            Origin::Paper => region::paper_free(ptr, bytes),
             Origin::System => region::system_free(ptr, bytes),
         }
     }
@@ -263,20 +365,42 @@ impl Arena {
         Some((self.regions[taken.region as usize].at(taken.offset), taken.id))
     }
 
+    /// What live bytes may come to, the limit and the budget taken together.
+    fn cap(&self) -> Option<usize> {
+        self.limit.into_iter().chain(self.budget).min()
+    }
+
+    fn note_cap(&mut self) {
+        let cap = self.cap();
+        if let Some(trace) = &mut self.ledger.trace {
+            trace.limit(cap);
+        }
+    }
+
     fn note_refusal(&mut self, asked: usize, tag: Tag) {
         if let Some(trace) = &mut self.ledger.trace {
             trace.refused(asked, tag);
         }
     }
 
-    fn over_limit(&self, asked: usize, live: usize, limit: usize, op: &str) -> Error {
-        let over = (live + asked).saturating_sub(limit);
+    /// By how much an allocation would exceed the budget.
+    fn over_budget(&self, bytes: usize) -> usize {
+        self.budget.map_or(0, |cap| (self.ledger.stats().live + charge(bytes)).saturating_sub(cap))
+    }
+
+    fn over_cap(&self, asked: usize, cap: Cap, op: &str) -> Error {
+        let live = self.ledger.stats().live;
+        let (word, most, left) = match cap {
+            Cap::Limit(most) => ("limit", most, ""),
+            Cap::Budget => ("budget", self.budget.unwrap_or(0), ", with nothing left that could be dropped"),
+        };
+        let over = (live + asked).saturating_sub(most);
         let text = format!(
-            "{op}: {} asked with {} live would exceed the limit of {} by {}{}\nhelp: raise the limit to at least {}; \
+            "{op}: {} asked with {} live would exceed the {word} of {} by {}{left}{}\nhelp: raise the {word} to at least {}; \
              or free {} of the holders above; or use a smaller batch (activations shrink in proportion)",
             size(asked),
             size(live),
-            size(limit),
+            size(most),
             size(over),
             self.holders(),
             size(live + asked),

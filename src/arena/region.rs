@@ -63,6 +63,32 @@ fn map(bytes: usize) -> Option<NonNull<u8>> {
     NonNull::new(base as *mut u8)
 }
 
+/// Addresses that nobody will touch: for counting what a step would need. No memory is committed.
+#[cfg(unix)]
+pub fn paper_alloc(bytes: usize) -> Option<NonNull<u8>> {
+    // SAFETY: an anonymous private mapping at an address of the system's choice; the result is checked.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
+}
+
+#[cfg(unix)]
+pub fn paper_free(ptr: NonNull<u8>, bytes: usize) {
+    // SAFETY: mapped by `paper_alloc` with this size.
+    unsafe { libc::munmap(ptr.as_ptr().cast(), bytes) };
+}
+
+#[cfg(not(unix))]
+pub use {system_alloc as paper_alloc, system_free as paper_free};
+
 #[cfg(not(unix))]
 fn map(bytes: usize) -> Option<NonNull<u8>> {
     let layout = Layout::from_size_align(bytes, HUGE_PAGE).ok()?;

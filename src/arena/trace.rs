@@ -264,7 +264,7 @@ pub fn start(options: Options) -> io::Result<bool> {
     if arena.ledger.trace.is_some() {
         return Ok(false);
     }
-    let trace = Trace::begin(options, arena.ledger.snapshot(), arena.limit)?;
+    let trace = Trace::begin(options, arena.ledger.snapshot(), arena.cap())?;
     arena.ledger.trace = Some(Box::new(trace));
     ON.store(true, Relaxed);
     Ok(true)

@@ -197,6 +197,7 @@ pub fn operand(other: &Bound<'_, PyAny>, with: DType) -> PyResult<Option<Var>> {
 #[pyfunction]
 fn nonzero(py: Python<'_>, tensor: &PyTensor) -> PyResult<PyTensor> {
     frames::note(py)?;
+    super::tensor::has_numbers("nonzero").map_err(raise)?;
     let value = tensor.var().tensor;
     let places = py.detach(|| crate::ops::index::nonzero(&value)).map_err(raise)?;
     Ok(PyTensor::new(Var::constant(places)))

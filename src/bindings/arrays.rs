@@ -3,7 +3,7 @@
 use super::dtype::PyDType;
 use super::errors::raise;
 use super::frames;
-use super::tensor::PyTensor;
+use super::tensor::{PyTensor, has_numbers};
 use crate::arena::ledger::Category;
 use crate::device::Device;
 use crate::dtype::DType;
@@ -35,6 +35,7 @@ pub fn interface<'py>(py: Python<'py>, var: &Var) -> PyResult<Bound<'py, PyDict>
             "numpy: this tensor has a history that an array cannot carry; call detach() first",
         )));
     }
+    has_numbers("numpy").map_err(raise)?;
     let tensor = &var.tensor;
     let typestr = type_string(tensor.dtype())
         .ok_or_else(|| raise(Error::dtype("numpy: NumPy has no bfloat16; convert first (help: x.float())")))?;
@@ -116,6 +117,7 @@ fn empty(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTenso
 /// The bytes of a tensor in row-major order, of any type: what a weight file holds.
 #[pyfunction]
 fn to_bytes<'py>(py: Python<'py>, tensor: &PyTensor) -> PyResult<Bound<'py, pyo3::types::PyBytes>> {
+    has_numbers("to_bytes").map_err(raise)?;
     let tensor = tensor.var().tensor;
     let layout = Layout::contiguous("to_bytes", tensor.shape()).map_err(raise)?;
     let flat = if tensor.layout().is_contiguous() {
@@ -152,6 +154,7 @@ pub fn item(py: Python<'_>, var: &Var) -> PyResult<Py<PyAny>> {
             format!("item: a tensor of shape {:?} has {} elements; one is needed", tensor.shape(), tensor.numel());
         return Err(raise(Error::new(error::Kind::Value, text)));
     }
+    has_numbers("item").map_err(raise)?;
     let value = tensor.to_f64()[0];
     Ok(match tensor.dtype() {
         d if d.is_float() => value.into_pyobject(py)?.into_any().unbind(),

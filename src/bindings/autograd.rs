@@ -107,13 +107,13 @@ fn record_custom(
 /// Drops the saved values behind `root` that can be made again, as a budget would. For tests of replay.
 #[pyfunction]
 fn drop_saved(root: &PyTensor) -> usize {
-    graph::replay::drop_saved(&root.var())
+    graph::resident::drop_saved(&root.var())
 }
 
 /// Lets nodes recorded on this thread keep what their replay needs; returns what it was.
 #[pyfunction]
 fn set_replayable(on: bool) -> bool {
-    graph::replay::set_pinning(on)
+    graph::resident::set_tracking(on)
 }
 
 #[pyfunction]

@@ -1,9 +1,15 @@
 //! The bill, as Python sees it.
 
 use super::errors::raise;
+use super::tensor::PyTensor;
 use crate::arena;
 use crate::arena::ledger::{Category, Event, Record};
 use crate::graph;
+use crate::graph::budget::{self, Before};
+use crate::graph::region::{self, Entered};
+use crate::graph::resident::{self, Hint};
+use crate::graph::session;
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -16,6 +22,11 @@ fn memory_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("peak", stats.peak)?;
     dict.set_item("reserved", arena::reserved_bytes())?;
     dict.set_item("limit", arena::limit())?;
+    dict.set_item("budget", arena::budget())?;
+    let counts = budget::counts();
+    dict.set_item("evicted", counts.evicted)?;
+    dict.set_item("replayed", counts.replayed)?;
+    dict.set_item("replayed_seconds", counts.replayed_nanos as f64 / 1e9)?;
     for category in Category::ALL {
         dict.set_item(category.name(), stats.by_category[category as usize])?;
     }
@@ -59,6 +70,87 @@ fn set_limit(limit: Option<usize>) -> PyResult<Option<usize>> {
     arena::set_limit(limit).map_err(raise)
 }
 
+/// A budget in force, until `restore`.
+#[pyclass(frozen, module = "backsweep._core")]
+struct Budget(Mutex<Option<Before>>);
+
+#[pymethods]
+impl Budget {
+    /// Goes back to what was in force before.
+    fn restore(&self) -> PyResult<()> {
+        let before = self.0.lock().take();
+        before.map_or(Ok(()), |before| before.restore().map_err(raise))
+    }
+}
+
+/// Caps live bytes, kept by dropping values that can be made again; None lifts the cap.
+#[pyfunction]
+#[pyo3(signature = (bytes))]
+fn set_budget(bytes: Option<usize>) -> PyResult<Budget> {
+    Ok(Budget(Mutex::new(Some(budget::set(bytes).map_err(raise)?))))
+}
+
+/// A checkpointed region of this thread, until `leave`.
+#[pyclass(frozen, module = "backsweep._core")]
+struct Region(Mutex<Option<Entered>>);
+
+#[pymethods]
+impl Region {
+    /// Ends the region; `drop_values` drops what it recorded and only saved slots hold.
+    fn leave(&self, drop_values: bool) {
+        if let Some(entered) = self.0.lock().take() {
+            entered.leave(drop_values);
+        }
+    }
+}
+
+#[pyfunction]
+fn enter_region() -> Region {
+    Region(Mutex::new(Some(region::enter())))
+}
+
+/// A forecast of this thread, until `end`.
+#[pyclass(frozen, module = "backsweep._core")]
+struct Forecast {
+    before: bool,
+    stats: arena::ledger::Stats,
+}
+
+#[pymethods]
+impl Forecast {
+    /// Puts gradients and the peak back as they were.
+    fn end(&self) {
+        arena::set_paper(self.before);
+        graph::undo_forecast();
+        arena::restore_peak(&self.stats);
+    }
+}
+
+/// Begins a forecast: until it ends, this thread counts bytes and computes nothing.
+#[pyfunction]
+fn begin_forecast() -> Forecast {
+    Forecast { before: arena::set_paper(true), stats: arena::stats() }
+}
+
+/// The plan that the latest step under a budget followed to its end: peak in bytes, costs in seconds of the cost model.
+#[pyfunction]
+fn current_plan(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
+    let Some(plan) = session::current_plan() else { return Ok(None) };
+    let dict = PyDict::new(py);
+    dict.set_item("peak", plan.peak)?;
+    dict.set_item("recompute", plan.recompute)?;
+    dict.set_item("base", plan.base)?;
+    dict.set_item("method", plan.method)?;
+    dict.set_item("lean", plan.lean)?;
+    Ok(Some(dict))
+}
+
+/// Says that the value of a tensor must be kept (True) or should be dropped first (False); False when it is not tracked.
+#[pyfunction]
+fn hint_value(tensor: &PyTensor, keep: bool) -> bool {
+    resident::hint(&tensor.var(), if keep { Hint::Keep } else { Hint::Drop })
+}
+
 /// Starts to keep every block event.
 #[pyfunction]
 fn record_start() {
@@ -83,6 +175,14 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(memory_snapshot, m)?)?;
     m.add_function(wrap_pyfunction!(reset_peak, m)?)?;
     m.add_function(wrap_pyfunction!(set_limit, m)?)?;
+    m.add_class::<Budget>()?;
+    m.add_function(wrap_pyfunction!(current_plan, m)?)?;
+    m.add_class::<Forecast>()?;
+    m.add_function(wrap_pyfunction!(begin_forecast, m)?)?;
+    m.add_class::<Region>()?;
+    m.add_function(wrap_pyfunction!(set_budget, m)?)?;
+    m.add_function(wrap_pyfunction!(enter_region, m)?)?;
+    m.add_function(wrap_pyfunction!(hint_value, m)?)?;
     m.add_function(wrap_pyfunction!(record_start, m)?)?;
     m.add_function(wrap_pyfunction!(record_stop, m)?)
 }

@@ -4,6 +4,7 @@ use super::dtype::PyDType;
 use super::errors::raise;
 use super::frames;
 use super::tensor::PyTensor;
+use crate::arena;
 use crate::arena::ledger::Category;
 use crate::device::Device;
 use crate::device::cpu::random::{self, Stream};
@@ -32,7 +33,10 @@ fn filled(op: &str, shape: &[usize], dtype: DType, fill: fn(&mut [f32], Stream))
     }
     let meta = Meta::contiguous(op, shape, DType::F32, Device::Cpu)?;
     let tensor = Tensor::empty(meta.clone(), Category::Temporary)?;
-    fill(tensor.view().out(), draw(meta.numel() as u64));
+    let stream = draw(meta.numel() as u64);
+    if !arena::on_paper() {
+        fill(tensor.view().out(), stream);
+    }
     if dtype == DType::F32 { Ok(tensor) } else { run::converted(&tensor, Meta { dtype, ..meta }, Category::Temporary) }
 }
 

@@ -345,6 +345,7 @@ impl PyTensor {
         if let Some(g) = &grad {
             g.tensor.storage().retag(Category::Gradient);
         }
+        slot.note_forecast();
         let old = std::mem::replace(&mut *slot.grad.lock(), grad);
         drop(old);
         Ok(())
@@ -387,6 +388,7 @@ impl PyTensor {
             );
             return Err(raise(Error::value(text)));
         }
+        has_numbers("bool").map_err(raise)?;
         Ok(var.tensor.to_f64()[0] != 0.0)
     }
     fn __float__(&self) -> PyResult<f64> {
@@ -426,5 +428,16 @@ fn one(var: &Var, op: &str) -> Result<f64> {
             var.tensor.numel()
         )));
     }
+    has_numbers(op)?;
     Ok(var.tensor.to_f64()[0])
+}
+
+/// Errors inside a forecast, which works with shapes alone.
+pub fn has_numbers(op: &str) -> Result<()> {
+    if !crate::arena::on_paper() {
+        return Ok(());
+    }
+    Err(Error::graph(format!(
+        "{op}: a forecast has shapes and no numbers; take what reads a value out of the step that is forecast"
+    )))
 }

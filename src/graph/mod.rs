@@ -3,16 +3,23 @@
 //! Ids only grow, so a consumer's id is above its producers' and the way back is a walk in descending id. Nodes live in
 //! pages; a page is freed with its last node. Nothing here recurses: a million chained nodes drop on a small stack.
 
+pub mod budget;
+mod capture;
 mod custom;
+mod frugal;
+mod lean;
 mod node;
 pub mod record;
+pub mod region;
 pub mod replay;
+pub mod resident;
+pub mod session;
 mod store;
 pub mod sweep;
 mod trace;
 
 pub use custom::{CustomVjp, record_custom};
-pub use node::{Hook, Leaf};
+pub use node::{Hook, Leaf, undo_forecast};
 pub use record::{apply, apply_in_place, grad_enabled, set_grad_enabled};
 pub use store::{NodeId, NodeRef, live_nodes, next_id};
 pub use sweep::{Request, sweep};

@@ -2,13 +2,14 @@
 
 use super::Var;
 use super::custom::Custom;
+use super::resident::Tracked;
 use super::store::NodeId;
-use crate::arena::Context;
 use crate::arena::names::Name;
+use crate::arena::{self, Context};
 use crate::error::{Error, Result};
 use crate::ops::laws::Exact;
 use crate::ops::{Back, Metas, Op, OpRef};
-use crate::tensor::{Meta, Tensor};
+use crate::tensor::{Meta, Storage, Tensor};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -20,6 +21,27 @@ pub type Hook = Arc<dyn Fn(&Var) -> Result<Option<Var>> + Send + Sync>;
 #[derive(Default)]
 pub struct Leaf {
     pub grad: Mutex<Option<Var>>,
+}
+
+/// Gradients as they were before a forecast touched them.
+static BEFORE_FORECAST: Mutex<Vec<(Arc<Leaf>, Option<Var>)>> = Mutex::new(Vec::new());
+
+impl Leaf {
+    /// A forecast is about to change the gradient: it is put back when the forecast ends.
+    pub fn note_forecast(self: &Arc<Leaf>) {
+        if arena::on_paper() {
+            let before = self.grad.lock().clone();
+            BEFORE_FORECAST.lock().push((self.clone(), before));
+        }
+    }
+}
+
+pub fn undo_forecast() {
+    let list = std::mem::take(&mut *BEFORE_FORECAST.lock());
+    for (leaf, before) in list.into_iter().rev() {
+        let paper = std::mem::replace(&mut *leaf.grad.lock(), before);
+        drop(paper);
+    }
 }
 
 /// Where an input came from, and what it looked like.
@@ -35,7 +57,15 @@ pub struct Saved {
     /// The input's position, or the output's with the top bit set.
     slot: u32,
     version: u32,
-    tensor: Option<Tensor>,
+    value: Value,
+}
+
+enum Value {
+    Here(Tensor),
+    /// Dropped: how it lay on the storage of the value that it was, or was a window on.
+    Gone(Box<(Meta, usize)>),
+    /// Taken out for good.
+    Nothing,
 }
 
 const OUTPUT: u32 = 1 << 31;
@@ -45,19 +75,29 @@ impl Saved {
     pub fn input(i: usize, tensor: &Tensor) -> Saved {
         Saved::new(i as u32, tensor)
     }
+    /// An input that is not kept, because its maker makes it again.
+    pub fn spared(i: usize, tensor: &Tensor) -> Saved {
+        let lay = Box::new((tensor.meta.clone(), tensor.offset()));
+        Saved { slot: i as u32, version: tensor.storage().version(), value: Value::Gone(lay) }
+    }
     pub fn output(i: usize, tensor: &Tensor) -> Saved {
         Saved::new(i as u32 | OUTPUT, tensor)
     }
     fn new(slot: u32, tensor: &Tensor) -> Saved {
         tensor.storage().mark_saved();
-        Saved { slot, version: tensor.storage().version(), tensor: Some(tensor.clone()) }
+        Saved { slot, version: tensor.storage().version(), value: Value::Here(tensor.clone()) }
     }
     /// A second hold on the same value.
     pub fn lend(&self) -> Saved {
-        if let Some(tensor) = &self.tensor {
-            tensor.storage().mark_saved();
-        }
-        Saved { slot: self.slot, version: self.version, tensor: self.tensor.clone() }
+        let value = match &self.value {
+            Value::Here(tensor) => {
+                tensor.storage().mark_saved();
+                Value::Here(tensor.clone())
+            }
+            Value::Gone(lay) => Value::Gone(lay.clone()),
+            Value::Nothing => Value::Nothing,
+        };
+        Saved { slot: self.slot, version: self.version, value }
     }
     pub fn is_input(&self, i: usize) -> bool {
         self.slot == i as u32
@@ -70,17 +110,31 @@ impl Saved {
         format!("{kind} {}", self.slot & !OUTPUT)
     }
     pub fn tensor(&self) -> Option<&Tensor> {
-        self.tensor.as_ref()
+        if let Value::Here(tensor) = &self.value { Some(tensor) } else { None }
     }
-    /// Forgets the value; it can be brought back by replay.
-    pub fn drop_value(&mut self) {
-        if let Some(tensor) = self.tensor.take() {
-            tensor.storage().unmark_saved();
+    /// One answer for an input, another for an output, each given its position.
+    pub fn position<T>(&self, input: impl FnOnce(usize) -> T, output: impl FnOnce(usize) -> T) -> T {
+        if self.slot & OUTPUT == 0 { input(self.slot as usize) } else { output((self.slot & !OUTPUT) as usize) }
+    }
+    /// Gives the value away, and remembers how it lay, so that it can be brought back.
+    pub fn let_go(&mut self) -> Option<Tensor> {
+        let tensor = self.tensor()?;
+        let lay = Box::new((tensor.meta.clone(), tensor.offset()));
+        let Value::Here(tensor) = std::mem::replace(&mut self.value, Value::Gone(lay)) else { return None };
+        tensor.storage().unmark_saved();
+        Some(tensor)
+    }
+    /// The value was made again, in `storage`.
+    pub fn bring_back(&mut self, storage: &Arc<Storage>) {
+        if let Value::Gone(lay) = &self.value {
+            storage.mark_saved();
+            self.version = storage.version();
+            self.value = Value::Here(Tensor::on(lay.0.clone(), storage.clone(), lay.1));
         }
     }
     /// Errors when the value was changed in place since it was saved.
     pub fn check(&self, node: &str, recorded_at: Name) -> Result<()> {
-        let Some(tensor) = &self.tensor else { return Ok(()) };
+        let Some(tensor) = self.tensor() else { return Ok(()) };
         check_version(tensor, self.version, node, recorded_at)
     }
 }
@@ -101,7 +155,9 @@ pub fn check_version(tensor: &Tensor, version: u32, node: &str, recorded_at: Nam
 
 impl Drop for Saved {
     fn drop(&mut self) {
-        self.drop_value();
+        if let Value::Here(tensor) = std::mem::replace(&mut self.value, Value::Nothing) {
+            tensor.storage().unmark_saved();
+        }
     }
 }
 
@@ -110,10 +166,14 @@ impl Drop for Saved {
 pub struct Extra {
     pub slots: SmallVec<[(u32, Arc<Leaf>); 1]>,
     pub hooks: Vec<(u64, u32, Hook)>,
-    /// Inputs without history, kept so that the node can be replayed: value and version, by position.
+    /// Inputs that no tracked node makes, kept so that the node can be replayed: value and version, by position.
     pub pins: Vec<(u32, u32, Tensor)>,
     /// A gradient that the user wrote.
     pub custom: Option<Custom>,
+    /// What running it again costs, for an op that is cheap and whose node keeps what that takes. Seconds of the cost model.
+    pub remake: Option<f64>,
+    /// Its place in the table of values that can be dropped.
+    pub tracked: Option<Tracked>,
 }
 
 pub struct Node {
@@ -154,18 +214,18 @@ impl Node {
         extra.slots.iter().find(|(out, _)| *out == output).map(|(_, leaf)| leaf.clone())
     }
 
-    fn extra(&mut self) -> &mut Extra {
+    pub fn extra_mut(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }
 
     pub fn retain_slot(&mut self, output: u32) {
         if self.slot(output).is_none() {
-            self.extra().slots.push((output, Arc::default()));
+            self.extra_mut().slots.push((output, Arc::default()));
         }
     }
 
     pub fn add_hook(&mut self, output: u32, hook: Hook) -> u64 {
-        let hooks = &mut self.extra().hooks;
+        let hooks = &mut self.extra_mut().hooks;
         let id = hooks.last().map_or(0, |(id, ..)| id + 1);
         hooks.push((id, output, hook));
         id

@@ -2,7 +2,7 @@
 
 use super::node::{Extra, Input, Node, Saved};
 use super::store::{self, NodeId, NodeRef};
-use super::{Var, replay, trace};
+use super::{Var, frugal, replay, resident, session, trace};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
@@ -38,6 +38,9 @@ pub fn apply(op: OpRef, x: &[&Var]) -> Result<Vars> {
 fn apply_tagged(op: OpRef, x: &[&Var]) -> Result<Vars> {
     let needs = if grad_enabled() { needs(&*op, x) } else { 0 };
     let tensors: SmallVec<[&Tensor; 4]> = x.iter().map(|v| &v.tensor).collect();
+    if needs != 0 && session::active() && resident::tracking() {
+        session::before_forward(op.name());
+    }
     let mut span = trace::forward(&*op);
     let mut y = run::compute(&*op, &tensors, needs != 0)?;
     trace::cost(&mut span, &*op, &tensors, &y);
@@ -72,8 +75,12 @@ fn needs(op: &dyn Op, x: &[&Var]) -> Mask {
 fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
     let saves = op.saves(needs);
     let mut saved: SmallVec<[Saved; 4]> = SmallVec::new();
+    let tracking = resident::tracking();
+    let spared = if tracking { 0 } else { frugal::spared(&*op, x, y, saves.inputs, needs) };
     for (i, v) in x.iter().enumerate() {
-        if saves.inputs & bit(i) != 0 {
+        if spared & bit(i) != 0 {
+            saved.push(Saved::spared(i, &v.tensor));
+        } else if saves.inputs & bit(i) != 0 {
             saved.push(Saved::input(i, &v.tensor));
         }
     }
@@ -90,9 +97,18 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
         Input { meta: v.tensor.meta.clone(), node, output }
     };
     let context = Context::get();
-    let extra = replay::pinning().then(|| Box::new(Extra { pins: replay::pins(x, needs), ..Extra::default() }));
+    let tracked = tracking.then(|| resident::bases(x, needs));
+    let extra = match &tracked {
+        Some(bases) => Some(Extra { pins: replay::pins(x, needs, bases), ..Extra::default() }),
+        None => frugal::remaking(&*op, x, y, needs, &saved).map(|(cost, pins)| Extra {
+            pins,
+            remake: Some(cost),
+            ..Extra::default()
+        }),
+    };
+    let extra = extra.map(Box::new);
     let node = store::push(Node {
-        op,
+        op: op.clone(),
         inputs: x.iter().enumerate().map(input).collect(),
         outputs: y.iter().map(|t| t.meta.clone()).collect(),
         saved: Some(saved.into_vec().into_boxed_slice()),
@@ -101,6 +117,9 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
         module: context.module,
         line: context.line,
     });
+    if let Some(bases) = tracked {
+        resident::track(node.id(), &*op, x, y, &bases);
+    }
     trace::recorded(&node);
     node
 }
@@ -124,6 +143,7 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
         )));
     }
     let old;
+    let mut result = None;
     let mut inputs: SmallVec<[&Var; 4]> = SmallVec::from_elem(x, 1);
     inputs.extend(others.iter().copied());
     let needs = if grad_enabled() { needs(&*op, &inputs) } else { 0 };
@@ -155,6 +175,7 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
         fits(name, &y.tensor, &x.tensor)?;
         crate::ops::pointwise::copy_into(&y.tensor, &x.tensor);
         target.node = y.node;
+        result = Some(y.tensor);
     } else {
         let tensors: SmallVec<[&Tensor; 4]> = inputs.iter().map(|v| &v.tensor).collect();
         let metas: SmallVec<[&crate::tensor::Meta; 4]> = tensors.iter().map(|t| &t.meta).collect();
@@ -164,7 +185,7 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
         let laid = |(i, t): (usize, &&Tensor)| op.layouts(i) == Layouts::Any || t.layout().is_contiguous();
         let taken = tensors.iter().enumerate().all(laid) && (op.takes_half() || !x.tensor.dtype().is_half());
         if op.overwrites(&x.tensor) && apart && same && taken {
-            op.cpu(&tensors, std::slice::from_ref(&x.tensor))?;
+            run::into(&*op, &tensors, std::slice::from_ref(&x.tensor))?;
         } else {
             let y = run::compute(&*op, &tensors, false)?.swap_remove(0);
             fits(name, &y, &x.tensor)?;
@@ -173,6 +194,9 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
     }
     x.tensor.storage().bump();
     target.refresh();
+    if let (true, Some(y), Some(node)) = (resident::tracking(), &result, &target.node) {
+        resident::moved(node.id(), y, &x.tensor);
+    }
     Ok(target)
 }
 

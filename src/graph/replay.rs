@@ -1,131 +1,226 @@
-//! Bringing back a dropped value by running its node's forward again: same op, same attributes, same inputs, same bits.
+//! Bringing back dropped values by running their makers again: same op, same attributes, same inputs, same bits.
+//!
+//! All the makers that are missing on the way run once each, in the order of recording. What is made on the way and not kept
+//! is freed after its last use in this replay.
 
-use super::Var;
-use super::node::{Saved, check_version};
+use super::node::{Node, Saved, check_version};
+use super::resident::{self, Key};
 use super::store::{self, NodeId};
-use crate::arena::{Context, trace};
-use crate::error::{Error, Result};
+use super::{Var, budget, lean, session};
+use crate::arena::{self, Context, trace};
+use crate::error::{Error, Kind, Result};
 use crate::ops::{Mask, OpRef, bit, run};
 use crate::tensor::Tensor;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
-thread_local! {
-    static PINNING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// While on, nodes recorded on this thread keep hold of their inputs without history, so that they can be replayed.
-pub fn set_pinning(on: bool) -> bool {
-    PINNING.replace(on)
-}
-
-pub fn pinning() -> bool {
-    PINNING.get()
-}
-
-/// The inputs that no node on the way back can make again: leaves, constants, and what needs no gradient.
-pub fn pins(x: &[&Var], needs: Mask) -> Vec<(u32, u32, Tensor)> {
-    let kept = x.iter().enumerate().filter(|(i, v)| needs & bit(*i) == 0 || v.is_leaf());
+/// The inputs that no tracked node can make again: leaves, constants, and what was recorded elsewhere.
+pub fn pins(x: &[&Var], needs: Mask, bases: &[Option<Key>]) -> Vec<(u32, u32, Tensor)> {
+    let kept = x.iter().enumerate().filter(|(i, _)| needs & bit(*i) == 0 || bases[*i].is_none());
     kept.map(|(i, v)| (i as u32, v.tensor.storage().version(), v.tensor.clone())).collect()
 }
 
-/// Drops every value that the nodes on the way from `root` saved and that another node could make again. Returns how many.
-pub fn drop_saved(root: &Var) -> usize {
-    let Some(node) = root.node() else { return 0 };
-    let mut pending = vec![node.id()];
-    let mut seen = std::collections::HashSet::new();
-    let mut dropped: Vec<Tensor> = Vec::new();
-    while let Some(id) = pending.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        store::with_mut(id, |node| {
-            pending.extend(node.inputs.iter().map(|i| i.node).filter(|n| n.is_some()));
-            let pinned = |i: usize| node.extra.as_ref().is_some_and(|e| e.pins.iter().any(|p| p.0 as usize == i));
-            let replayable = node.extra.as_ref().is_some_and(|e| !e.pins.is_empty()) || !node.inputs.is_empty();
-            if node.extra.as_ref().is_some_and(|e| e.custom.is_some()) {
-                return;
-            }
-            for saved in node.saved.iter_mut().flat_map(|s| s.iter_mut()) {
-                if replayable && !(0..node.inputs.len()).any(|i| saved.is_input(i) && pinned(i)) {
-                    dropped.extend(saved.tensor().cloned());
-                    saved.drop_value();
-                }
-            }
-        });
+/// Brings back whatever node `id` saved and that was dropped meanwhile. Returns holds on all that it saved, without which a
+/// replay could drop what another has just brought back.
+pub fn materialise(id: NodeId) -> Result<Vec<Tensor>> {
+    let wanted = resident::gone(id);
+    let saved = |node: &Node| node.saved.iter().flat_map(|s| s.iter()).filter_map(|s| s.tensor().cloned()).collect();
+    let mut held: Vec<Tensor> = store::with(id, saved);
+    if !wanted.is_empty() {
+        let before = (Context::get(), arena::by_engine(true));
+        let result = if session::lean() {
+            lean::bring_back(id, &wanted, &mut held)
+        } else {
+            bring_back(id, &wanted, &mut held).or_else(|error| match error.kind() {
+                // What was brought back so far stays; the rest may fit on the narrow path.
+                Kind::OutOfMemory => lean::bring_back(id, &resident::gone(id), &mut held).map_err(|_| error),
+                _ => Err(error),
+            })
+        };
+        before.0.set();
+        arena::by_engine(before.1);
+        result?;
     }
-    dropped.len()
+    Ok(held)
 }
 
 /// What is needed to run a node again.
-struct Recipe {
+pub(super) struct Recipe {
+    id: NodeId,
     op: OpRef,
     inputs: SmallVec<[Source; 4]>,
     context: Context,
 }
 
 enum Source {
-    Value(Tensor),
-    Output(NodeId, u32),
+    Here(Tensor),
+    Made(Key),
 }
 
-/// The outputs of node `id`, the extra ones included, computed again from what is still there.
-pub fn replay(id: NodeId) -> Result<Vec<Tensor>> {
-    let mut made: HashMap<NodeId, Vec<Tensor>> = HashMap::new();
-    let mut pending = vec![id];
-    while let Some(&next) = pending.last() {
-        if made.contains_key(&next) {
-            pending.pop();
+/// Each missing maker once, the first recorded first.
+fn bring_back(visitor: NodeId, wanted: &[Key], held: &mut Vec<Tensor>) -> Result<()> {
+    let mut recipes: BTreeMap<NodeId, Recipe> = BTreeMap::new();
+    // Of each value that passes through this replay, the last node that reads it.
+    let mut last: FxHashMap<Key, NodeId> = FxHashMap::default();
+    let mut pending: Vec<NodeId> = wanted.iter().map(|key| key.0).collect();
+    while let Some(id) = pending.pop() {
+        if recipes.contains_key(&id) {
             continue;
         }
-        let recipe = store::with(next, recipe)?;
-        let missing: Vec<NodeId> = recipe
-            .inputs
-            .iter()
-            .filter_map(|s| match s {
-                Source::Output(node, _) if !made.contains_key(node) => Some(*node),
-                _ => None,
-            })
-            .collect();
-        if !missing.is_empty() {
-            pending.extend(missing);
-            continue;
+        let recipe = recipe(id)?;
+        for key in recipe.reads() {
+            let reader = last.entry(key).or_insert(id);
+            *reader = id.max(*reader);
+            pending.push(key.0);
         }
-        let input = |s: &Source| match s {
-            Source::Value(tensor) => tensor.clone(),
-            Source::Output(node, output) => made[node][*output as usize].clone(),
-        };
-        let inputs: SmallVec<[Tensor; 4]> = recipe.inputs.iter().map(input).collect();
-        let references: SmallVec<[&Tensor; 4]> = inputs.iter().collect();
-        let before = recipe.context.set();
-        let _span = trace::Span::of_node(trace::Work::Replay, next.number(), recipe.context);
-        let outputs = run::compute(&*recipe.op, &references, true);
-        before.set();
-        made.insert(next, outputs?.into_vec());
-        pending.pop();
+        recipes.insert(id, recipe);
     }
-    Ok(made.remove(&id).expect("bug: a replay that made nothing"))
+    let mut passing: FxHashMap<Key, Tensor> = FxHashMap::default();
+    while let Some((id, recipe)) = recipes.pop_first() {
+        let reads: SmallVec<[Key; 4]> = recipe.reads().collect();
+        let outputs = run_again(recipe, |key| passing.get(&key).cloned())?;
+        for (k, value) in outputs.into_iter().enumerate() {
+            let key = (id, k as u32);
+            if resident::find(key).is_some() {
+                continue;
+            }
+            let is_wanted = wanted.contains(&key);
+            if is_wanted || resident::keeps(key, visitor) {
+                restore(key, &value);
+            }
+            held.extend(is_wanted.then(|| value.clone()));
+            if last.contains_key(&key) {
+                passing.insert(key, value);
+            }
+        }
+        for key in reads {
+            if last[&key] == id {
+                passing.remove(&key);
+            }
+        }
+    }
+    Ok(())
 }
 
-fn recipe(node: &super::node::Node) -> Result<Recipe> {
-    let find = |i: usize| -> Result<Source> {
-        let saved = node.saved.iter().flat_map(|s| s.iter()).find(|s| s.is_input(i));
-        if let Some(tensor) = saved.and_then(Saved::tensor) {
-            return Ok(Source::Value(tensor.clone()));
+/// A value that was never kept, made again from what the nodes above it hold.
+pub fn remake(key: Key) -> Result<Tensor> {
+    let mut recipes: BTreeMap<NodeId, Recipe> = BTreeMap::new();
+    let mut pending = vec![key.0];
+    while let Some(id) = pending.pop() {
+        if let Entry::Vacant(entry) = recipes.entry(id) {
+            let recipe = entry.insert(recipe(id)?);
+            pending.extend(recipe.reads().map(|read| read.0));
         }
-        let pin = node.extra.iter().flat_map(|e| &e.pins).find(|p| p.0 as usize == i);
-        if let Some((_, version, tensor)) = pin {
-            check_version(tensor, *version, node.op.name(), node.line)?;
-            return Ok(Source::Value(tensor.clone()));
+    }
+    let mut passing: FxHashMap<Key, Tensor> = FxHashMap::default();
+    while let Some((id, recipe)) = recipes.pop_first() {
+        let outputs = run_again(recipe, |key| passing.get(&key).cloned())?;
+        passing.extend(outputs.into_iter().enumerate().map(|(k, value)| ((id, k as u32), value)));
+    }
+    Ok(passing.remove(&key).expect("bug: a value was not made again"))
+}
+
+pub(super) fn restore(key: Key, value: &Tensor) {
+    resident::restore(key, value);
+    session::restored(key, value.storage().block_id());
+}
+
+impl Recipe {
+    /// What must be made first.
+    fn reads(&self) -> impl Iterator<Item = Key> + '_ {
+        self.inputs.iter().filter_map(|source| if let Source::Made(key) = source { Some(*key) } else { None })
+    }
+}
+
+/// Runs a node; `passing` knows what this replay has made so far.
+pub(super) fn run_again(recipe: Recipe, passing: impl Fn(Key) -> Option<Tensor>) -> Result<run::Outputs> {
+    let mut inputs: SmallVec<[Tensor; 4]> = SmallVec::new();
+    for source in &recipe.inputs {
+        inputs.push(match source {
+            Source::Here(tensor) => tensor.clone(),
+            Source::Made(key) => fetch(*key, &passing)?,
+        });
+    }
+    let references: SmallVec<[&Tensor; 4]> = inputs.iter().collect();
+    let before = recipe.context.set();
+    let mut span = trace::Span::of_node(trace::Work::Replay, recipe.id.number(), recipe.context);
+    let outputs = run::compute(&*recipe.op, &references, true);
+    if let Ok(outputs) = &outputs {
+        super::trace::cost(&mut span, &*recipe.op, &references, outputs);
+    }
+    drop(span);
+    before.set();
+    if !recipe.op.is_view() {
+        budget::count_replay(resident::cost(recipe.id));
+    }
+    outputs
+}
+
+/// A value on its way, or there all along; or a view of such a one, taken again.
+fn fetch(key: Key, passing: &impl Fn(Key) -> Option<Tensor>) -> Result<Tensor> {
+    let mut views: Vec<(OpRef, u32)> = vec![];
+    let mut at = key;
+    let mut tensor = loop {
+        if let Some(tensor) = passing(at).or_else(|| found(at)) {
+            break tensor;
         }
-        let input = &node.inputs[i];
-        if input.node.is_some() {
-            return Ok(Source::Output(input.node, input.output));
+        let (op, source) = store::with(at.0, |node| -> Result<_> { Ok((node.op.clone(), near(node, 0)?)) })?;
+        assert!(op.is_view(), "bug: a replay lost a value of {} on its way", op.name());
+        views.push((op, at.1));
+        match source {
+            Source::Here(tensor) => break tensor,
+            Source::Made(up) => at = up,
         }
-        Err(Error::internal(format!("bug: {} cannot be replayed: its input {i} was not kept", node.op.name())))
     };
-    let inputs = (0..node.inputs.len()).map(find).collect::<Result<_>>()?;
-    let context = Context { op: node.op.name(), module: node.module, line: node.line };
-    Ok(Recipe { op: node.op.clone(), inputs, context })
+    while let Some((op, output)) = views.pop() {
+        tensor = run::compute(&*op, &[&tensor], true)?.swap_remove(output as usize);
+    }
+    Ok(tensor)
+}
+
+/// An output of a node as the node laid it out, when its bytes are there.
+pub(super) fn found(key: Key) -> Option<Tensor> {
+    let storage = resident::find(key)?;
+    let meta = store::with(key.0, |node| node.outputs[key.1 as usize].clone());
+    Some(Tensor::on(meta, storage, 0))
+}
+
+pub(super) fn recipe(id: NodeId) -> Result<Recipe> {
+    let (op, context, inputs) = store::with(id, |node| -> Result<_> {
+        let context = Context { op: node.op.name(), module: node.module, line: node.line };
+        let inputs = (0..node.inputs.len()).map(|i| near(node, i)).collect::<Result<SmallVec<[Source; 4]>>>()?;
+        Ok((node.op.clone(), context, inputs))
+    })?;
+    let look = |source: Source| match source {
+        Source::Made(key) => found(key).map_or(Source::Made(key), Source::Here),
+        here => here,
+    };
+    Ok(Recipe { id, op, context, inputs: inputs.into_iter().map(look).collect() })
+}
+
+/// Where input `i` of a node is to be had: in its own slots, among its pins, or from its maker.
+fn near(node: &Node, i: usize) -> Result<Source> {
+    let own = node.saved.iter().flat_map(|s| s.iter()).find(|s| s.is_input(i));
+    if let Some(saved) = own
+        && let Some(tensor) = Saved::tensor(saved)
+    {
+        saved.check(node.op.name(), node.line)?;
+        return Ok(Source::Here(tensor.clone()));
+    }
+    let pin = node.extra.iter().flat_map(|e| &e.pins).find(|p| p.0 as usize == i);
+    if let Some((_, version, tensor)) = pin {
+        check_version(tensor, *version, node.op.name(), node.line)?;
+        return Ok(Source::Here(tensor.clone()));
+    }
+    let input = &node.inputs[i];
+    if input.node.is_some() && node.saved.is_some() {
+        return Ok(Source::Made((input.node, input.output)));
+    }
+    let name = node.op.name();
+    Err(Error::graph(format!(
+        "backward: {name} must be computed again, but what it read was freed by an earlier backward; \
+         pass retain_graph=True to that one"
+    )))
 }

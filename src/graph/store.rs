@@ -48,6 +48,11 @@ impl Store {
         self.page(id).nodes[id.0 as usize % PAGE].as_mut().expect("bug: a freed node was asked for")
     }
 
+    fn find(&mut self, id: NodeId) -> Option<&mut Node> {
+        let at = (id.0 / PAGE as u64).checked_sub(self.first)? as usize;
+        self.pages.get_mut(at)?.as_mut()?.nodes.get_mut(id.0 as usize % PAGE)?.as_mut()
+    }
+
     fn push(&mut self, node: Node) -> NodeId {
         let id = NodeId(self.next);
         self.next += 1;
@@ -176,6 +181,11 @@ pub fn for_each(mut read: impl FnMut(NodeId, &Node)) {
             }
         }
     }
+}
+
+/// As `with_mut`, for a node that may be gone already.
+pub fn find_mut<T>(id: NodeId, change: impl FnOnce(&mut Node) -> T) -> Option<T> {
+    STORE.lock().find(id).map(change)
 }
 
 pub fn live_nodes() -> usize {

@@ -3,9 +3,9 @@
 use super::custom::{Custom, Origin};
 use super::node::{Hook, Input, Saved};
 use super::record;
-use super::replay;
 use super::store::{self, NodeId, NodeRef};
 use super::{Leaf, Var};
+use super::{frugal, replay, resident, session};
 use crate::arena::ledger::Category;
 use crate::arena::{Context, trace};
 use crate::error::{Error, Result};
@@ -37,6 +37,9 @@ pub fn sweep(request: Request) -> Result<Vec<Option<Var>>> {
     let result = Sweep::new(&request).and_then(|sweep| sweep.run(request));
     record::set_grad_enabled(before.1);
     before.0.set();
+    if session::active() {
+        session::after_sweep();
+    }
     result
 }
 
@@ -67,8 +70,20 @@ impl Sweep {
             if request.targets.is_some() && last.is_none_or(|last| id < last) {
                 break;
             }
+            let mut held = vec![];
+            if resident::any() {
+                resident::arrive(id);
+                if session::active() {
+                    session::before_visit(id);
+                }
+                held = replay::materialise(id)?;
+                if !request.retain_graph {
+                    resident::visited(id);
+                }
+            }
             let visit = Visit::begin(id, request.retain_graph)?;
             let _span = trace::Span::of_node(trace::Work::Backward, id.number(), visit.context);
+            drop(held);
             visit.run_hooks(&mut dy)?;
             for (found, target) in self.found.iter_mut().zip(targets) {
                 let node = target.node().filter(|n| n.id() == id);
@@ -125,7 +140,8 @@ fn accumulate(sum: Var, more: Var, recorded: bool) -> Result<Var> {
 }
 
 /// A gradient reaches a leaf. It gets memory of its own, so that a later in-place sum changes nobody else's value.
-fn arrive(leaf: &Leaf, dy: Var, recorded: bool) -> Result<()> {
+fn arrive(leaf: &Arc<Leaf>, dy: Var, recorded: bool) -> Result<()> {
+    leaf.note_forecast();
     let mut grad = leaf.grad.lock();
     let sum = match grad.take() {
         None => {
@@ -344,8 +360,7 @@ impl Running<'_> {
     /// All that a custom op saved, each with its history when the sweep is recorded.
     fn custom_saved(&self, custom: &Custom) -> Result<Vec<Var>> {
         let one = |(i, origin): (usize, &Origin)| {
-            let tensor =
-                self.saved(|s| s.is_input(i), || Err(Error::internal("bug: a custom op's value was dropped")))?;
+            let tensor = self.saved(|s| s.is_input(i))?;
             Ok(match *origin {
                 Origin::Maker(id, output) if self.recorded => Var::made_by(tensor, NodeRef::hold(id, output)),
                 Origin::Own(output) if self.recorded => {
@@ -357,12 +372,18 @@ impl Running<'_> {
         custom.origins.iter().enumerate().map(one).collect()
     }
 
-    fn saved(&self, slot: impl Fn(&Saved) -> bool, replayed: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    fn kept(&self, slot: impl Fn(&Saved) -> bool) -> Result<&Saved> {
         let name = self.visit.op.name();
         let saved = self.visit.saved.find(slot);
         let saved = saved.ok_or_else(|| Error::internal(format!("bug: {name} reads a value it did not declare")))?;
         saved.check(name, self.visit.context.line)?;
-        saved.tensor().map_or_else(replayed, |t| Ok(t.clone()))
+        Ok(saved)
+    }
+
+    fn saved(&self, slot: impl Fn(&Saved) -> bool) -> Result<Tensor> {
+        let name = self.visit.op.name();
+        let tensor = self.kept(slot)?.tensor().cloned();
+        tensor.ok_or_else(|| Error::internal(format!("bug: {name} met a value that was not brought back")))
     }
 }
 
@@ -389,7 +410,10 @@ impl Engine for Running<'_> {
 
     fn input(&mut self, i: usize) -> Result<V> {
         let (node, output) = self.visit.makers[i];
-        let tensor = self.saved(|s| s.is_input(i), || Ok(replay::replay(node)?.swap_remove(output as usize)))?;
+        let tensor = match self.kept(|s| s.is_input(i))?.tensor() {
+            Some(tensor) => tensor.clone(),
+            None => frugal::remake(node, output)?,
+        };
         let history = self.recorded && node.is_some();
         let var = if history { Var::made_by(tensor, NodeRef::hold(node, output)) } else { Var::constant(tensor) };
         Ok(self.push(var))
@@ -397,7 +421,7 @@ impl Engine for Running<'_> {
 
     fn output(&mut self, i: usize) -> Result<V> {
         let id = self.visit.hold.id();
-        let tensor = self.saved(|s| s.is_output(i), || Ok(replay::replay(id)?.swap_remove(i)))?;
+        let tensor = self.saved(|s| s.is_output(i))?;
         let history = self.recorded && tensor.dtype().is_float() && i < self.visit.op.visible();
         let var = if history { Var::made_by(tensor, NodeRef::hold(id, i as u32)) } else { Var::constant(tensor) };
         Ok(self.push(var))

@@ -1,10 +1,11 @@
 //! What a capture is told of the graph: the work, and which node needs which block.
 
+use super::node::Node;
 use super::store::{self, NodeId, NodeRef};
 use crate::arena::Context;
 use crate::arena::trace::{self, Span};
 use crate::ops::Op;
-use crate::tensor::{Meta, Tensor};
+use crate::tensor::{Meta, Storage, Tensor};
 use smallvec::SmallVec;
 use std::collections::HashMap;
 
@@ -33,6 +34,14 @@ pub fn recorded(node: &NodeRef) {
         (blocks.collect::<SmallVec<[u32; 4]>>(), context)
     });
     blocks.into_iter().for_each(|block| trace::need(block, node.id().number(), context));
+}
+
+/// Notes that a value made again, now in this block, is needed by a node as its first block was.
+pub fn needs_again(id: NodeId, node: &Node, storage: &Storage) {
+    if let (true, Some(block)) = (trace::on(), storage.block_id()) {
+        let context = Context { op: node.op.name(), module: node.module, line: node.line };
+        trace::need(block, id.number(), context);
+    }
 }
 
 /// A node as a row of a table.

@@ -151,6 +151,9 @@ impl Op for BatchNorm {
         let weight = if self.weight && needs & 1 != 0 { bit(1) } else { 0 };
         Saves::inputs(1 | weight).and_outputs(0b110)
     }
+    fn cheap(&self) -> bool {
+        true
+    }
     fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
         Cost::streaming(x, y, 7.0)
     }

@@ -96,6 +96,9 @@ impl Op for LayerNorm {
         let weight = if self.weight && needs & 1 != 0 { bit(1) } else { 0 };
         Saves::inputs(1 | weight).and_outputs(0b10)
     }
+    fn cheap(&self) -> bool {
+        true
+    }
     fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
         Cost::streaming(x, y, 8.0)
     }

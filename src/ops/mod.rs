@@ -83,6 +83,11 @@ impl Cost {
         Cost { flops: largest as f64 * flops_per_element, bytes: bytes as f64 }
     }
 
+    /// Seconds on a plain machine, a pure function of the shapes: 100 GFLOP/s, 20 GB/s, a microsecond to begin.
+    pub fn seconds(&self) -> f64 {
+        (self.flops / 1e11).max(self.bytes / 2e10) + 1e-6
+    }
+
     /// A rough time for deciding whether to release locks or wake threads: 20 GFLOP/s, 10 GB/s.
     pub fn rough_nanos(&self) -> f64 {
         (self.flops / 20.0).max(self.bytes / 10.0)
@@ -135,6 +140,11 @@ pub trait Op: Debug + Send + Sync + 'static {
 
     /// True when the kernels read and write 16-bit floats themselves; otherwise the engine computes in f32 around them.
     fn takes_half(&self) -> bool {
+        false
+    }
+
+    /// True when it is a pass over memory, so that its result need not be kept where a dearer op reads it.
+    fn cheap(&self) -> bool {
         false
     }
 

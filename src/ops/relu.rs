@@ -59,6 +59,9 @@ impl Op for Relu {
     fn saves(&self, _needs: Mask) -> Saves {
         Saves::outputs(0b10)
     }
+    fn cheap(&self) -> bool {
+        true
+    }
     fn layouts(&self, _input: usize) -> Layouts {
         Layouts::Any
     }

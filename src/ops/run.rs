@@ -1,6 +1,7 @@
 //! Runs one op: infers, allocates, converts what the kernel does not take, and hands over to the device.
 
 use super::{Layouts, Op, registry};
+use crate::arena;
 use crate::arena::ledger::Category;
 use crate::device::Device;
 use crate::dtype::{DType, Element};
@@ -57,6 +58,9 @@ fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
 }
 
 fn on_device(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+    if arena::on_paper() {
+        return Ok(());
+    }
     match y.first().map_or(Device::Cpu, |t| t.meta.device) {
         Device::Cpu => op.cpu(x, y),
     }
@@ -124,6 +128,11 @@ fn through_f32(op: &dyn Op, x: &[&Tensor], inferred: &[Meta], recording: bool) -
         .zip(inferred)
         .map(|(t, meta)| if t.dtype() == meta.dtype { Ok(t) } else { converted(&t, meta.clone(), Category::Temporary) })
         .collect()
+}
+
+/// Runs an op on given outputs, the first of which may be an input's memory.
+pub fn into(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+    on_device(op, x, y)
 }
 
 /// What the op would cost on these inputs.

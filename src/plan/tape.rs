@@ -39,6 +39,13 @@ pub struct Op {
     pub forward: bool,
 }
 
+impl Op {
+    /// The same op on the same values; what Python does around it may differ.
+    pub fn is_like(&self, other: &Op) -> bool {
+        self.name == other.name && self.forward == other.forward && self.reads == other.reads
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Bytes that belong to no value: gradients, workspaces, what Python holds.

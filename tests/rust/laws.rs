@@ -425,7 +425,7 @@ fn replayed_values_give_bit_identical_gradients() {
         let run = |drop: bool| {
             let mut random = case.random();
             let (tensors, _) = inputs(&case.sample, DType::F32, &mut random);
-            let before = graph::replay::set_pinning(true);
+            let before = graph::resident::set_tracking(true);
             let leaves = leaves(&tensors);
             // One op in front and one behind, so that values have makers and uses of their own.
             let square = |v: &Var| {
@@ -439,11 +439,11 @@ fn replayed_values_give_bit_identical_gradients() {
             };
             let x: Vec<Var> = leaves.iter().map(square).collect();
             let y = run_op(&case.sample, &x);
-            graph::replay::set_pinning(before);
+            graph::resident::set_tracking(before);
             let dy = cotangents(&y, &mut random);
             if drop {
                 y.iter().filter(|v| v.requires_grad()).for_each(|v| {
-                    graph::replay::drop_saved(v);
+                    graph::resident::drop_saved(v);
                 });
             }
             drop_handles(x);

@@ -32,6 +32,7 @@ from .activation import (
     Threshold,
 )
 from .attention import MultiheadAttention
+from .checkpoint import Checkpoint
 from .containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
@@ -112,6 +113,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Checkpoint",
     "Conv1d",
     "Conv2d",
     "Conv3d",

@@ -170,6 +170,10 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
         Cost::streaming(x, y, P::FLOPS)
     }
 
+    fn cheap(&self) -> bool {
+        N == 1 && P::READS[0] & Y == 0
+    }
+
     fn layouts(&self, _input: usize) -> Layouts {
         Layouts::Any
     }
@@ -319,6 +323,9 @@ impl Formula for Identity {
 
 /// Copies `from`, broadcast, into every element of `to`, converting as needed.
 pub fn copy_into(from: &Tensor, to: &Tensor) {
+    if crate::arena::on_paper() {
+        return;
+    }
     const COPY: Kernels = Kernels::of::<Identity>();
     launch(&COPY, from.dtype().compute(), &[Some(from.view())], &to.view());
 }

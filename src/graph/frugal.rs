@@ -1,0 +1,79 @@
+//! What is not kept at all, budget or not: results of passes over memory that a dear op saved as its input, when the pass can
+//! be run again from what its own node keeps. A norm before a large product, an activation after one.
+
+use super::Var;
+use super::node::Saved;
+use super::replay;
+use super::store::{self, NodeId};
+use crate::error::Result;
+use crate::ops::{Mask, Op, bit};
+use crate::tensor::{Meta, Tensor};
+use smallvec::SmallVec;
+
+/// Values below this many bytes are not worth the trouble.
+const LEAST_BYTES: usize = 64 << 10;
+/// What making a value again may cost, as a share of the forward of the op that reads it. That op's sweep costs twice its
+/// forward, so a step is slower by a third of this at the very most.
+const SHARE: f64 = 0.16;
+
+fn seconds(op: &dyn Op, x: &[&Var], y: &[Tensor]) -> f64 {
+    let metas: SmallVec<[&Meta; 4]> = x.iter().map(|v| &v.tensor.meta).collect();
+    let outputs: SmallVec<[Meta; 2]> = y.iter().map(|t| t.meta.clone()).collect();
+    op.cost(&metas, &outputs).seconds()
+}
+
+/// What running the maker of a value again would cost, if its node can.
+fn remake_cost(v: &Var) -> Option<f64> {
+    let node = v.node.as_ref()?;
+    store::with(node.id(), |maker| {
+        let cost = maker.extra.as_ref()?.remake?;
+        let same = maker.outputs.get(node.output() as usize).is_some_and(|meta| *meta == v.tensor.meta);
+        (same && v.version == v.tensor.storage().version() && v.tensor.offset() == 0).then_some(cost)
+    })
+}
+
+/// The inputs that need not be kept for the vjp of `op`, because they are made again at next to no cost.
+pub fn spared(op: &dyn Op, x: &[&Var], y: &[Tensor], saves: Mask, needs: Mask) -> Mask {
+    let mut spared = 0;
+    let mut own = None;
+    for (i, v) in x.iter().enumerate() {
+        let large = v.tensor.meta.bytes() >= LEAST_BYTES;
+        if large
+            && saves & needs & bit(i) != 0
+            && let Some(cost) = remake_cost(v)
+            && cost <= SHARE * *own.get_or_insert_with(|| seconds(op, x, y))
+        {
+            spared |= bit(i);
+        }
+    }
+    spared
+}
+
+/// For a cheap op that was just computed: the cost of running it again from what its node holds, and the inputs that the
+/// node must hold for that beside what it saves. `None` when an input is neither kept nor to be remade.
+pub fn remaking(op: &dyn Op, x: &[&Var], y: &[Tensor], needs: Mask, saved: &[Saved]) -> Option<(f64, Pins)> {
+    if !op.cheap() || y[0].meta.bytes() < LEAST_BYTES {
+        return None;
+    }
+    let mut cost = seconds(op, x, y);
+    let mut pins = Pins::new();
+    for (i, v) in x.iter().enumerate() {
+        let kept = saved.iter().any(|s| s.is_input(i) && s.tensor().is_some());
+        if kept {
+            continue;
+        }
+        if needs & bit(i) == 0 || v.is_leaf() {
+            pins.push((i as u32, v.tensor.storage().version(), v.tensor.clone()));
+        } else {
+            cost += remake_cost(v)?;
+        }
+    }
+    Some((cost, pins))
+}
+
+pub type Pins = Vec<(u32, u32, Tensor)>;
+
+/// The output of a node, made again from what it and the nodes above it hold.
+pub fn remake(id: NodeId, output: u32) -> Result<Tensor> {
+    replay::remake((id, output))
+}
