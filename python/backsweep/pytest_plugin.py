@@ -45,13 +45,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]
     from .memory import parse_bytes
     from .profiler import command, profile, report
 
-    peak = None if peak is None else parse_bytes(peak)
-    activation = None if activation is None else parse_bytes(activation)
-    recompute = None if recompute is None else command.parse_share(recompute)
+    try:
+        peak = None if peak is None else parse_bytes(peak)
+        activation = None if activation is None else parse_bytes(activation)
+        recompute = None if recompute is None else command.parse_share(recompute)
+    except ValueError as error:
+        pytest.fail(str(error), pytrace=False)
     with profile() as prof:
         result = yield
     broken = command.broken_limits(prof.tables, peak, activation, recompute, prof.tables.present_bytes)
     if broken:
-        table = report.blocks(prof.peak(), 15)
-        pytest.fail("\n".join([*broken, "", "alive at the peak", table]), pytrace=False)
+        lines = [*broken, "", "alive at the peak", report.blocks(prof.peak(), 15)]
+        if activation is not None:
+            lines += ["", "kept for backward, when that was most", report.blocks(prof.saved(), 15)]
+        pytest.fail("\n".join(lines), pytrace=False)
     return result

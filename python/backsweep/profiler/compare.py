@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from .. import errors
 from ..memory import CATEGORIES
+from . import pareto
 from .capture import (
     ALLOC,
     BACKWARD,
@@ -366,9 +367,16 @@ class Comparison:
 
     @cached_property
     def saved_at(self) -> int:
-        """The event with the most activation bytes alive."""
-        activation = self.live[:, CATEGORIES.index("activation")]
-        return int(np.argmax(activation)) if len(self.events) else -1
+        """The event with the most activation bytes alive, once it is known who needs them."""
+        if not len(self.events):
+            return -1
+        activation, kind = self.live[:, CATEGORIES.index("activation")], self.events["kind"]
+        first = int(np.argmax(activation))
+        # A block becomes an activation a little before its node says that it needs it.
+        over = np.flatnonzero((activation[first:] != activation[first]) | (kind[first:] == DONE))
+        last = first + int(over[0]) if len(over) else len(kind)
+        needs = np.flatnonzero(kind[first:last] == NEED)
+        return first + int(needs[-1]) if len(needs) else first
 
     def saved(self, group_by: str | None = None) -> list[Row]:
         """What the graph keeps for the sweep, at the moment when that is most."""
@@ -555,7 +563,7 @@ class Comparison:
 
     def pareto(self) -> list[Row] | None:
         """Budget against recomputation, where the run computed it."""
-        return self.capture.facts.get("pareto")
+        return pareto.ladder(self.capture)
 
     def to_dict(self) -> Row:
         """All tables; JSON can hold them."""
