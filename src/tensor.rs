@@ -128,6 +128,20 @@ impl Storage {
         }
     }
 
+    /// Says which module the bytes belong to.
+    pub fn place(&self, module: Name) {
+        if let Memory::Arena(block) = &self.memory {
+            block.place(module);
+        }
+    }
+
+    pub fn module(&self) -> Name {
+        match &self.memory {
+            Memory::Arena(block) => block.module(),
+            Memory::Foreign(_) => Name::NONE,
+        }
+    }
+
     pub fn category(&self) -> Option<Category> {
         match &self.memory {
             Memory::Arena(block) => Some(block.category()),

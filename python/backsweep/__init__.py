@@ -35,7 +35,7 @@ from .reduction import *
 from .shape import *
 
 from .nn.functional import log_softmax, softmax  # isort: skip
-from . import data, nn, optim  # isort: skip
+from . import data, nn, optim, profiler  # isort: skip
 
 __version__: str = _core.__version__
 

@@ -1,4 +1,4 @@
-"""The command line: `backsweep demo`, `backsweep env`."""
+"""The command line: `backsweep demo`, `backsweep profile`, `backsweep env`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["profile"]:
+        # It has words and options of its own, and hands the rest to a script.
+        from .profiler.command import main as profile
+
+        return profile(given[1:])
     parser = argparse.ArgumentParser(prog="backsweep", description="Train neural networks, and know where every byte went.")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -22,10 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--json", action="store_true", help="print the report as JSON on standard output")
     demo.add_argument("--quiet", action="store_true", help="no progress and no tables")
 
+    commands.add_parser("profile", help="say where the memory of a script goes, and of what a capture holds", add_help=False)
+
     env = commands.add_parser("env", help="say what this machine offers")
     env.add_argument("--json", action="store_true", help="as JSON")
 
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     if options.command == "env":
         return _env(options.json)
     from . import demo as running

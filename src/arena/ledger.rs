@@ -3,6 +3,7 @@
 //! Knows no memory and no lock. Law: at every event the categories sum to the live bytes.
 
 use super::names::Name;
+use super::trace::Trace;
 
 /// What a block is for. A block is re-tagged when its role changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -93,6 +94,7 @@ pub struct Ledger {
     records: Vec<Option<Record>>,
     vacant: Vec<u32>,
     recording: Option<Recording>,
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 /// The events since `record_start`, and what was alive then: enough to rebuild every moment in between.
@@ -121,6 +123,9 @@ impl Ledger {
         s.by_category[tag.category as usize] += bytes;
         self.note_peak();
         self.log(Event::Alloc { id, record });
+        if let Some(trace) = &mut self.trace {
+            trace.alloc(id, &record, self.stats.live);
+        }
         id
     }
 
@@ -132,6 +137,9 @@ impl Ledger {
         s.blocks -= 1;
         s.by_category[record.tag.category as usize] -= record.bytes;
         self.log(Event::Free { id });
+        if let Some(trace) = &mut self.trace {
+            trace.free(id, &record);
+        }
     }
 
     /// Changes a block's role; returns the one it had.
@@ -139,16 +147,34 @@ impl Ledger {
         let record = self.records[id as usize].as_mut().expect("bug: a freed block was re-tagged");
         let before = std::mem::replace(&mut record.tag.category, category);
         if before != category {
+            let after = *record;
             let bytes = record.bytes;
             self.stats.by_category[before as usize] -= bytes;
             self.stats.by_category[category as usize] += bytes;
             self.log(Event::Retag { id, category });
+            if let Some(trace) = &mut self.trace {
+                trace.retag(id, &after, before);
+            }
         }
         before
     }
 
     pub fn tag(&self, id: u32) -> Tag {
         self.records[id as usize].expect("bug: a freed block was asked for its role").tag
+    }
+
+    /// Says which module a block belongs to, where that was not known when it was made: a parameter is made before the model.
+    pub fn place(&mut self, id: u32, module: Name) {
+        let record = self.records[id as usize].as_mut().expect("bug: a freed block was placed");
+        record.tag.module = module;
+        let record = *record;
+        if let Some(trace) = &mut self.trace {
+            trace.place(id, &record);
+        }
+    }
+
+    pub fn module(&self, id: u32) -> Name {
+        self.records[id as usize].expect("bug: a freed block was asked for its module").tag.module
     }
 
     pub fn category(&self, id: u32) -> Category {

@@ -9,6 +9,7 @@ mod free_list;
 pub mod ledger;
 pub mod names;
 mod region;
+pub mod trace;
 
 use crate::error::{Error, Kind, Result, size};
 use deltas::{Delta, Deltas};
@@ -106,6 +107,13 @@ impl Block {
             ledger.retag(self.id(), to);
         }
     }
+    /// Says which module the block belongs to.
+    pub fn place(&self, module: Name) {
+        ARENA.lock().ledger.place(self.id(), module);
+    }
+    pub fn module(&self) -> Name {
+        ARENA.lock().ledger.module(self.id())
+    }
     pub fn category(&self) -> Category {
         ARENA.lock().ledger.category(self.id())
     }
@@ -201,7 +209,9 @@ pub fn alloc(bytes: usize, category: Category) -> Result<Block> {
         drop(arena);
         if (keeper.relieve)(over) == 0 {
             let advice = (keeper.advice)();
-            return Err(ARENA.lock().over_cap(charge(bytes), Cap::Budget, tag.op, &advice));
+            let mut arena = ARENA.lock();
+            arena.note_refusal(charge(bytes), tag);
+            return Err(arena.over_cap(charge(bytes), Cap::Budget, tag.op, &advice));
         }
     }
 }
@@ -275,7 +285,9 @@ pub fn set_limit(limit: Option<usize>) -> Result<Option<usize>> {
     {
         return Err(arena.over_cap(0, Cap::Limit(cap), "memory.limit", ""));
     }
-    Ok(std::mem::replace(&mut arena.limit, limit))
+    let before = std::mem::replace(&mut arena.limit, limit);
+    arena.note_cap();
+    Ok(before)
 }
 
 pub fn budget() -> Option<usize> {
@@ -290,7 +302,9 @@ pub fn set_budget(budget: Option<usize>, keeper: Keeper) -> Result<Option<usize>
         let over = budget.map_or(0, |cap| live.saturating_sub(cap));
         if over == 0 {
             arena.keeper = Some(keeper);
-            return Ok(std::mem::replace(&mut arena.budget, budget));
+            let before = std::mem::replace(&mut arena.budget, budget);
+            arena.note_cap();
+            return Ok(before);
         }
         drop(arena);
         if (keeper.relieve)(over) == 0 {
@@ -319,6 +333,7 @@ impl Arena {
             && live + charged > limit
             && !on_paper()
         {
+            self.note_refusal(charged, tag);
             return Err(self.over_cap(charged, Cap::Limit(limit), tag.op, ""));
         }
         let found = if on_paper() && charged > SMALL {
@@ -331,7 +346,10 @@ impl Arena {
         } else {
             self.large_block(charged).map(|(ptr, chunk)| (ptr, Origin::Large { chunk }))
         };
-        let (ptr, origin) = found.ok_or_else(|| self.system_refused(charged, live, tag.op))?;
+        let Some((ptr, origin)) = found else {
+            self.note_refusal(charged, tag);
+            return Err(self.system_refused(charged, live, tag.op));
+        };
         let record = self.ledger.alloc(charged, tag);
         self.deltas.push(|engine| Delta::Alloc { id: record, bytes: charged as u64, engine });
         Ok(Block { ptr, bytes: charged, origin, record: AtomicU32::new(record) })
@@ -373,6 +391,24 @@ impl Arena {
             }
         };
         Some((self.regions[taken.region as usize].at(taken.offset), taken.id))
+    }
+
+    /// What live bytes may come to, the limit and the budget taken together.
+    fn cap(&self) -> Option<usize> {
+        self.limit.into_iter().chain(self.budget).min()
+    }
+
+    fn note_cap(&mut self) {
+        let cap = self.cap();
+        if let Some(trace) = &mut self.ledger.trace {
+            trace.limit(cap);
+        }
+    }
+
+    fn note_refusal(&mut self, asked: usize, tag: Tag) {
+        if let Some(trace) = &mut self.ledger.trace {
+            trace.refused(asked, tag);
+        }
     }
 
     /// By how much an allocation would exceed the budget.

@@ -49,3 +49,8 @@ impl Name {
         self == Name::NONE
     }
 }
+
+/// All texts from the name number `first` on.
+pub fn texts_from(first: usize) -> Vec<Arc<str>> {
+    TABLE.lock().texts.get(first..).unwrap_or_default().to_vec()
+}

@@ -9,6 +9,7 @@ mod frames;
 mod machine;
 mod memory;
 mod plans;
+mod profiler;
 mod random;
 mod tensor;
 mod training;
@@ -29,6 +30,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     machine::register(m)?;
     memory::register(m)?;
     plans::register(m)?;
+    profiler::register(m)?;
     random::register(m)?;
     training::register(m)?;
     Ok(())

@@ -17,12 +17,14 @@ pub mod resident;
 pub mod session;
 mod store;
 pub mod sweep;
+mod trace;
 
 pub use custom::{CustomVjp, record_custom};
 pub use node::{Hook, Leaf};
 pub use record::{apply, apply_in_place, grad_enabled, set_grad_enabled};
 pub use store::{NodeId, NodeRef, live_nodes, next_id};
 pub use sweep::{Request, sweep};
+pub use trace::{NodeFacts, needs};
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;

@@ -2,7 +2,7 @@
 
 use super::node::{Extra, Input, Node, Saved};
 use super::store::{self, NodeId, NodeRef};
-use super::{Var, frugal, replay, resident, session};
+use super::{Var, frugal, replay, resident, session, trace};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
@@ -41,7 +41,9 @@ fn apply_tagged(op: OpRef, x: &[&Var]) -> Result<Vars> {
     if needs != 0 && session::active() && resident::tracking() {
         session::before_forward(op.name())?;
     }
+    let mut span = trace::forward(&*op);
     let mut y = run::compute(&*op, &tensors, needs != 0)?;
+    trace::cost(&mut span, &*op, &tensors, &y);
     if needs == 0 {
         y.truncate(op.visible());
         return Ok(y.into_iter().map(Var::constant).collect());
@@ -118,6 +120,7 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
     if let Some(bases) = tracked {
         resident::track(node.id(), &*op, x, y, &bases);
     }
+    trace::recorded(&node);
     node
 }
 
@@ -125,6 +128,7 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
 pub fn apply_in_place(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
     let before = Context::get();
     Context { op: op.name(), ..before }.set();
+    let _span = trace::forward(&*op);
     let result = in_place_tagged(op, x, others);
     before.set();
     result

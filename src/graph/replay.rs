@@ -7,7 +7,7 @@ use super::node::{Node, Saved, check_version};
 use super::resident::{self, Key};
 use super::store::{self, NodeId};
 use super::{Var, budget, lean, session};
-use crate::arena::{self, Context};
+use crate::arena::{self, Context, trace};
 use crate::error::{Error, Kind, Result};
 use crate::ops::{Mask, OpRef, bit, run};
 use crate::tensor::Tensor;
@@ -162,7 +162,12 @@ pub(super) fn run_again(recipe: Recipe, passing: impl Fn(Key) -> Option<Tensor>)
     }
     let references: SmallVec<[&Tensor; 4]> = inputs.iter().collect();
     let before = recipe.context.set();
+    let mut span = trace::Span::of_node(trace::Work::Replay, recipe.id.number(), recipe.context);
     let outputs = run::compute(&*recipe.op, &references, true);
+    if let Ok(outputs) = &outputs {
+        super::trace::cost(&mut span, &*recipe.op, &references, outputs);
+    }
+    drop(span);
     before.set();
     if !recipe.op.is_view() {
         budget::count_replay(resident::cost(recipe.id));

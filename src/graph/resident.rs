@@ -314,6 +314,7 @@ pub fn restore(key: Key, value: &Tensor) {
         store::find_mut(node, |n| {
             if let Some(saved) = &mut n.saved {
                 Saved::bring_back(&mut saved[slot as usize], storage);
+                super::trace::needs_again(node, n, storage);
             }
         });
     }

@@ -1,6 +1,7 @@
 //! Where nodes live: pages of a growing arena, and the counts that say when a node is no longer needed.
 
 use super::node::{Leaf, Node};
+use crate::arena::trace;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -151,6 +152,7 @@ fn release(id: NodeId) {
                     continue;
                 }
                 let node = store.take(id);
+                trace::done(id.0);
                 pending.extend(node.inputs.iter().map(|i| i.node).filter(|n| n.is_some()));
                 dead.push(node);
                 if dead.len() == BATCH {
@@ -168,6 +170,18 @@ pub fn with<T>(id: NodeId, read: impl FnOnce(&Node) -> T) -> T {
 
 pub fn with_mut<T>(id: NodeId, change: impl FnOnce(&mut Node) -> T) -> T {
     change(STORE.lock().node(id))
+}
+
+/// Every node that is alive, in the order of recording.
+pub fn for_each(mut read: impl FnMut(NodeId, &Node)) {
+    let store = STORE.lock();
+    for (p, page) in store.pages.iter().enumerate() {
+        for (i, node) in page.iter().flat_map(|page| page.nodes.iter().enumerate()) {
+            if let Some(node) = node {
+                read(NodeId((store.first + p as u64) * PAGE as u64 + i as u64), node);
+            }
+        }
+    }
 }
 
 /// As `with_mut`, for a node that may be gone already.

@@ -6,8 +6,8 @@ use super::record;
 use super::store::{self, NodeId, NodeRef};
 use super::{Leaf, Var};
 use super::{forecast, frugal, replay, resident, session};
-use crate::arena::Context;
 use crate::arena::ledger::Category;
+use crate::arena::{Context, trace};
 use crate::error::{Error, Result};
 use crate::ops::{Back, Engine, Mask, Metas, OpRef, V, bit, run};
 use crate::shape::Layout;
@@ -32,6 +32,7 @@ type Slots = SmallVec<[Option<Var>; 1]>;
 
 /// Runs a request. Leaves receive their gradients at the very end, so that an error or a Ctrl-C leaves them as they were.
 pub fn sweep(request: Request) -> Result<Vec<Option<Var>>> {
+    let _span = trace::Span::sweep();
     let before = (Context::get(), record::set_grad_enabled(request.create_graph));
     let result = Sweep::new(&request).and_then(|sweep| sweep.run(request));
     record::set_grad_enabled(before.1);
@@ -81,6 +82,7 @@ impl Sweep {
                 }
             }
             let visit = Visit::begin(id, request.retain_graph)?;
+            let _span = trace::Span::of_node(trace::Work::Backward, id.number(), visit.context);
             drop(held);
             visit.run_hooks(&mut dy)?;
             for (found, target) in self.found.iter_mut().zip(targets) {
@@ -98,6 +100,9 @@ impl Sweep {
             }
             for (node, output, dx) in visit.vjp(dy, request.create_graph)? {
                 self.add(node, output, dx, request.create_graph)?;
+            }
+            if !request.retain_graph {
+                trace::done(id.number());
             }
         }
         for (leaf, dy) in std::mem::take(&mut self.leaves) {

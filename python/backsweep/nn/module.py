@@ -156,8 +156,13 @@ class Module:
 
     def _name_tree(self, path: str) -> str:
         """Give this module and all below it their paths."""
-        for name, module in self.named_modules(prefix=path):
+        # From the end, so that what hangs in two places belongs to the first.
+        for name, module in reversed(list(self.named_modules(prefix=path))):
             module.__dict__["_path"] = name
+            for _, parameter in module.named_parameters(recurse=False):
+                _core.place(parameter, name or type(module).__name__)
+            for _, buffer in module.named_buffers(recurse=False):
+                _core.place(buffer, name or type(module).__name__)
         return path
 
     def register_forward_pre_hook(

@@ -12,7 +12,7 @@ from typing import Any
 
 import backsweep as bs
 
-from .. import errors, memory
+from .. import _core, errors, memory
 from .._core import Tensor
 from ..nn.module import zero_grads
 
@@ -100,20 +100,25 @@ class Optimizer:
             with bs.enable_grad():
                 loss = closure()
         unused: list[str] = []
-        with bs.no_grad():
-            for number, group in enumerate(self.param_groups):
-                params, grads = [], []
-                for place, param in enumerate(group["params"]):
-                    grad = param.grad
-                    if grad is not None:
-                        params.append(param)
-                        grads.append(grad)
-                    elif param.requires_grad and self.report_unused and id(param) not in self._reported:
-                        self._reported.add(id(param))
-                        unused.append(_describe(group, number, place))
-                if params:
-                    self._update(group, params, grads)
+        _core.optimizer_begin(type(self).__name__)
+        try:
+            with bs.no_grad():
+                for number, group in enumerate(self.param_groups):
+                    params, grads = [], []
+                    for place, param in enumerate(group["params"]):
+                        grad = param.grad
+                        if grad is not None:
+                            params.append(param)
+                            grads.append(grad)
+                        elif param.requires_grad and self.report_unused and id(param) not in self._reported:
+                            self._reported.add(id(param))
+                            unused.append(_describe(group, number, place))
+                    if params:
+                        self._update(group, params, grads)
+        finally:
+            _core.optimizer_end()
         self._steps += 1
+        _core.trace_step(True)
         if unused:
             warnings.warn(
                 f"{type(self).__name__}.step: no gradient for {', '.join(unused)}; call loss.backward() "
@@ -137,7 +142,7 @@ class Optimizer:
         for param in params:
             state = self.state[param]
             if not state:
-                state.update({name: own(value) for name, value in begin(param).items()})
+                state.update({name: own(value, param) for name, value in begin(param).items()})
             states.append(state)
         for state in states:
             state["step"] += 1
@@ -203,7 +208,7 @@ class Optimizer:
         value = value.detach().to(device=param.device)
         if param.is_floating_point():
             value = value.to(dtype=param.dtype)
-        return own(value.clone())
+        return own(value.clone(), param)
 
     def __repr__(self) -> str:
         """Show the settings of each group."""
@@ -231,8 +236,9 @@ def check_range(op: str, name: str, value: float, below: float | None = None) ->
         raise errors.ValueError(f"{op}: {name}={value}; {needed} is needed")
 
 
-def own(value: Any) -> Any:
-    """Book the memory of a tensor under the optimizer."""
+def own(value: Any, param: Tensor) -> Any:
+    """Book the memory of a tensor under the optimizer, in the module of its parameter."""
     if isinstance(value, Tensor):
         value._category = "optimizer"
+        _core.place(value, param)
     return value

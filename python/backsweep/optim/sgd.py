@@ -62,7 +62,7 @@ class SGD(Optimizer):
             return
         # The first step sets the momentum to the gradient itself, without dampening.
         fresh = {
-            id(param): own(bs.zeros_like(param))
+            id(param): own(bs.zeros_like(param), param)
             for param in params
             if self.state[param].get("momentum_buffer") is None
         }
