@@ -11,6 +11,8 @@ use std::cell::RefCell;
 
 /// Frames of our own package looked through before the line of the enclosing module call is taken instead.
 const DEEPEST: usize = 3;
+/// The same where no module call encloses them.
+const DEEPEST_OUTSIDE: usize = 12;
 
 #[derive(Default)]
 struct Seen {
@@ -35,7 +37,7 @@ fn frame(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 
 fn user_line(py: Python<'_>, seen: &mut Seen) -> PyResult<Option<Name>> {
     let mut at = frame(py)?;
-    for _ in 0..DEEPEST {
+    for _ in 0..if seen.modules.is_empty() { DEEPEST_OUTSIDE } else { DEEPEST } {
         let code = at.getattr(pyo3::intern!(py, "f_code"))?;
         let key = code.as_ptr() as usize;
         let ours = match seen.codes.get(&key) {
