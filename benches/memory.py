@@ -1,10 +1,18 @@
-"""Budgets executed: step time, peak and gradients of the workloads under byte budgets.
+"""What a byte budget costs: planned for nine networks (layer a), and executed on the workloads (layer b).
 
-    python benches/memory.py --layer b [--workloads gpt-cpu,resnet20] [--shares 0.75,0.5] [--steps 5] [--json]
+    python benches/memory.py --layer a [--networks vgg16,unet] [--json]
+    python benches/memory.py --layer b [--workloads gpt-cpu,resnet20] [--shares 0.75,0.5] [--steps 6] [--json]
+    python benches/memory.py --layer b --half --workloads gpt-baby,resnet18
+    python benches/memory.py --layer lean [--workloads resnet20] [--steps 30]
 
-For each workload the peak of a step without a budget is measured; then the same steps run under shares of that peak. A row
-passes when the peak stayed within the budget and every gradient has the same bits. `of activations` budgets are the
-bytes that stay (parameters, gradients, optimizer state, batch) plus a share of the rest.
+Layer a: plans of our engine's tapes, by simulation, beside the methods of others on the same tapes. A budget is what is alive
+when the step begins plus a share of the rest of its peak. It fails where another method is cheaper, or goes lower.
+
+Layer b: the peak of a step without a budget is measured; then the same steps run under shares of that peak, and under the
+least budget that there is a plan for. With --half, under half of the activations. A row passes when the peak stayed within
+the budget, every gradient and loss has the same bits, and the plan had foretold the peak to the byte.
+
+Layer lean: bytes kept for the sweep and seconds of a step, with every saved value kept and as the engine does it, in turns.
 """
 
 from __future__ import annotations
@@ -16,12 +24,14 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import backsweep as bs
 import backsweep.nn.functional as F
+import tapes
 from backsweep import nn, optim
 from workloads import WORKLOADS, Workload, initial_weights
 
@@ -40,10 +50,16 @@ class Training:
         self.loss_of = workload.loss_function(F)
         self.batches = [(bs.from_numpy(x), bs.from_numpy(y)) for x, y in workload.batches(4)]
 
+    def tape(self) -> bs.memory.Tape:
+        """A step as it is once the optimizer has its state."""
+        with bs.memory.capture() as steps:
+            self.run(2, None)
+        return steps.tape
+
     def run(self, steps: int, budget: int | None) -> dict[str, Any]:
         """Steps under a budget: median seconds of the last ones, the peak, and a fingerprint of every gradient."""
         seconds, fingerprints, peaks, losses, predicted = [], [], [], [], []
-        replayed = bs.memory.stats()["replayed_seconds"]
+        plan, kept = None, 0
         for step in range(steps):
             x, y = self.batches[step % len(self.batches)]
             bs.memory.reset_peak()
@@ -51,6 +67,7 @@ class Training:
             with bs.memory.budget(budget) if budget else contextlib.nullcontext():
                 self.optimizer.zero_grad()
                 loss = self.loss_of(self.model, x, y)
+                kept = bs.memory.stats()["activation"]
                 loss.backward()
                 self.optimizer.step()
             seconds.append(time.perf_counter() - start)
@@ -67,21 +84,28 @@ class Training:
             "predicted": predicted,
             "fingerprints": fingerprints,
             "losses": losses,
-            "replayed_seconds": bs.memory.stats()["replayed_seconds"] - replayed,
+            "activation": kept,
+            "recompute": plan.recompute / plan.base if plan else 0.0,
         }
 
 
-def executed(name: str, shares: list[float], steps: int) -> list[dict[str, Any]]:
+def executed(name: str, shares: list[float], steps: int, *, half: bool) -> list[dict[str, Any]]:
     """The rows of one workload."""
     workload = WORKLOADS[name]
-    base = Training(workload).run(steps, None)
+    training = Training(workload)
+    base = training.run(steps, None)
+    tape = training.tape()
+    del training
     gc.collect()
-    held = bs.memory.stats()["live"]
+    peak = base["peak"]
+    budgets = [(f"{share:.2f}", int(peak * share)) for share in shares]
+    budgets.append(("least", tape.least().peak))
+    if half:
+        budgets = [("half", peak - base["activation"] // 2)]
     rows = []
-    for share in [1.0, *shares]:
+    for label, budget in [("none", None), *budgets]:
         training = Training(workload)
-        budget = held + int((base["peak"] - held) * share) if share < 1.0 else None
-        row: dict[str, Any] = {"workload": name, "share": share, "budget": budget, "base_peak": base["peak"]}
+        row: dict[str, Any] = {"workload": name, "share": label, "budget": budget, "base_peak": peak}
         try:
             run = training.run(steps, budget)
         except bs.OutOfMemoryError as error:
@@ -90,52 +114,155 @@ def executed(name: str, shares: list[float], steps: int) -> list[dict[str, Any]]
         finally:
             del training
             gc.collect()
+        beside = Training(workload).run(steps, None) if budget else base
+        gc.collect()
+        foretold = [(p, q) for p, q in zip(run["peaks"], run["predicted"], strict=True) if q is not None]
         rows.append(
             {
                 **row,
                 "feasible": True,
                 "peak": run["peak"],
-                "peaks": run["peaks"],
-                "predicted": run["predicted"],
                 "kept": budget is None or run["peak"] <= budget,
                 "same_bits": run["fingerprints"] == base["fingerprints"] and run["losses"] == base["losses"],
+                "planned_steps": len(foretold),
+                "off": max((abs(p - q) for p, q in foretold), default=0),
                 "seconds": run["seconds"],
-                "base_seconds": base["seconds"],
+                "base_seconds": beside["seconds"],
+                "recompute": run["recompute"],
             }
         )
     return rows
 
 
 def show(row: dict[str, Any]) -> str:
-    head = f"{row['workload']:10} {row['share']:5.2f}"
+    head = f"{row['workload']:10} {row['share']:>6}"
     if not row["feasible"]:
-        return f"{head} {row['budget'] / 2**20:9.2f} MiB  no plan: {row['error'][:90]}"
-    budget = "none" if row["budget"] is None else f"{row['budget'] / 2**20:9.2f} MiB"
-    verdict = "pass" if row["kept"] and row["same_bits"] else "FAIL"
+        return f"{head} {row['budget'] / 2**20:9.2f} MiB  {row['error'][:100]}"
+    budget = "" if row["budget"] is None else f"{row['budget'] / 2**20:.2f} MiB"
+    foretold = f"{row['planned_steps']} steps planned, {row['off']} B off" if row["budget"] else ""
     time_ratio = row["seconds"] / row["base_seconds"]
     return (
         f"{head} {budget:>13}  peak {row['peak'] / 2**20:9.2f} MiB  {1e3 * row['seconds']:9.2f} ms  "
-        f"× {time_ratio:5.3f}  {verdict}"
+        f"× {time_ratio:5.3f} (planned {1 + row['recompute']:.3f})  {'pass' if passed(row) else 'FAIL'}  {foretold}"
     )
+
+
+def passed(row: dict[str, Any]) -> bool:
+    return not row["feasible"] or (row["kept"] and row["same_bits"] and row["off"] == 0)
+
+
+SHARES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+OURS = "backsweep"
+
+
+def planned(name: str) -> dict[str, Any]:
+    """One network: by budget and method, what share of the step is computed again; and how low each method goes."""
+    tape = tapes.tape(name)
+    budgets = [tape.base + int((tape.peak - tape.base) * share) for share in SHARES]
+    ladder = dict(zip(budgets, tape.ladder(budgets), strict=True))
+    cells: list[dict[str, Any]] = []
+    least: dict[str, int] = {}
+    for budget in budgets:
+        found = tape.methods(budget)
+        plan = ladder[budget]
+        found[OURS] = None if plan is None else (plan.peak, plan.recompute)
+        for method, result in found.items():
+            if result is not None and result[0] <= budget:
+                least[method] = min(least.get(method, result[0]), result[0])
+        cells.append({m: None if r is None else r[1] / tape.seconds for m, r in found.items()})
+    # Between the lowest budget where some method had a plan and the next, each may go lower yet.
+    for method in [m for m in least if m != OURS]:
+        low, high = tape.bound(), least[method]
+        for _ in range(8):
+            middle = (low + high) // 2
+            result = tape.methods(middle, [method])[method]
+            low, high = (middle, high) if result is None else (low, min(result[0], middle))
+        least[method] = high
+    least[OURS] = tape.least().peak
+    return {
+        "network": name, "ops": len(tape), "base": tape.base, "peak": tape.peak, "bound": tape.bound(),
+        "budgets": budgets, "cells": cells, "least": least,
+    }  # fmt: skip
+
+
+def wrong(row: dict[str, Any]) -> list[str]:
+    """Where another method is better than ours."""
+    found = []
+    for budget, cell in zip(row["budgets"], row["cells"], strict=True):
+        for method, value in cell.items():
+            if value is not None and (cell[OURS] is None or cell[OURS] > value * (1 + 1e-9)):
+                found.append(f"{row['network']}: {method} takes {value:.4f} at {budget}, ours {cell[OURS]}")
+    for method, size in row["least"].items():
+        if size < row["least"][OURS]:
+            found.append(f"{row['network']}: {method} goes down to {size}, ours to {row['least'][OURS]}")
+    return found
+
+
+def show_plans(row: dict[str, Any]) -> str:
+    methods = sorted(row["cells"][0], key=lambda m: m != OURS)
+    lines = [f"{row['network']}: {row['ops']} ops, {row['base']:,} of {row['peak']:,} bytes are there before the step"]
+    lines.append("  budget " + "".join(f"{m:>13}" for m in methods))
+    for share, cell in zip(SHARES, row["cells"], strict=True):
+        values = ("-" if cell[m] is None else f"{100 * cell[m]:.2f} %" for m in methods)
+        lines.append(f"  {share:6.1f} " + "".join(f"{v:>13}" for v in values))
+    part = row["peak"] - row["base"]
+    lowest = (f"{(row['least'][m] - row['base']) / part:.3f}" if m in row["least"] else "-" for m in methods)
+    lines.append("   least " + "".join(f"{v:>13}" for v in lowest) + f"   (bound {(row['bound'] - row['base']) / part:.3f})")
+    return "\n".join(lines)
+
+
+def lean(name: str, rounds: int) -> dict[str, Any]:
+    """Bytes kept and median seconds, with everything kept and as it is, step by step in turns."""
+    training = Training(WORKLOADS[name])
+    training.run(2, None)
+    usual = bs._core.set_lean_share(0.0)
+    runs: dict[float, list[dict[str, Any]]] = {0.0: [], usual: []}
+    for _ in range(rounds):
+        for share, list_of in runs.items():
+            bs._core.set_lean_share(share)
+            list_of.append(training.run(1, None))
+    bs._core.set_lean_share(usual)
+    seconds = {share: statistics.median(r["seconds"] for r in rows) for share, rows in runs.items()}
+    kept = {share: rows[-1]["activation"] for share, rows in runs.items()}
+    return {"workload": name, "kept": kept[usual], "all": kept[0.0], "seconds": seconds[usual], "all_seconds": seconds[0.0]}
+
+
+def show_lean(row: dict[str, Any]) -> str:
+    ratio = row["seconds"] / row["all_seconds"]
+    return f"{row['workload']:10} keeps {row['kept'] / 2**20:8.2f} of {row['all'] / 2**20:8.2f} MiB, at × {ratio:.3f} the time"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layer", choices=["b"], default="b")
+    parser.add_argument("--layer", choices=["a", "b", "lean"], default="b")
+    parser.add_argument("--networks", default=",".join(tapes.NETWORKS))
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--shares", default="0.75,0.5,0.3")
+    parser.add_argument("--half", action="store_true")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = []
-    for name in options.workloads.split(","):
-        for row in executed(name, [float(s) for s in options.shares.split(",")], options.steps):
-            rows.append(row)
-            if not options.json:
-                print(show(row), flush=True)
-    if options.json:
-        print(json.dumps(rows, indent=1))
-    return 0 if all(not r["feasible"] or (r["kept"] and r["same_bits"]) for r in rows) else 1
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+
+    def add(row: dict[str, Any], text: Callable[[dict[str, Any]], str]) -> None:
+        rows.append(row)
+        if not options.json:
+            print(text(row), flush=True)
+
+    if options.layer == "a":
+        for name in options.networks.split(","):
+            add(planned(name), show_plans)
+            failures += wrong(rows[-1])
+    for name in options.workloads.split(",") if options.layer != "a" else []:
+        if options.layer == "lean":
+            add(lean(name, options.steps), show_lean)
+            continue
+        for row in executed(name, [float(s) for s in options.shares.split(",")], options.steps, half=options.half):
+            add(row, show)
+            failures += [] if passed(row) else [show(row)]
+    print(json.dumps(rows, indent=1) if options.json else "\n".join(failures or ["all rows pass"]))
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -120,10 +120,15 @@ impl PyTape {
         rungs.into_iter().map(|(_, plan)| plan.map(PyPlan)).collect()
     }
 
-    /// What each known method by itself makes of a budget: name → (peak, recomputed seconds), or None.
-    fn methods<'py>(&self, py: Python<'py>, budget: u64) -> PyResult<Bound<'py, PyDict>> {
+    /// What each known method, or each of those named, by itself makes of a budget: name → (peak, recomputed seconds), or None.
+    #[pyo3(signature = (budget, names = None))]
+    fn methods<'py>(&self, py: Python<'py>, budget: u64, names: Option<Vec<String>>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
-        let run = || plan::methods().into_iter().map(|(name, method)| (name, method(&self.0, budget))).collect();
+        let asked = |name: &str| names.as_ref().is_none_or(|names| names.iter().any(|n| n == name));
+        let run = || {
+            let methods = plan::methods().into_iter().filter(|(name, _)| asked(name));
+            methods.map(|(name, method)| (name, method(&self.0, budget))).collect()
+        };
         let found: Vec<(&str, Option<Summary>)> = py.detach(run);
         for (name, summary) in found {
             dict.set_item(name, summary.map(|s| (s.peak, s.recompute)))?;
