@@ -33,7 +33,6 @@ class LRScheduler:
                 f"{type(self).__name__}: {type(optimizer).__name__} is no optimizer; one is needed"
             )
         memory.stateful.add(self)
-        memory.stateful.add(self)
         self.optimizer = optimizer
         for number, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:

@@ -40,7 +40,6 @@ class Optimizer:
                 f"parameters in a list are needed (help: net.parameters())"
             )
         memory.stateful.add(self)
-        memory.stateful.add(self)
         self.defaults = dict(defaults)
         self.state = defaultdict(dict)
         self.param_groups = []
