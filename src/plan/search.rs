@@ -12,6 +12,9 @@ use super::{Impossible, Plan, Search, Summary};
 /// Ops and replays that a full search steps over at most: about a second.
 const WORK: usize = 60_000_000;
 
+/// Tapes up to this length are also run under the online heuristics, whose time grows with its square.
+const ONLINE_OPS: usize = 1_000;
+
 /// Plans that the local search begins with at most.
 const SEEDS: usize = 6;
 
@@ -282,7 +285,7 @@ impl<'a> Planner<'a> {
         self.checkpoints(budget);
         if !self.quick {
             self.rotor(budget, &all);
-            if problem.script.ops <= 400 {
+            if problem.script.ops <= ONLINE_OPS {
                 self.online(budget);
             }
         }
@@ -298,7 +301,7 @@ impl<'a> Planner<'a> {
     fn search(&mut self, budget: u64) {
         let problem = self.problem;
         // Short tapes are simulated so fast that more can be tried.
-        let more = if problem.script.ops <= 64 { 4 } else { 1 };
+        let more = if problem.script.ops <= 512 { 4 } else { 1 };
         let effort = Effort { evaluations: self.evaluations * more, work: WORK };
         let (mut rebuilding, effort) = (effort.part(0.4), effort.part(0.6));
         let sim = &mut self.evictor.sim;
@@ -364,7 +367,20 @@ impl<'a> Planner<'a> {
         self.keep(best);
     }
 
-    /// Lowers the cap until nothing fits any more.
+    /// Lowers the cap, between the bound and the lowest peak so far, for as long as one of these ways finds a plan.
+    fn lower(&mut self, ways: &[(bool, Score)]) {
+        let lowest = |this: &Self| this.found.iter().map(|c| c.outcome.peak).min().unwrap_or(u64::MAX);
+        let (mut low, mut high) = (self.problem.bound(), lowest(self));
+        while low < high {
+            let cap = low + (high - low) / 2;
+            let found = ways.iter().find_map(|&(lean, score)| self.fit(State::KEEP, lean, cap, score));
+            let fitted = found.is_some();
+            found.into_iter().for_each(|c| self.keep(c));
+            (low, high) = if fitted { (low, lowest(self).min(cap)) } else { (cap + 1, high) };
+        }
+    }
+
+    /// The plan with the lowest peak that can be found.
     pub fn least(&mut self) -> Candidate {
         let problem = self.problem;
         for lean in [true, false] {
@@ -373,19 +389,12 @@ impl<'a> Planner<'a> {
                 self.keep(found);
             }
         }
-        let lowest = |this: &Self| this.found.iter().map(|c| c.outcome.peak).min().unwrap_or(u64::MAX);
-        let (mut low, mut high) = (problem.bound(), lowest(self));
-        while low < high {
-            let cap = low + (high - low) / 2;
-            let mut fitted = false;
-            for (lean, score) in [(true, SCORES[0]), (true, SCORES[3]), (true, SCORES[4]), (false, SCORES[0])] {
-                if let Some(found) = self.fit(State::KEEP, lean, cap, score) {
-                    self.keep(found);
-                    fitted = true;
-                    break;
-                }
+        self.lower(&[(true, SCORES[0]), (true, SCORES[3]), (true, SCORES[4]), (false, SCORES[0])]);
+        if !self.quick {
+            // What none of these can do at one cap, one of them may do at a lower one.
+            for (lean, score) in SCORES.iter().flat_map(|s| [(true, *s), (false, *s)]) {
+                self.lower(&[(lean, score)]);
             }
-            (low, high) = if fitted { (low, lowest(self).min(cap)) } else { (cap + 1, high) };
         }
         self.found.iter().min_by_key(|c| c.outcome.peak).cloned().expect("bug: keeping all values is a plan")
     }
