@@ -27,7 +27,8 @@ pub fn bench(criterion: &mut Bench) {
         let read = |x: &[f32]| Heads { ptr: x.as_ptr(), batch: heads as isize * head, head, row: row_stride };
         let write = |x: &mut [f32]| Heads { ptr: x.as_mut_ptr(), batch: heads as isize * head, head, row: row_stride };
         let product = batch * heads * length * length * width; // 2 · ½ for the half below the diagonal
-        let data = ForwardData { q: read(&q), k: read(&k), v: read(&v), o: write(&mut o), log_sums: log_sums.as_mut_ptr() };
+        let data =
+            ForwardData { q: read(&q), k: read(&k), v: read(&v), o: write(&mut o), log_sums: log_sums.as_mut_ptr() };
         let mut workspace = vec![0.0; attention.forward_workspace()];
         row(criterion, "attention forward", name, Work::Flops(2 * product), || {
             // SAFETY: dense tensors of these sizes.

@@ -19,15 +19,20 @@ pub fn bench(criterion: &mut Bench) {
     for n in [64, 128, 256, 512, 1024] {
         product(criterion, &n.to_string(), Problem::new(n, n, n));
     }
-    for (name, batch, inside, outside) in
-        [("mlp 128×784→1024", 128, 784, 1024), ("mlp 128×1024→1024", 128, 1024, 1024), ("gpt 768×128→512", 768, 128, 512)]
-    {
+    for (name, batch, inside, outside) in [
+        ("mlp 128×784→1024", 128, 784, 1024),
+        ("mlp 128×1024→1024", 128, 1024, 1024),
+        ("gpt 768×128→512", 768, 128, 512),
+    ] {
         let forward = Problem::new(batch, outside, inside);
         let weight = forward.b.transposed();
         product(
             criterion,
             &format!("{name} forward"),
-            Problem { b: backsweep::device::cpu::gemm::Layout { row: 1, column: inside as isize, ..weight }, ..forward },
+            Problem {
+                b: backsweep::device::cpu::gemm::Layout { row: 1, column: inside as isize, ..weight },
+                ..forward
+            },
         );
         product(criterion, &format!("{name} data"), Problem::new(batch, inside, outside));
         let mut weight = Problem::new(outside, inside, batch);
