@@ -18,7 +18,7 @@ const JOBS: usize = 16;
 const PIXELS: usize = 1024;
 /// Pixels whose rows of dy are laid side by side for all tiles, to stay in the first cache: rows as far apart as they are
 /// in dy compete for a few places there. A tile's sums are loaded and stored once for them.
-const BLOCK: usize = 256;
+const BLOCK: usize = 128;
 /// The rows of a tile at the most.
 const MOST: usize = 12;
 
