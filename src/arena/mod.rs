@@ -141,10 +141,10 @@ impl Drop for Block {
     }
 }
 
-/// Small blocks up to this many bytes come from size classes of a power of two.
+/// Small blocks up to this many bytes come from size classes: 16 and 32 bytes, then each multiple of the grain.
 const SMALL: usize = 4096;
 const SMALLEST: usize = 16;
-const CLASSES: usize = (SMALL / SMALLEST).ilog2() as usize + 1;
+const CLASSES: usize = 2 + SMALL / GRAIN;
 const SLAB: usize = 64 * 1024;
 const REGION: usize = 64 << 20;
 
@@ -188,12 +188,16 @@ static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(|| {
 });
 
 fn small_class(bytes: usize) -> usize {
-    (bytes.max(SMALLEST).next_power_of_two() / SMALLEST).ilog2() as usize
+    if bytes <= 2 * SMALLEST { usize::from(bytes > SMALLEST) } else { 1 + bytes.div_ceil(GRAIN) }
+}
+
+fn class_bytes(class: usize) -> usize {
+    if class < 2 { SMALLEST << class } else { (class - 1) * GRAIN }
 }
 
 /// What a request of `bytes` is charged: the arena's rounding, a pure function.
 pub fn charge(bytes: usize) -> usize {
-    if bytes <= SMALL { SMALLEST << small_class(bytes) } else { bytes.next_multiple_of(GRAIN) }
+    if bytes <= SMALL { class_bytes(small_class(bytes)) } else { bytes.next_multiple_of(GRAIN) }
 }
 
 /// Asks for `bytes` bytes under the thread's context. Errors when the limit or the system says no; nothing has changed then.
@@ -371,7 +375,7 @@ impl Arena {
             return Some(ptr);
         }
         let (slab, _) = self.large_block(SLAB)?;
-        let bytes = SMALLEST << class;
+        let bytes = class_bytes(class);
         for i in (0..SLAB / bytes).rev() {
             // SAFETY: i * bytes < SLAB, the size of the slab just taken.
             self.small[class].push(unsafe { slab.add(i * bytes) });
@@ -425,13 +429,16 @@ impl Arena {
             Cap::Budget => ("budget", self.budget.unwrap_or(0), ", with nothing left that could be dropped"),
         };
         let over = (live + asked).saturating_sub(most);
+        let what = match asked {
+            0 => format!("{} are live already, {} more than the {word} of {}", size(live), size(over), size(most)),
+            _ => {
+                let (asked, live, most, over) = (size(asked), size(live), size(most), size(over));
+                format!("{asked} asked with {live} live would exceed the {word} of {most} by {over}")
+            }
+        };
         let text = format!(
-            "{op}: {} asked with {} live would exceed the {word} of {} by {}{left}{}\nhelp: raise the {word} to at least {}; \
-             or free {} of the holders above; or use a smaller batch (activations shrink in proportion){advice}",
-            size(asked),
-            size(live),
-            size(most),
-            size(over),
+            "{op}: {what}{left}{}\nhelp: raise the {word} to at least {}; or free {} of the holders above; or use a smaller \
+             batch (activations shrink in proportion){advice}",
             self.holders(),
             size(live + asked),
             size(over),

@@ -2,8 +2,8 @@
 
 use super::errors::raise;
 use super::tensor::PyTensor;
-use crate::arena;
-use crate::arena::ledger::{Category, Event, Record};
+use crate::arena::ledger::{Category, Event, Ledger, Record};
+use crate::arena::{self, Context};
 use crate::error::Error;
 use crate::graph;
 use crate::graph::budget::{self, Before};
@@ -164,6 +164,12 @@ fn set_lean_share(share: f64) -> f64 {
     frugal::set_share(share)
 }
 
+/// Seconds that entering so many blocks into a ledger and striking them out again takes, for measuring.
+#[pyfunction]
+fn ledger_seconds(py: Python<'_>, blocks: usize) -> f64 {
+    py.detach(|| Ledger::seconds(blocks, Context::get().tag(Category::Temporary)))
+}
+
 /// Says that the value of a tensor must be kept (True) or should be dropped first (False); False when it is not tracked.
 #[pyfunction]
 fn hint_value(tensor: &PyTensor, keep: bool) -> bool {
@@ -202,6 +208,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(enter_region, m)?)?;
     m.add_function(wrap_pyfunction!(hint_value, m)?)?;
     m.add_function(wrap_pyfunction!(set_lean_share, m)?)?;
+    m.add_function(wrap_pyfunction!(ledger_seconds, m)?)?;
     m.add_function(wrap_pyfunction!(record_start, m)?)?;
     m.add_function(wrap_pyfunction!(record_stop, m)?)
 }

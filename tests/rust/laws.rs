@@ -508,9 +508,8 @@ fn layouts_do_not_change_a_bit_forward_or_backward() {
             }
             t.with_layout(Layout::strided(t.shape(), &strides), t.offset())
         };
-        let dense = |t: &Tensor| {
-            run::relaid(t, Layout::contiguous("law", t.shape()).unwrap(), Category::Input).unwrap()
-        };
+        let dense =
+            |t: &Tensor| run::relaid(t, Layout::contiguous("law", t.shape()).unwrap(), Category::Input).unwrap();
         let run = |lay: &dyn Fn(&Tensor) -> Tensor| {
             let x = leaves(&tensors.iter().map(lay).collect::<Vec<_>>());
             let y = run_op(&case.sample, &x);

@@ -417,6 +417,13 @@ pub struct Entropy {
     pub smoothing: f64,
 }
 
+#[inline(always)]
+fn log_sum_exp<E: Float, L: Lanes<Elem = E>>(x: &[E]) -> f64 {
+    let top = largest::<L>(x);
+    // SAFETY: nothing is kept.
+    top + unsafe { sum_of_exp::<L>(x, top, std::ptr::null_mut()) }.ln()
+}
+
 struct EntropyRows<'a, E> {
     x: &'a [E],
     target: &'a [i64],
@@ -434,9 +441,7 @@ impl<E: Float> Kernel<E> for EntropyRows<'_, E> {
         let n = self.columns;
         let rows = self.x.chunks(n).zip(self.target).zip(self.loss.iter_mut().zip(self.lse.iter_mut()));
         for ((x, &t), (loss, lse)) in rows {
-            let top = largest::<L>(x);
-            // SAFETY: nothing is kept.
-            let log_sum = top + unsafe { sum_of_exp::<L>(x, top, std::ptr::null_mut()) }.ln();
+            let log_sum = log_sum_exp::<E, L>(x);
             *lse = E::from_f64(log_sum);
             *loss = E::from_f64(if t == self.how.ignore {
                 0.0
@@ -481,7 +486,7 @@ struct EntropyBack<'a, E> {
     x: &'a [E],
     target: &'a [i64],
     weight: Option<&'a [E]>,
-    lse: &'a [E],
+    lse: Option<&'a [E]>,
     dloss: &'a [E],
     dx: &'a mut [E],
     columns: usize,
@@ -495,12 +500,13 @@ impl<E: Float> Kernel<E> for EntropyBack<'_, E> {
         let n = self.columns;
         let rows = self.x.chunks(n).zip(self.dx.chunks_mut(n)).enumerate();
         for (i, (x, dx)) in rows {
-            let (t, dy, lse) = (self.target[i], self.dloss[i].into(), self.lse[i].into());
+            let (t, dy) = (self.target[i], self.dloss[i].into());
             if t == self.how.ignore || dy == 0.0 {
                 dx.fill(E::from_f64(0.0));
                 continue;
             }
             let t = t as usize;
+            let lse: f64 = self.lse.map_or_else(|| E::from_f64(log_sum_exp::<E, L>(x)), |lse| lse[i]).into();
             let (s, of) = (self.how.smoothing, |j: usize| self.weight.map_or(1.0, |w| w[j].into()));
             let smooth = s / n as f64;
             // d/dx_j = softmax_j · (Σ of the weights in play) - (the weight of j)
@@ -521,7 +527,7 @@ pub fn cross_entropy_back<E: Float>(
     x: &[E],
     target: &[i64],
     weight: Option<&[E]>,
-    lse: &[E],
+    lse: Option<&[E]>,
     dloss: &[E],
     how: Entropy,
     dx: &mut [E],
@@ -536,7 +542,7 @@ pub fn cross_entropy_back<E: Float>(
         let range = r.start * columns..r.end * columns;
         // SAFETY: each chunk takes rows of its own.
         let dx = unsafe { out.part(range.start, range.len()) };
-        let (target, lse, dloss) = (&target[r.clone()], &lse[r.clone()], &dloss[r]);
+        let (target, lse, dloss) = (&target[r.clone()], lse.map(|lse| &lse[r.clone()]), &dloss[r]);
         E::dispatch(EntropyBack { x: &x[range], target, weight, lse, dloss, dx, columns, how });
     });
 }
