@@ -63,7 +63,7 @@ class Comparison(Blocks):
         ends = [float(self.seconds[i]) for i in at]
         rows: list[Row] = [
             {"step": int(e["id"][i]), "peak_bytes": int(e["number"][i]), "from": start, "until": end, "events": True}
-            | {"trial": bool(self.on_trial[i])}
+            | {"trial": bool(self.on_trial[i]), "busy_seconds": 0.0}
             | dict.fromkeys(_CLOCKS, 0.0)
             for i, start, end in zip(at, [0.0, *ends], ends, strict=False)
         ]
@@ -72,7 +72,10 @@ class Comparison(Blocks):
         for span in self.spans:
             row_at = int(np.searchsorted(ends, span["from"], "right"))
             if row_at < len(rows):
-                rows[row_at][clock(span)] += own_seconds(span)
+                row = rows[row_at]
+                row[clock(span)] += own_seconds(span)
+                # Spans come in order: the first of a step says when it began to work.
+                row["busy_seconds"] = row["busy_seconds"] or row["until"] - span["from"]
         return rows
 
     def work(self) -> Row:
@@ -96,7 +99,7 @@ class Comparison(Blocks):
         if not usual:
             return None
         found: Row = {name: statistics.median(row[name] for row in usual) for name in _CLOCKS}
-        found["seconds"] = statistics.median(row["until"] - row["from"] for row in usual)
+        found["seconds"] = statistics.median(row["busy_seconds"] for row in usual)
         return found
 
     @property

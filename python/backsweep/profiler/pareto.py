@@ -43,7 +43,7 @@ class TradeOff:
         return [(budget, plan or least) for budget, plan in found if plan or budget == least.peak]
 
     def _seconds(self, numbers: list[int]) -> float | None:
-        found = [self._steps[n]["until"] - self._steps[n]["from"] for n in numbers if n in self._steps]
+        found = [self._steps[n]["busy_seconds"] for n in numbers if n in self._steps]
         return statistics.median(found) if found else None
 
     @cached_property

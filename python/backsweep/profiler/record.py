@@ -113,7 +113,7 @@ class profile(Profile):
 
     path: a file that the capture goes to as it is taken, readable after a crash; in memory when not given.
     steps: "optimizer" ends a step with each optimizer's step, "manual" with each call of `step()` only.
-    pareto: take the third step down for the planner, and run the sixteen after it under budgets, to measure what they cost.
+    pareto: take the third step down for the planner, and run the twenty after it under budgets, to measure what they cost.
         Their numbers have the same bits as without; they are left out of the peak and of the times.
     Raises: RuntimeError when a capture runs already.
     """

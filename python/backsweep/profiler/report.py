@@ -48,16 +48,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, les
     """
     columns = [[name, *(row[i] for row in rows)] for i, name in enumerate(head)]
     aside = [i >= len(head) - left for i in range(len(head))]
-    most = width()
+    most = width() or sys.maxsize
 
     def wide() -> int:
         return sum(max(map(len, c)) + 2 for c in columns) - 2
 
-    for name in less if most is not None else ():
+    for name in less:
         if wide() > most and name in head:
             at = next(i for i, column in enumerate(columns) if column[0] == name)
             del columns[at], aside[at]
-    while most is not None and wide() > most:
+    while wide() > most:
         widest = max((i for i, text in enumerate(aside) if text), key=lambda i: max(map(len, columns[i])), default=None)
         if widest is None or (longest := max(map(len, columns[widest]))) <= 8:
             break

@@ -13,7 +13,7 @@ from .. import _core, errors
 # Steps as they are before the first that is taken down: by then an optimizer has its state.
 _WARM = 2
 # Steps under one budget: the first two are planned as they begin, the others are measured.
-REPEATS, PLANNING = 4, 2
+REPEATS, PLANNING = 5, 2
 # Between the least feasible peak, 0, and the peak when nothing is dropped, 1; in the order of being tried.
 SHARES = (0.5, 0.1, 0.75, 0.25)
 
@@ -58,6 +58,9 @@ class Trials:
                 self._next()
 
     def _next(self) -> None:
+        if not self._todo:
+            # The step after the last still holds what that one recorded for replays.
+            self.steps.append(self._steps + 1)
         while self._todo and self._budget is None:
             size = self._todo.pop(0)
             try:
