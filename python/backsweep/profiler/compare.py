@@ -174,7 +174,7 @@ class Comparison(Blocks):
             return 0.0, 0.0, "an empty capture"
         begun = np.flatnonzero(~np.isin(self.events["kind"], (LIMIT, PRESENT)))
         end = float(self.seconds[-1])
-        start = max(float(self.seconds[begun[0]]) - 0.01 * end, 0.0) if len(begun) else 0.0
+        start = float(self.seconds[begun[0]]) if len(begun) else 0.0
         steps = [s for s in self.steps() if s["events"]]
         if len(steps) <= _MOST_STEPS:
             return start, end, f"{len(steps)} step{'s' * (len(steps) != 1)}" if steps else "the whole capture"

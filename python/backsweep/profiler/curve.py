@@ -63,13 +63,15 @@ def draw_pareto(tables: Comparison, canvas: Canvas, height: int) -> None:
     canvas.line(_LEFT, bottom, _LEFT + width, bottom, FAINT)
     canvas.text(_LEFT + width / 2, bottom + 40, "budget, in bytes alive at most", INK, 10, "middle")
     canvas.line(x_of(low), _TOP, x_of(low), bottom, "#c62828", dashed=True)
-    canvas.text(x_of(low) + 5, _TOP + 10, f"no plan below {report.size(low)}", "#c62828", 10)
+    canvas.text(x_of(low) + 5, bottom - 6, f"no plan below {report.size(low)}", "#c62828", 10)
     for name in reversed(shown):
         _stairs(canvas, [(x_of(r["budget_bytes"]), y_of(r[name])) for r in rows if r[name] is not None], METHOD_COLORS[name])
     for row in rows:
         if row["measured_overhead"] is not None:
             x, y = x_of(row["budget_bytes"]), y_of(row["measured_overhead"])
             canvas.rect(x - 4, y - 4, 8, 8, _MEASURED, title=f"measured: {100 * row['measured_overhead']:.1f} %")
+            if row["measured_overhead"] > top:
+                canvas.text(x + 7, y + 4, f"{100 * row['measured_overhead']:.0f} %", _MEASURED, 10)
 
 
 def _stairs(canvas: Canvas, points: list[tuple[float, float]], color: str) -> None:

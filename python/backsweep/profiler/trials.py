@@ -12,7 +12,7 @@ from .. import _core, errors
 
 # Steps as they are before the first that is taken down: by then an optimizer has its state.
 _WARM = 2
-# Steps under one budget: the first two are planned as they begin, the others are measured.
+# Steps under one budget: the first two are planned as they begin, the fastest of the others is what the budget costs.
 REPEATS, PLANNING = 5, 2
 # Between the least feasible peak, 0, and the peak when nothing is dropped, 1; in the order of being tried.
 SHARES = (0.5, 0.1, 0.75, 0.25)
