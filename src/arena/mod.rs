@@ -157,6 +157,8 @@ struct Arena {
     /// As the limit, but kept by dropping what can be made again, as far as that goes.
     budget: Option<usize>,
     keeper: Option<Keeper>,
+    /// A budget that is lifted where it cannot be kept: nobody asked for it but the profiler, which tries it out.
+    trial: Option<usize>,
     deltas: Deltas,
     system: bool,
 }
@@ -182,6 +184,7 @@ static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(|| {
         limit: None,
         budget: None,
         keeper: None,
+        trial: None,
         deltas: Deltas::default(),
         system: std::env::var("BACKSWEEP_ARENA").is_ok_and(|v| v == "system"),
     })
@@ -212,6 +215,9 @@ pub fn alloc(bytes: usize, category: Category) -> Result<Block> {
         let Some(keeper) = arena.keeper.filter(|_| over > 0) else { return arena.alloc(bytes, tag) };
         drop(arena);
         if (keeper.relieve)(over) == 0 {
+            if ARENA.lock().give_way() {
+                continue;
+            }
             let advice = (keeper.advice)();
             let mut arena = ARENA.lock();
             arena.note_refusal(charge(bytes), tag);
@@ -296,6 +302,17 @@ pub fn set_limit(limit: Option<usize>) -> Result<Option<usize>> {
 
 pub fn budget() -> Option<usize> {
     ARENA.lock().budget
+}
+
+/// Says which budget is lifted, and no error, where it cannot be kept.
+pub fn set_trial(bytes: Option<usize>) {
+    ARENA.lock().trial = bytes;
+}
+
+/// True while the budget in force is one on trial.
+pub fn on_trial() -> bool {
+    let arena = ARENA.lock();
+    arena.trial.is_some() && arena.trial == arena.budget
 }
 
 /// Sets the budget on live bytes and who keeps it; returns the one before. Refused when more is alive and cannot go.
@@ -400,6 +417,16 @@ impl Arena {
     /// What live bytes may come to, the limit and the budget taken together.
     fn cap(&self) -> Option<usize> {
         self.limit.into_iter().chain(self.budget).min()
+    }
+
+    /// Lifts the budget if it is only tried out.
+    fn give_way(&mut self) -> bool {
+        let on_trial = self.trial.is_some() && self.trial == self.budget;
+        if on_trial {
+            self.budget = None;
+            self.note_cap();
+        }
+        on_trial
     }
 
     fn note_cap(&mut self) {

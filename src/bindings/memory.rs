@@ -85,16 +85,21 @@ impl Budget {
     }
 }
 
-/// Caps live bytes, kept by dropping values that can be made again; None lifts the cap.
+/// Caps live bytes, kept by dropping values that can be made again; None lifts the cap. On trial it is lifted, without an
+/// error, where it cannot be kept.
 #[pyfunction]
-#[pyo3(signature = (bytes))]
-fn set_budget(bytes: Option<usize>) -> PyResult<Budget> {
+#[pyo3(signature = (bytes, on_trial = false))]
+fn set_budget(bytes: Option<usize>, on_trial: bool) -> PyResult<Budget> {
     if arena::on_paper() {
         return Err(raise(Error::graph(
             "memory.budget: a forecast says what a step needs without a budget; take the budget out of the step",
         )));
     }
-    Ok(Budget(Mutex::new(Some(budget::set(bytes).map_err(raise)?))))
+    let before = budget::set(bytes).map_err(raise)?;
+    if on_trial {
+        arena::set_trial(bytes);
+    }
+    Ok(Budget(Mutex::new(Some(before))))
 }
 
 /// A checkpointed region of this thread, until `leave`.
