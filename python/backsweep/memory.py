@@ -25,19 +25,17 @@ def stats(device: str = "cpu") -> dict[str, Any]:
 
     Raises: DeviceError when there is no such device.
     """
-    if device != "cpu":
-        raise errors.DeviceError(f"memory.stats: device '{device}' is not there; cpu is")
-    return dict(_core.memory_stats())
+    return dict(_core.memory_stats(device))
 
 
-def snapshot() -> list[dict[str, Any]]:
-    """Every live block: id, bytes, category, op, module, line."""
-    return list(_core.memory_snapshot())
+def snapshot(device: str = "cpu") -> list[dict[str, Any]]:
+    """Every live block of a device's memory: id, bytes, category, op, module, line."""
+    return list(_core.memory_snapshot(device))
 
 
-def reset_peak() -> None:
+def reset_peak(device: str = "cpu") -> None:
     """Let the peak start again from the bytes live now."""
-    _core.reset_peak()
+    _core.reset_peak(device)
 
 
 def parse_bytes(amount: int | str) -> int:
@@ -57,19 +55,20 @@ def parse_bytes(amount: int | str) -> int:
 
 
 class limit:
-    """A hard cap on live bytes, until it is lifted by `limit(None)` or, used with `with`, at the end of the block.
+    """A hard cap on the live bytes of a device, until it is lifted by `limit(None)` or, used with `with`, at the end of the block.
 
     Raises: OutOfMemoryError when more is alive already; any allocation over the cap raises it as well.
     """
 
-    def __init__(self, amount: int | str | None) -> None:
-        self.before = _core.set_limit(None if amount is None else parse_bytes(amount))
+    def __init__(self, amount: int | str | None, device: str = "cpu") -> None:
+        self.device = device
+        self.before = _core.set_limit(None if amount is None else parse_bytes(amount), device)
 
     def __enter__(self) -> limit:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _core.set_limit(self.before)
+        _core.set_limit(self.before, self.device)
 
 
 class budget:

@@ -92,7 +92,7 @@ impl Op for Cat {
         let strides = y[0].layout().strides();
         for (t, start) in x.iter().zip(Cat::starts(axis, x.iter().map(|t| t.shape()))) {
             let window = y[0].with_layout(Layout::strided(t.shape(), strides), start * strides[axis] as usize);
-            super::pointwise::copy_into(t, &window);
+            super::pointwise::copy_into(t, &window)?;
         }
         Ok(())
     }

@@ -1,0 +1,12 @@
+//! An elementwise function, whatever reads it: SIMD lanes on the CPU, WGSL text for a GPU.
+
+use crate::real::Real;
+
+/// The most operands a formula may read: three inputs, the output and its gradient, and one to spare.
+pub const MOST: usize = 6;
+
+/// An elementwise function. Reads the first `ARITY` entries.
+pub trait Formula: 'static {
+    const ARITY: usize;
+    fn eval<R: Real>(x: [R; MOST]) -> R;
+}
