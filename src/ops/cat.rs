@@ -4,6 +4,7 @@ use super::args::{Args, int, ints, signed};
 use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Layouts, Metas, Op, OpRef, output};
+use crate::device::gpu::Gpu;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::shape::{self, Dims, Layout};
@@ -95,6 +96,12 @@ impl Op for Cat {
             super::pointwise::copy_into(t, &window)?;
         }
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], _gpu: &Gpu) -> Result<()> {
+        self.cpu(x, y)
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
