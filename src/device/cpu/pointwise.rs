@@ -7,22 +7,12 @@ use super::convert::Compute;
 use super::pool;
 use super::simd::{Kernel, Lanes, dispatch_f32};
 use super::view::View;
+use crate::device::formula::{Formula, MOST};
 use crate::dtype::DType;
-use crate::real::{Int, Real};
+use crate::real::Int;
 use crate::shape::broadcast_strides;
 use smallvec::SmallVec;
 use std::mem::MaybeUninit;
-
-/// The most operands a formula may read: three inputs, the output and its gradient, and one to spare.
-pub const MOST: usize = 6;
-
-/// An elementwise function. Reads the first `ARITY` entries.
-pub trait Formula: Sized + 'static {
-    const ARITY: usize;
-    /// True when it is ever evaluated in integers.
-    const INTEGERS: bool;
-    fn eval<R: Real>(x: [R; MOST]) -> R;
-}
 
 /// `step` 0 repeats the one element of an operand, 1 reads along.
 type Run<E> = unsafe fn(inputs: &[(*const E, usize); MOST], out: *mut E, n: usize);
