@@ -2,14 +2,13 @@
 
 use backsweep::arena;
 use backsweep::arena::ledger::{Category, Event};
-use backsweep::device::Device;
 use backsweep::dtype::DType;
 use backsweep::graph::{self, Request, Var};
-use backsweep::ops::laws::{Domain, Exact, Sample};
-use backsweep::ops::registry::{self, Entry};
+use backsweep::ops::laws::{Exact, Sample};
+use backsweep::ops::registry;
 use backsweep::ops::run;
 use backsweep::shape::Layout;
-use backsweep::tensor::{Meta, Tensor};
+use backsweep::tensor::Tensor;
 use samples::*;
 use std::sync::Mutex;
 
