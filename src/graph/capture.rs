@@ -44,6 +44,8 @@ pub struct Capture {
     blocks: FxHashMap<u32, u32>,
     ids: FxHashMap<Key, u32>,
     keys: Vec<Key>,
+    /// Of each value: its release is on the tape.
+    released: Vec<bool>,
     /// Values that somebody besides their slots may still hold.
     pinned: Vec<u32>,
     deltas: Vec<Delta>,
@@ -81,6 +83,7 @@ impl Capture {
             let Some(at) = self.deltas.iter().rposition(own) else { continue };
             let value = self.tape.values.len() as u32;
             self.tape.values.push(Value { bytes, maker });
+            self.released.push(false);
             self.keys.push((recorded.node, k as u32));
             self.ids.insert((recorded.node, k as u32), value);
             self.pinned.push(value);
@@ -124,9 +127,10 @@ impl Capture {
 
     /// A value goes that is not there.
     pub fn vanished(&mut self, key: Key) {
+        self.flush();
         if let Some(value) = self.value(key) {
-            self.flush();
-            self.append(vec![Event::Release(ValueId(value))]);
+            let events = self.release(value).into_iter().collect();
+            self.append(events);
         }
     }
 
@@ -184,10 +188,15 @@ impl Capture {
             Delta::Alloc { bytes, engine, .. } => (!engine).then_some(Event::Alloc(bytes)),
             Delta::Free { id, bytes, engine } => match self.blocks.remove(&id) {
                 _ if engine => None,
-                Some(value) => Some(Event::Release(ValueId(value))),
+                Some(value) => self.release(value),
                 None => Some(Event::Free(bytes)),
             },
         }
+    }
+
+    fn release(&mut self, value: u32) -> Option<Event> {
+        let before = std::mem::replace(&mut self.released[value as usize], true);
+        (!before).then_some(Event::Release(ValueId(value)))
     }
 
     /// Notes the values that only saved slots hold from here on.
