@@ -9,6 +9,7 @@ use super::{forecast, frugal, replay, resident, session};
 use crate::arena::ledger::Category;
 use crate::arena::{Context, trace};
 use crate::error::{Error, Result};
+use crate::ops::transfer::Transfer;
 use crate::ops::{Back, Engine, Mask, Metas, OpRef, V, bit, run};
 use crate::shape::Layout;
 use crate::tensor::{Meta, Tensor};
@@ -331,6 +332,9 @@ fn fitted(engine: &mut Running, v: V, meta: &Meta) -> Result<V> {
         let mut back = Back::new(engine, 0, &[], &[], &[]);
         v = back.sum(v, &summed, false)?;
         v = back.reshape(v, meta.shape())?;
+    }
+    if engine.tensor(v).device() != meta.device {
+        v = Back::new(engine, 0, &[], &[], &[]).apply(Transfer { to: meta.device }, &[v])?;
     }
     if engine.tensor(v).dtype() != meta.dtype {
         v = Back::new(engine, 0, &[], &[], &[]).cast(v, meta.dtype)?;

@@ -27,9 +27,11 @@ pub mod scan;
 pub mod softmax;
 pub mod sorting;
 pub mod split;
+pub mod transfer;
 pub mod views;
 
 use crate::device::Device;
+use crate::device::gpu::{self, Gpu};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::shape::{Dims, Layout};
@@ -189,6 +191,22 @@ pub trait Op: Debug + Send + Sync + 'static {
 
     /// Fills the outputs. Inputs have the layout that `layouts` asked for; outputs are fresh and laid out as inferred.
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()>;
+
+    /// As `cpu`, by kernels of a GPU that run later; all tensors are there, but for numbers where `takes_numbers`.
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let _ = (x, y, gpu);
+        Err(gpu::no_kernel(self.name()))
+    }
+
+    /// As `takes_half`, of the kernels of a GPU.
+    fn gpu_takes_half(&self) -> bool {
+        false
+    }
+
+    /// True when `gpu` takes tensors of the host that are one number (`is_number`), rather than copies of them.
+    fn takes_numbers(&self) -> bool {
+        false
+    }
 
     /// Gives each needed input its gradient, written with ops so that it can be differentiated again.
     fn vjp(&self, back: &mut Back) -> Result<()>;
@@ -405,10 +423,21 @@ pub fn expect_inputs(op: &str, x: &[&Meta], wanted: usize) -> Result<()> {
     if x.len() == wanted { Ok(()) } else { Err(error::arity(op, x.len(), &wanted.to_string())) }
 }
 
-/// All inputs on one device.
+/// True for a tensor of the host that is one number, spread or not: it may stand beside tensors of any device.
+pub fn is_number(x: &Meta) -> bool {
+    let spread = || x.layout.strides().iter().zip(x.shape()).all(|(&s, &d)| s == 0 && d != 1);
+    x.device == Device::Cpu && (x.rank() == 0 || spread())
+}
+
+/// All inputs on one device, numbers aside.
 pub fn one_device(op: &str, x: &[&Meta]) -> Result<Device> {
     let Some(first) = x.first() else { return Ok(Device::Cpu) };
-    match x.iter().find(|m| m.device != first.device) {
+    if x.iter().all(|m| m.device == first.device) {
+        return Ok(first.device);
+    }
+    let mut rest = x.iter().filter(|m| !is_number(m));
+    let Some(first) = rest.next() else { return Ok(Device::Cpu) };
+    match rest.find(|m| m.device != first.device) {
         None => Ok(first.device),
         Some(other) => Err(Error::device(format!(
             "{op}: tensors are on {} and {}; move them to one device (help: x.to(device))",

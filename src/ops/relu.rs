@@ -7,6 +7,7 @@ use super::{Back, Layouts, Mask, Metas, Op, OpRef, Saves, expect_inputs};
 use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::bits;
+use crate::device::gpu::{Gpu, relu as on_gpu};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::run::relaid;
@@ -91,6 +92,11 @@ impl Op for Relu {
         }
         Ok(())
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let x = in_order(x[0], y[0].layout())?;
+        let mask = y.get(1).map(Tensor::buffer);
+        on_gpu::relu(gpu, &x.buffer(), &y[0].buffer(), mask.as_ref())
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, mask) = (back.dy(), back.output(usize::from(back.has_output(1)))?);
         let keep = Keep { layout: back.output_meta(0).layout.clone() };
@@ -143,6 +149,10 @@ impl Op for Keep {
             _ => bits::keep_positive(dy.slice::<f32>(), mask.slice(), dx.out()),
         }
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let dy = in_order(x[0], &self.layout)?;
+        on_gpu::keep(gpu, &dy.buffer(), &x[1].buffer(), &y[0].buffer())
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (ddx, mask) = (back.dy(), back.input(1)?);

@@ -7,8 +7,8 @@ use super::gaps::Gaps;
 use super::problem::{Candidate, Problem};
 use super::simulate::{Outcome, Script};
 use super::tape::ValueId;
-use std::collections::BinaryHeap;
 use rustc_hash::FxHashMap;
+use std::collections::BinaryHeap;
 
 /// Values at most: there are 2ⁿ sets.
 pub const VALUES: usize = 18;
@@ -80,9 +80,13 @@ impl Solver<'_> {
     /// All that is reached before op `p` from the sets given, by dropping what may go and running makers again.
     fn spread(&mut self, p: usize, usual: Set, held: Set, begin: Vec<Next>, most: f64) -> Option<Vec<Next>> {
         let script = self.script;
-        let forwards: Vec<usize> =
-            if script.forward[p] { vec![] } else { (0..p).filter(|&f| script.forward[f] && self.makes[f] != 0).collect() };
-        let mut best: FxHashMap<Set, f64> = begin.iter().map(|n| (self.entries[n.entry as usize].set, n.cost)).collect();
+        let forwards: Vec<usize> = if script.forward[p] {
+            vec![]
+        } else {
+            (0..p).filter(|&f| script.forward[f] && self.makes[f] != 0).collect()
+        };
+        let mut best: FxHashMap<Set, f64> =
+            begin.iter().map(|n| (self.entries[n.entry as usize].set, n.cost)).collect();
         let mut heap: BinaryHeap<Next> = begin.into();
         let mut reached = vec![];
         while let Some(Next { cost, entry }) = heap.pop() {
@@ -193,7 +197,8 @@ fn drop_leftovers(script: &Script, steps: &mut Vec<Step>) {
     for v in 0..script.bytes.len() as u32 {
         let maker = |step: &Step| script.maker[step.value.0 as usize] as usize;
         let dropped = steps.iter().rposition(|s| !s.make && s.value.0 == v).map_or(0, |i| i + 1);
-        let makes = |s: &Step| s.make && script.makes.get(maker(s)).contains(&v) && s.before as usize > released[v as usize];
+        let makes =
+            |s: &Step| s.make && script.makes.get(maker(s)).contains(&v) && s.before as usize > released[v as usize];
         let Some(made) = steps[dropped..].iter().position(makes).map(|i| dropped + i) else { continue };
         let reads = |s: &Step| s.make && script.reads.get(maker(s)).contains(&v);
         let last = steps[made..].iter().rposition(reads).map_or(made, |i| made + i);

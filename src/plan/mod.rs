@@ -15,8 +15,8 @@ pub mod search;
 pub mod simulate;
 pub mod tape;
 
-pub use search::{bound, ladder, least, methods, plan};
 pub use exact::Step;
+pub use search::{bound, ladder, least, methods, plan};
 pub use simulate::State;
 use tape::ValueId;
 

@@ -1,8 +1,8 @@
 //! The search for a plan: a portfolio of ways to a first one, the best of which is improved step by step.
 
 use super::chain::{articulations, checkpoints, rotor};
-use super::exact;
 use super::evict::{Cost, Evictor, Score};
+use super::exact;
 use super::improve::{Dice, Effort, anneal, put_back};
 use super::online::{self, Heuristic};
 use super::problem::{Candidate, Problem};
