@@ -87,7 +87,7 @@ def summary(s: Row) -> str:
     lines = [f"peak {size(s['peak_bytes'])} ({s['peak_bytes']:,} bytes)"]
     if where:
         place = " ".join(filter(None, [where["op"], where["module"] and f"in {where['module']}", where["line"] and f"at {where['line']}"]))
-        lines.append(f"  in step {where['step']}, {where['phase']}: {place or 'outside any op'}")
+        lines.append(f"  in step {where['step']}{_phase(where)}: {place or 'outside any op'}")
     if s["limit_bytes"]:
         lines.append(f"  limit {size(s['limit_bytes'])}, {100 * s['peak_bytes'] / s['limit_bytes']:.1f} % of it used")
     lines += _bars(s["peak_by_category"], sum(s["peak_by_category"].values()))
@@ -141,9 +141,13 @@ def out_of_memory_line(refused: Row) -> str:
     cap = f" under a limit of {size(refused['limit_bytes'])}" if refused["limit_bytes"] else ""
     place = " ".join(filter(None, [refused["module"] and f"in {refused['module']}", refused["line"] and f"at {refused['line']}"]))
     return (
-        f"out of memory in step {refused['step']}, {refused['phase']}: {refused['op'] or 'an allocation'} {place} asked for "
+        f"out of memory in step {refused['step']}{_phase(refused)}: {refused['op'] or 'an allocation'} {place} asked for "
         f"{size(refused['asked_bytes'])} with {size(refused['live_bytes'])} live{cap}"
     ).replace("  ", " ")
+
+
+def _phase(moment: Row) -> str:
+    return "" if moment["phase"] == "none" else f", {moment['phase']}"
 
 
 def blocks(rows: list[Row], most: int = 30) -> str:
