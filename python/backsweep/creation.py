@@ -22,6 +22,7 @@ __all__ = [
     "empty",
     "empty_like",
     "eye",
+    "from_dlpack",
     "from_numpy",
     "full",
     "full_like",
@@ -39,13 +40,19 @@ __all__ = [
 ]
 
 
-def check_device(op: str, device: str | None) -> None:
-    """Refuse a device that is not there.
+def check_device(op: str, device: str | None) -> str:
+    """The name that a device answers to: "auto" is a GPU where there is one.
 
-    Raises: DeviceError
+    Raises: DeviceError when there is no such device
     """
-    if device is not None and device not in ("cpu", "auto"):
-        raise errors.DeviceError(f"{op}: there is no device {device!r}; 'cpu' or 'auto' is needed")
+    return "cpu" if device is None or device == "cpu" else _core.device_name(op, device)
+
+
+def placed(op: str, value: Tensor, device: str | None) -> Tensor:
+    """The value on a device, which is where it is already when none is named."""
+    if device is None or (name := check_device(op, device)) == value.device:
+        return value
+    return apply("transfer", value, name)
 
 
 def _leaf(value: Tensor, requires_grad: bool) -> Tensor:
@@ -70,7 +77,6 @@ def tensor(
         >>> bs.tensor([[1, 2], [3, 4]]).shape
         (2, 2)
     """
-    check_device("tensor", device)
     if isinstance(data, Tensor):
         value = data.detach().clone()
     elif hasattr(data, "__array_interface__"):
@@ -79,6 +85,7 @@ def tensor(
         value = _from_numbers(data, dtype)
     if dtype is not None and value.dtype is not dtype:
         value = apply("cast", value, dtype)
+    value = placed("tensor", value, device)
     value._category = "input"
     return _leaf(value, requires_grad)
 
@@ -138,14 +145,14 @@ def _number(value: Any, depth: int) -> Number:
 
 def as_tensor(data: Any, dtype: DType | None = None, device: str | None = None) -> Tensor:
     """The data as a tensor, without a copy where there is none to make: of a tensor or an array of that dtype."""
-    check_device("as_tensor", device)
     if isinstance(data, Tensor):
         value = data
     elif hasattr(data, "__array_interface__"):
         value = _core.from_array(data, False)
     else:
-        return tensor(data, dtype=dtype)
-    return value if dtype is None or value.dtype is dtype else apply("cast", value, dtype)
+        return tensor(data, dtype=dtype, device=device)
+    value = value if dtype is None or value.dtype is dtype else apply("cast", value, dtype)
+    return placed("as_tensor", value, device)
 
 
 def from_numpy(ndarray: Any) -> Tensor:
@@ -158,6 +165,30 @@ def from_numpy(ndarray: Any) -> Tensor:
     return _core.from_array(ndarray, False)
 
 
+def from_dlpack(ext_tensor: Any) -> Tensor:
+    """A tensor on the memory of another library's array; a read-only one is copied.
+
+    Raises: DTypeError for what NumPy, by way of which it comes, has no type for; DeviceError off the CPU
+    Example:
+        >>> import numpy as np
+        >>> bs.from_dlpack(np.arange(3)).tolist()
+        [0, 1, 2]
+    """
+    import numpy
+
+    if isinstance(ext_tensor, Tensor):
+        return ext_tensor.detach()
+    if not hasattr(ext_tensor, "__dlpack__"):
+        raise errors.DTypeError(f"from_dlpack: a {type(ext_tensor).__name__} has no __dlpack__; an array is needed")
+    if ext_tensor.__dlpack_device__()[0] != 1:
+        raise errors.DeviceError("from_dlpack: the array is not on the CPU; move it there first")
+    try:
+        array = numpy.from_dlpack(ext_tensor)
+    except (BufferError, RuntimeError) as error:
+        raise errors.DTypeError(f"from_dlpack: {error}; a type that NumPy has is needed") from None
+    return _core.from_array(array, False)
+
+
 # Filled with one number
 
 
@@ -165,24 +196,21 @@ def empty(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of whatever the memory holds."""
-    check_device("empty", device)
-    return _leaf(_core.empty(_sizes("empty", size), dtype or float32), requires_grad)
+    return _leaf(_core.empty(_sizes("empty", size), dtype or float32, device), requires_grad)
 
 
 def zeros(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of zeros."""
-    check_device("zeros", device)
-    return _leaf(_core.full(_sizes("zeros", size), 0.0, dtype or float32), requires_grad)
+    return _leaf(_core.full(_sizes("zeros", size), 0.0, dtype or float32, device), requires_grad)
 
 
 def ones(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of ones."""
-    check_device("ones", device)
-    return _leaf(_core.full(_sizes("ones", size), 1.0, dtype or float32), requires_grad)
+    return _leaf(_core.full(_sizes("ones", size), 1.0, dtype or float32, device), requires_grad)
 
 
 def full(
@@ -194,15 +222,14 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor filled with a number, of its kind unless dtype says otherwise."""
-    check_device("full", device)
     sizes = _sizes("full", (size,))
     if dtype is None:
         dtype = bool_ if isinstance(fill_value, bool) else int64 if isinstance(fill_value, int) else float32
     if dtype.is_floating_point or dtype is bool_ or -(2**31) <= fill_value < 2**31:
         _check_range("full", fill_value, dtype)
-        return _leaf(_core.full(sizes, float(fill_value), dtype), requires_grad)
+        return _leaf(_core.full(sizes, float(fill_value), dtype, device), requires_grad)
     # By way of one element, as a float does not hold every int64.
-    return apply("contiguous", apply("expand", tensor(int(fill_value), dtype=dtype), sizes))
+    return placed("full", apply("contiguous", apply("expand", tensor(int(fill_value), dtype=dtype), sizes)), device)
 
 
 def _check_range(op: str, value: Number, dtype: DType) -> None:
@@ -223,56 +250,70 @@ def _sizes(op: str, given: tuple[Any, ...]) -> Any:
 
 
 @method
-def new_zeros(self: Tensor, *size: Any, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+def new_zeros(
+    self: Tensor, *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Zeros of this tensor's dtype."""
-    return zeros(*size, dtype=dtype or self.dtype, requires_grad=requires_grad)
+    return zeros(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
-def new_ones(self: Tensor, *size: Any, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+def new_ones(
+    self: Tensor, *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Ones of this tensor's dtype."""
-    return ones(*size, dtype=dtype or self.dtype, requires_grad=requires_grad)
+    return ones(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
 def new_full(
-    self: Tensor, size: Sequence[int], fill_value: Number, *, dtype: DType | None = None, requires_grad: bool = False
+    self: Tensor,
+    size: Sequence[int],
+    fill_value: Number,
+    *,
+    dtype: DType | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """A tensor of this tensor's dtype, filled with a number."""
-    return full(size, fill_value, dtype=dtype or self.dtype, requires_grad=requires_grad)
+    return full(size, fill_value, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
-def new_empty(self: Tensor, *size: Any, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+def new_empty(
+    self: Tensor, *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor of this tensor's dtype, of whatever the memory holds."""
-    return empty(*size, dtype=dtype or self.dtype, requires_grad=requires_grad)
+    return empty(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
-def new_tensor(self: Tensor, data: Any, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+def new_tensor(
+    self: Tensor, data: Any, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """A copy of data in this tensor's dtype."""
-    return tensor(data, dtype=dtype or self.dtype, requires_grad=requires_grad)
+    return tensor(data, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 def empty_like(
     input: Tensor, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of input's shape and dtype, of whatever the memory holds."""
-    return empty(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
+    return empty(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
 
 
 def zeros_like(
     input: Tensor, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Zeros of input's shape and dtype."""
-    return zeros(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
+    return zeros(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
 
 
 def ones_like(
     input: Tensor, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Ones of input's shape and dtype."""
-    return ones(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
+    return ones(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
 
 
 def full_like(
@@ -285,7 +326,11 @@ def full_like(
 ) -> Tensor:
     """A tensor of input's shape and dtype, filled with a number."""
     return full(
-        input.shape, fill_value, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad
+        input.shape,
+        fill_value,
+        dtype=dtype or input.dtype,
+        device=device or input.device,
+        requires_grad=requires_grad,
     )
 
 
@@ -307,7 +352,6 @@ def arange(
         >>> bs.arange(1, 7, 2).tolist()
         [1, 3, 5]
     """
-    check_device("arange", device)
     if end is None:
         start, end = 0, start
     start, end, step = (value.item() if hasattr(value, "item") else value for value in (start, end, step))
@@ -320,7 +364,8 @@ def arange(
     else:
         count = max(0, math.ceil((end - start) / step))
         value = apply("add", apply("mul", _counting(count), float(step)), float(start))
-    return _leaf(value if value.dtype is dtype else apply("cast", value, dtype), requires_grad)
+    value = value if value.dtype is dtype else apply("cast", value, dtype)
+    return _leaf(placed("arange", value, device), requires_grad)
 
 
 def _counting(count: int) -> Tensor:
@@ -338,7 +383,6 @@ def linspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """That many numbers at equal distances, both ends included."""
-    check_device("linspace", device)
     if steps < 0:
         raise errors.ValueError(f"linspace: {steps} steps; zero or more is needed")
     places = _counting(steps)
@@ -347,7 +391,7 @@ def linspace(
     rising = apply("add", apply("mul", places, step), float(start))
     falling = apply("sub", float(end), apply("mul", apply("sub", float(steps - 1), places), step))
     value = apply("where", apply("lt", places, (steps + 1) / 2), rising, falling) if steps else places
-    return _leaf(apply("cast", value, dtype or float32), requires_grad)
+    return _leaf(placed("linspace", apply("cast", value, dtype or float32), device), requires_grad)
 
 
 def logspace(
@@ -361,8 +405,9 @@ def logspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """That many powers of base, the exponents at equal distances from start to end."""
-    exponents = linspace(start, end, steps, dtype=float64, device=device)
-    return _leaf(apply("cast", apply("pow", float(base), exponents), dtype or float32), requires_grad)
+    exponents = linspace(start, end, steps, dtype=float64)
+    value = apply("cast", apply("pow", float(base), exponents), dtype or float32)
+    return _leaf(placed("logspace", value, device), requires_grad)
 
 
 def eye(
@@ -374,9 +419,8 @@ def eye(
     requires_grad: bool = False,
 ) -> Tensor:
     """Ones on the diagonal of a matrix, and zeros elsewhere."""
-    check_device("eye", device)
     ones = apply("eq", *_places(n, n if m is None else m))
-    return _leaf(apply("cast", ones, dtype or float32), requires_grad)
+    return _leaf(placed("eye", apply("cast", ones, dtype or float32), device), requires_grad)
 
 
 def _places(rows: int, columns: int) -> tuple[Tensor, Tensor]:

@@ -234,7 +234,8 @@ impl PyPlan {
     /// Values dropped, over all gaps.
     #[getter]
     fn drops(&self) -> usize {
-        self.0.states.iter().filter(|s| **s != State::KEEP).count()
+        let steps = self.0.steps.iter().filter(|step| !step.make).count();
+        self.0.states.iter().filter(|s| **s != State::KEEP).count() + steps
     }
 }
 

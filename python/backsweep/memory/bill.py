@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .. import _core, errors
+from .. import _core
 from .sizes import format_bytes
 
 CATEGORIES = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
@@ -21,19 +21,17 @@ def stats(device: str = "cpu") -> dict[str, Any]:
 
     Raises: DeviceError when there is no such device.
     """
-    if device != "cpu":
-        raise errors.DeviceError(f"memory.stats: device '{device}' is not there; cpu is")
-    return dict(_core.memory_stats())
+    return dict(_core.memory_stats(device))
 
 
-def snapshot() -> list[dict[str, Any]]:
-    """Every live block: id, bytes, category, op, module, line."""
-    return list(_core.memory_snapshot())
+def snapshot(device: str = "cpu") -> list[dict[str, Any]]:
+    """Every live block of a device's memory: id, bytes, category, op, module, line."""
+    return list(_core.memory_snapshot(device))
 
 
-def reset_peak() -> None:
+def reset_peak(device: str = "cpu") -> None:
     """Let the peak start again from the bytes live now."""
-    _core.reset_peak()
+    _core.reset_peak(device)
 
 
 class Recording:

@@ -8,19 +8,20 @@ from .sizes import parse_bytes
 
 
 class limit:
-    """A hard cap on live bytes, until it is lifted by `limit(None)` or, used with `with`, at the end of the block.
+    """A hard cap on the live bytes of a device, until `limit(None)` lifts it or, used with `with`, the block ends.
 
     Raises: OutOfMemoryError when more is alive already; any allocation over the cap raises it as well.
     """
 
-    def __init__(self, amount: int | str | None) -> None:
-        self.before = _core.set_limit(None if amount is None else parse_bytes(amount))
+    def __init__(self, amount: int | str | None, device: str = "cpu") -> None:
+        self.device = device
+        self.before = _core.set_limit(None if amount is None else parse_bytes(amount), device)
 
     def __enter__(self) -> limit:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _core.set_limit(self.before)
+        _core.set_limit(self.before, self.device)
 
 
 class budget:
