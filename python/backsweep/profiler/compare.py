@@ -273,18 +273,18 @@ class Comparison(Blocks):
     @cached_property
     def trade_off(self) -> TradeOff | None:
         """Budgets and what they cost, where the run has taken a step down for the planner."""
-        return TradeOff(self.capture, self._steps) if "tape" in self.capture.facts else None
+        return TradeOff(self.capture, self._steps, self.peak_bytes) if "tape" in self.capture.facts else None
 
     def pareto(self) -> list[Row]:
         """Budget against recomputation, the largest budget first; empty when the run has taken no step down."""
         return [] if self.trade_off is None else self.trade_off.rows
 
     def _advice(self) -> list[Row]:
-        """A few budgets and their costs: at the knee, half way down from there, and the least."""
+        """A few budgets and their costs: half way to the knee, at the knee, and the least."""
         if self.trade_off is None:
             return []
         rows, knee = self.trade_off.rows, self.trade_off.knee
-        picked = sorted({knee, (knee + len(rows) - 1) // 2, len(rows) - 1} - {0})
+        picked = [i for i in sorted({knee // 2, knee, len(rows) - 1}) if rows[i]["overhead"] > 0]
         names = ("budget_bytes", "overhead", "measured_overhead")
         return [{name: rows[i][name] for name in names} | {"of_bytes": self.trade_off.tape.peak} for i in picked]
 

@@ -272,7 +272,8 @@ def pareto(t: Row | None) -> str:
         note = "keep all" if r["keep_all"] is not None else "knee" if i == t["knee"] else "least" if i == len(t["rows"]) - 1 else ""
         costs = [_more(r[name]) for name in ("overhead", "measured_overhead", "every_sqrt", "dtr")]
         cells.append([size(r["budget_bytes"]), size(r["peak_bytes"]), *costs, found, note])
-    bound = f"no plan can go below {size(t['bound_bytes'])}; alive before the step {size(t['step_base_bytes'])}"
+    bound = f"without a budget the run rises to {size(t['run_peak_bytes'])}: what costs next to nothing to make again is not kept\n"
+    bound += f"no plan can go below {size(t['bound_bytes'])}; alive before the step {size(t['step_base_bytes'])}"
     step = "" if t["step_seconds"] is None else f" of {seconds(t['step_seconds'])}"
     return f"time added to a step{step}, by budget\n{table(head, cells, less=('peak', 'peak measured'))}\n{bound}"
 
@@ -281,6 +282,8 @@ def forecast(f: Row) -> str:
     """What a script will need."""
     lines = [f"peak {size(f['peak_bytes'])} ({f['peak_bytes']:,} bytes), forecast from shapes over {f['steps']} step{'s' * (f['steps'] != 1)}"]
     lines += _bars(f["peak_by_category"], f["peak_bytes"])
+    if f["unknown_numbers"]:
+        lines.append(f"{f['unknown_numbers']} numbers that it read were NaN, as a forecast has none; a branch on one may go another way")
     lines.append("the largest holders")
     for r in f["largest"]:
         place = "".join([f" in {r['module']}" * bool(r["module"]), f" at {r['line']}" * bool(r["line"])])
