@@ -277,10 +277,10 @@ def test_a_forecast_of_a_script_is_its_peak(tmp_path: Path) -> None:
     real = run("backsweep", "profile", "--json", "train.py", "5", cwd=tmp_path)
     assert forecast["steps"] == 2
     assert forecast["peak_bytes"] == json.loads(real.stdout)["peak_bytes"]
-    costs = [row["overhead"] for row in forecast["budgets"]]
-    assert costs == sorted(costs, reverse=True) and forecast["least_bytes"] <= forecast["peak_bytes"]
+    # Parameters and gradients are the most of it.
+    assert forecast["budgets"] == [] and forecast["least_bytes"] >= forecast["peak_bytes"]
     small = run("backsweep", "profile", "forecast", "--fits", "1 KiB", "train.py", "5", cwd=tmp_path)
-    assert small.returncode == 1 and "does not fit 1.0 KiB" in small.stdout and "least feasible" in small.stdout
+    assert small.returncode == 1 and "does not fit 1.0 KiB" in small.stdout and "no budget would lower that" in small.stdout
     # A script that prints its loss prints NaN, and is foretold all the same.
     text = SCRIPT.format(end="").replace("    model(", "    loss = model(").replace(".sum().backward()", ".sum()\n    loss.backward()\n    print(f'{loss.item():.3f}', float(loss))")
     (tmp_path / "looks.py").write_text(text)

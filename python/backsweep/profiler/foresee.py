@@ -32,6 +32,8 @@ def foresee(run: Callable[[], Any], *, budgets: bool = False, fits: int | None =
     """
     first: list[int] = []
     numbers: list[str] = []
+    # What an earlier run left in cycles would count as alive.
+    gc.collect()
     with _unknown_numbers(numbers):
         forecast = memory.forecast(_Stopped(run, first))
     row: Row = {
@@ -48,7 +50,8 @@ def foresee(run: Callable[[], Any], *, budgets: bool = False, fits: int | None =
         "budgets": [],
     }
     if first and (budgets or row["fits"] is False):
-        with _unknown_numbers(numbers):
+        gc.collect()
+        with _unknown_numbers([]):
             plans = forecast.budgets()
         row["least_bytes"] = min(plan.peak for plan in plans)
         # A plan that keeps all needs more than the step as it is, which makes again what costs next to nothing.
@@ -92,8 +95,6 @@ class _Stopped:
 
     def __call__(self) -> None:
         self.ended.clear()
-        # What an earlier run left in cycles would count as alive.
-        gc.collect()
         after_step.append(self._count)
         try:
             self.run()

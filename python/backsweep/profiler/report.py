@@ -154,7 +154,8 @@ def blocks(rows: list[Row], most: int = 30) -> str:
     """Rows of peak() or saved(), block by block: a line each, or two where a terminal is narrow."""
     columns = width()
     if columns is not None and columns < 110:
-        return "\n".join(_in_two_lines(r) for r in rows[:most]) + _rest(rows, most)
+        lines = "\n".join(_in_two_lines(r) for r in rows[:most]).splitlines()
+        return "\n".join(c if len(c) <= columns else f"{c[: columns - 1]}…" for c in lines) + _rest(rows, most)
     cells = []
     for r in rows[:most]:
         away = "–" if r.get("ops_away") is None else str(r["ops_away"])
@@ -283,13 +284,15 @@ def forecast(f: Row) -> str:
     lines = [f"peak {size(f['peak_bytes'])} ({f['peak_bytes']:,} bytes), forecast from shapes over {f['steps']} step{'s' * (f['steps'] != 1)}"]
     lines += _bars(f["peak_by_category"], f["peak_bytes"])
     if f["unknown_numbers"]:
-        lines.append(f"{f['unknown_numbers']} numbers that it read were NaN, as a forecast has none; a branch on one may go another way")
+        lines.append(f"it read {f['unknown_numbers']} unknown numbers, as NaN; a branch on one may go another way")
     lines.append("the largest holders")
     for r in f["largest"]:
         place = "".join([f" in {r['module']}" * bool(r["module"]), f" at {r['line']}" * bool(r["line"])])
         lines.append(f"  {size(r['bytes']):>10}  {r['category']} of {r['op'] or '-'}{place}")
     if f["fits"] is not None:
         lines.append(f"{'fits' if f['fits'] else 'does not fit'} {size(f['fits_bytes'])}")
+    if f["least_bytes"] is not None and not f["budgets"]:
+        lines.append("no budget would lower that: nothing that is alive then could be dropped")
     if f["budgets"]:
         lines.append(f"budgets, from the least feasible one, {size(f['least_bytes'])}, up")
         lines += [f"  {size(r['budget_bytes']):>10}  {_more(r['overhead'])} time" for r in f["budgets"]]
