@@ -94,7 +94,8 @@ class Eager:
         def pack(tensor: Any) -> Any:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in known:
-                kept_storages[storage.data_ptr()] = storage.nbytes()
+                # Rounded as the allocators of both libraries do.
+                kept_storages[storage.data_ptr()] = -(-storage.nbytes() // 64) * 64
             return tensor
 
         with self.lib.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

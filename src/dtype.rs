@@ -53,6 +53,16 @@ impl DType {
         matches!(self, F16 | BF16 | F32 | F64)
     }
 
+    /// The least and the greatest integer it holds; `None` for floats and bools.
+    pub const fn range(self) -> Option<(i64, i64)> {
+        match self {
+            U8 => Some((0, u8::MAX as i64)),
+            I32 => Some((i32::MIN as i64, i32::MAX as i64)),
+            I64 => Some((i64::MIN, i64::MAX)),
+            _ => None,
+        }
+    }
+
     /// Stored in 16 bits, computed in f32.
     pub const fn is_half(self) -> bool {
         matches!(self, F16 | BF16)

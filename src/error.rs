@@ -117,6 +117,10 @@ pub fn index_not_below(op: &str, index: i64, size: usize) -> Error {
     Error::index(format!("{op}: index {index} is out of range for size {size}; {valid}"))
 }
 
+pub fn number_out_of_range(op: &str, number: i64, dtype: &str, (least, greatest): (i64, i64)) -> Error {
+    Error::value(format!("{op}: the number {number} is out of range; {dtype} holds {least} to {greatest}"))
+}
+
 pub fn arity(op: &str, given: usize, wanted: &str) -> Error {
     Error::value(format!("{op}: {given} tensors were given; {wanted} are needed"))
 }

@@ -383,13 +383,17 @@ def masked_fill_(self: Tensor, mask: Tensor, value: Operand) -> Tensor:
     return self.copy_(masked_fill(self, mask, value))
 
 
-def _in_place(name: str) -> None:
+def _in_place(name: str, method_name: str | None = None) -> None:
     def write(self: Tensor, other: Operand) -> Tensor:
         return apply_(name, self, other)
 
     write.__doc__ = f"`{name}`, written into this tensor."
-    method_as(f"{name}_")(write)
+    method_as(method_name or f"{name}_")(write)
 
 
 for _name in ("atan2", "copysign", "floor_divide", "fmod", "hypot", "maximum", "minimum", "pow", "remainder", "xlogy"):
     _in_place(_name)
+
+# x //= y, x %= y and x **= y, as x += y, write into the memory of x.
+for _name, _operator in (("floor_divide", "floordiv"), ("remainder", "mod"), ("pow", "pow")):
+    _in_place(_name, f"__i{_operator}__")

@@ -24,6 +24,7 @@ __all__ = [
     "empty",
     "empty_like",
     "eye",
+    "from_dlpack",
     "from_numpy",
     "full",
     "full_like",
@@ -185,6 +186,30 @@ def from_numpy(ndarray: Any) -> Tensor:
     return _core.from_array(ndarray, False)
 
 
+def from_dlpack(ext_tensor: Any) -> Tensor:
+    """A tensor on the memory of another library's array; a read-only one is copied.
+
+    Raises: DTypeError for what NumPy, by way of which it comes, has no type for; DeviceError off the CPU
+    Example:
+        >>> import numpy as np
+        >>> bs.from_dlpack(np.arange(3)).tolist()
+        [0, 1, 2]
+    """
+    import numpy
+
+    if isinstance(ext_tensor, Tensor):
+        return ext_tensor.detach()
+    if not hasattr(ext_tensor, "__dlpack__"):
+        raise errors.DTypeError(f"from_dlpack: a {type(ext_tensor).__name__} has no __dlpack__; an array is needed")
+    if ext_tensor.__dlpack_device__()[0] != 1:
+        raise errors.DeviceError("from_dlpack: the array is not on the CPU; move it there first")
+    try:
+        array = numpy.from_dlpack(ext_tensor)
+    except (BufferError, RuntimeError) as error:
+        raise errors.DTypeError(f"from_dlpack: {error}; a type that NumPy has is needed") from None
+    return _core.from_array(array, False)
+
+
 # Filled with one number
 
 
@@ -246,35 +271,49 @@ def _sizes(op: str, given: tuple[Any, ...]) -> Any:
 
 
 @method
-def new_zeros(self: Tensor, *size: Any, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+def new_zeros(
+    self: Tensor, *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Zeros of this tensor's dtype."""
-    return zeros(*size, dtype=dtype or self.dtype, device=self.device, requires_grad=requires_grad)
+    return zeros(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
-def new_ones(self: Tensor, *size: Any, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+def new_ones(
+    self: Tensor, *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Ones of this tensor's dtype."""
-    return ones(*size, dtype=dtype or self.dtype, device=self.device, requires_grad=requires_grad)
+    return ones(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
 def new_full(
-    self: Tensor, size: Sequence[int], fill_value: Number, *, dtype: DType | None = None, requires_grad: bool = False
+    self: Tensor,
+    size: Sequence[int],
+    fill_value: Number,
+    *,
+    dtype: DType | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """A tensor of this tensor's dtype, filled with a number."""
-    return full(size, fill_value, dtype=dtype or self.dtype, device=self.device, requires_grad=requires_grad)
+    return full(size, fill_value, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
-def new_empty(self: Tensor, *size: Any, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+def new_empty(
+    self: Tensor, *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor of this tensor's dtype, of whatever the memory holds."""
-    return empty(*size, dtype=dtype or self.dtype, device=self.device, requires_grad=requires_grad)
+    return empty(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
-def new_tensor(self: Tensor, data: Any, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+def new_tensor(
+    self: Tensor, data: Any, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """A copy of data in this tensor's dtype."""
-    return tensor(data, dtype=dtype or self.dtype, device=self.device, requires_grad=requires_grad)
+    return tensor(data, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 def empty_like(

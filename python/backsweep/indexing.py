@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, NamedTuple
 
 from . import _core, errors
@@ -94,10 +95,15 @@ def _like(op: str, input: Tensor, src: Operand) -> Tensor:
 
 
 @method
-def scatter(input: Tensor, dim: int, index: Tensor, src: Operand) -> Tensor:
-    """A copy of input with src written where index names places along dim; of several at one place, the last stays."""
-    index, values = as_index("scatter", index), _like("scatter", input, src)
-    values = values if isinstance(src, Tensor) else apply("expand", values, index.shape)
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Operand | None = None, *, value: Number | None = None
+) -> Tensor:
+    """A copy of input with src, or a value, written where index names places along dim; of several at one place, the last stays."""
+    if (src is None) == (value is None):
+        raise errors.ValueError("scatter: src and value are both given, or neither; one of them is needed")
+    source = value if src is None else src
+    index, values = as_index("scatter", index), _like("scatter", input, source)
+    values = values if isinstance(source, Tensor) else apply("expand", values, index.shape)
     return apply("scatter", input, index, values, dim)
 
 
@@ -225,6 +231,7 @@ def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool
     return sort(input.detach(), dim, descending).indices
 
 
+@method
 def msort(input: Tensor) -> Tensor:
     """The elements along the first dim in order."""
     return sort(input, 0).values
@@ -277,6 +284,7 @@ def unique(
     return (found, *more) if more else found
 
 
+@method
 def unique_consecutive(
     input: Tensor, return_inverse: bool = False, return_counts: bool = False
 ) -> Tensor | tuple[Tensor, ...]:
@@ -361,6 +369,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
 
 
 def _in_place(function: Callable[..., Tensor]) -> None:
+    @wraps(function)
     def write(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self.copy_(function(self, *args, **kwargs))
 

@@ -232,12 +232,12 @@ def randint_like(
 
 
 @method
-def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
-    """Fill with uniform numbers in [a, b)."""
-    if not a <= b:
-        raise errors.ValueError(f"uniform_: from {a} to {b}; the lower bound must come first")
+def uniform_(self: Tensor, from_: float = 0.0, to: float = 1.0) -> Tensor:
+    """Fill with uniform numbers in [from_, to)."""
+    if not from_ <= to:
+        raise errors.ValueError(f"uniform_: from {from_} to {to}; the lower bound must come first")
     value = _core.uniform(self.shape, self.dtype)
-    return self.copy_(value if (a, b) == (0.0, 1.0) else value.mul_(b - a).add_(a))
+    return self.copy_(value if (from_, to) == (0.0, 1.0) else value.mul_(to - from_).add_(from_))
 
 
 @method

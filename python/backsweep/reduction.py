@@ -161,6 +161,7 @@ def amin(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     return apply("amin", input, dim, keepdim)
 
 
+@method
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """The smallest and the largest element."""
     return amin(input, dim, keepdim), amax(input, dim, keepdim)
@@ -341,11 +342,16 @@ def cumprod(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
 
 
 @method
-def diff(input: Tensor, n: int = 1, dim: int = -1) -> Tensor:
-    """The differences of neighbours along a dim, n times."""
+def diff(
+    input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None
+) -> Tensor:
+    """The differences of neighbours along a dim, n times; first joined with what comes before and after."""
     axis = axis_of("diff", dim, input.shape)
     if n < 0 or not input.ndim:
         raise errors.ValueError(f"diff: n is {n} for {list(input.shape)}; zero or more, and at least 1 dim, are needed")
+    ends = [part for part in (prepend, input, append) if part is not None]
+    if len(ends) > 1:
+        input = apply("cat", *ends, axis)
     for _ in range(builtins.min(n, input.shape[axis])):
         size = input.shape[axis] - 1
         later, earlier = window(input, axis, 1, size), window(input, axis, 0, size)

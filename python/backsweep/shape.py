@@ -29,6 +29,7 @@ __all__ = [
     "select",
     "squeeze",
     "swapaxes",
+    "t",
     "transpose",
     "unflatten",
     "unsqueeze",
@@ -194,9 +195,9 @@ def movedim(input: Tensor, source: Size, destination: Size) -> Tensor:
 
 
 @method
-def t(self: Tensor) -> Tensor:
+def t(input: Tensor) -> Tensor:
     """Swap the two dims of a matrix; a vector stays as it is."""
-    return self.T
+    return input.T
 
 
 def _transposed(self: Tensor) -> Tensor:
@@ -305,11 +306,13 @@ def _flip(self: Tensor, *dims: Any) -> Tensor:
     return apply("flip", self, sizes_of(dims))
 
 
+@method
 def fliplr(input: Tensor) -> Tensor:
     """A copy of matrices with their columns in the other order."""
     return apply("flip", input, 1)
 
 
+@method
 def flipud(input: Tensor) -> Tensor:
     """A copy with the rows in the other order."""
     return apply("flip", input, 0)
@@ -398,6 +401,7 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     return apply("contiguous", apply("diagonal", input, diagonal, 0, 1))
 
 
+@method
 def diagflat(input: Tensor, offset: int = 0) -> Tensor:
     """The matrix with all elements, in row-major order, on a diagonal."""
     return diag_embed(apply("reshape", input, (-1,)), offset)

@@ -12,7 +12,7 @@ from . import _core, errors
 from ._core import Tensor, apply, apply_
 from .attach import method, method_as, property_as
 from .creation import placed
-from .dtypes import bfloat16, float16, float32, float64, int32, int64
+from .dtypes import bfloat16, float16, float32, float64, int32, int64, uint8
 from .dtypes import bool as bool_
 from .shape import axis_of
 from .types import DType, Operand
@@ -56,9 +56,12 @@ def to(
     *args: Any,
     device: str | None = None,
     dtype: DType | None = None,
+    non_blocking: bool = False,
     copy: bool = False,
 ) -> Tensor:
     """Convert to a dtype, a device, or to those of another tensor; without a change, this very tensor.
+
+    non_blocking allows a copy that goes on in the background; there is none yet.
 
     Example:
         >>> bs.tensor([1, 2]).to(bs.float64).dtype
@@ -99,6 +102,7 @@ for _name, _dtype in (
     ("double", float64),
     ("half", float16),
     ("bfloat16", bfloat16),
+    ("byte", uint8),
     ("int", int32),
     ("long", int64),
     ("bool", bool_),
@@ -158,6 +162,29 @@ def __array__(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
     return array.astype(dtype)
 
 
+@method
+def __dlpack__(
+    self: Tensor,
+    *,
+    stream: Any = None,
+    max_version: tuple[int, int] | None = None,
+    dl_device: tuple[int, int] | None = None,
+    copy: bool | None = None,
+) -> Any:
+    """Give another library the memory, by way of NumPy: read-only where a backward sweep still needs the values.
+
+    Raises: BufferError where that cannot be told to a library that knows DLPack before 1.0
+    """
+    asked = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
+    return self.numpy().__dlpack__(**{name: value for name, value in asked.items() if value is not None})
+
+
+@method
+def __dlpack_device__(self: Tensor) -> tuple[int, int]:
+    """Say that the memory is the CPU's."""
+    return (1, 0)
+
+
 # NumPy leaves array * tensor to the tensor, instead of taking it apart element by element.
 Tensor.__array_ufunc__ = None
 
@@ -177,7 +204,7 @@ def contiguous(self: Tensor) -> Tensor:
 
 
 @method
-def copy_(self: Tensor, src: Operand) -> Tensor:
+def copy_(self: Tensor, src: Operand, non_blocking: bool = False) -> Tensor:
     """Write the values of src, broadcast and converted, into this tensor."""
     if isinstance(src, Tensor) and src.dtype is not self.dtype:
         src = apply("cast", src, self.dtype)
@@ -299,6 +326,13 @@ def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Remo
 
 
 # Protocols
+
+
+@method
+def __pos__(self: Tensor) -> Tensor:
+    """This very tensor."""
+    return self
+
 
 
 @method

@@ -172,10 +172,10 @@ impl Drop for Block {
     }
 }
 
-/// Small blocks up to this many bytes come from size classes of a power of two.
+/// Small blocks up to this many bytes come from size classes: 16 and 32 bytes, then each multiple of the grain.
 const SMALL: usize = 4096;
 const SMALLEST: usize = 16;
-const CLASSES: usize = (SMALL / SMALLEST).ilog2() as usize + 1;
+const CLASSES: usize = 2 + SMALL / GRAIN;
 const SLAB: usize = 64 * 1024;
 const REGION: usize = 64 << 20;
 
@@ -192,6 +192,8 @@ struct Arena {
     /// As the limit, but kept by dropping what can be made again, as far as that goes.
     budget: Option<usize>,
     keeper: Option<Keeper>,
+    /// A budget that is lifted where it cannot be kept: nobody asked for it but the profiler, which tries it out.
+    trial: Option<usize>,
     deltas: Deltas,
     system: bool,
 }
@@ -226,12 +228,16 @@ pub fn register(space: Space, slabs: Slabs) {
 }
 
 fn small_class(bytes: usize) -> usize {
-    (bytes.max(SMALLEST).next_power_of_two() / SMALLEST).ilog2() as usize
+    if bytes <= 2 * SMALLEST { usize::from(bytes > SMALLEST) } else { 1 + bytes.div_ceil(GRAIN) }
+}
+
+fn class_bytes(class: usize) -> usize {
+    if class < 2 { SMALLEST << class } else { (class - 1) * GRAIN }
 }
 
 /// What a request of `bytes` of the host is charged: the arena's rounding, a pure function.
 pub fn charge(bytes: usize) -> usize {
-    if bytes <= SMALL { SMALLEST << small_class(bytes) } else { bytes.next_multiple_of(GRAIN) }
+    if bytes <= SMALL { class_bytes(small_class(bytes)) } else { bytes.next_multiple_of(GRAIN) }
 }
 
 /// As `charge`, in any space.
@@ -263,6 +269,9 @@ pub fn alloc_in(space: Space, bytes: usize, category: Category) -> Result<Block>
         let Some(keeper) = home.keeper.filter(|_| over > 0) else { return home.alloc(bytes, tag) };
         drop(home);
         if (keeper.relieve)(over) == 0 {
+            if ARENA.lock().give_way() {
+                continue;
+            }
             let advice = (keeper.advice)();
             let mut home = arena(space).lock();
             home.note_refusal(charge_in(space, bytes), tag);
@@ -354,6 +363,17 @@ pub fn budget() -> Option<usize> {
     ARENA.lock().budget
 }
 
+/// Says which budget is lifted, and no error, where it cannot be kept.
+pub fn set_trial(bytes: Option<usize>) {
+    ARENA.lock().trial = bytes;
+}
+
+/// True while the budget in force is one on trial.
+pub fn on_trial() -> bool {
+    let arena = ARENA.lock();
+    arena.trial.is_some() && arena.trial == arena.budget
+}
+
 /// Sets the budget on live bytes and who keeps it; returns the one before. Refused when more is alive and cannot go.
 pub fn set_budget(budget: Option<usize>, keeper: Keeper) -> Result<Option<usize>> {
     loop {
@@ -397,6 +417,7 @@ impl Arena {
             limit: None,
             budget: None,
             keeper: None,
+            trial: None,
             deltas: Deltas::default(),
             system: space == Space::HOST && std::env::var("BACKSWEEP_ARENA").is_ok_and(|v| v == "system"),
         }
@@ -494,7 +515,7 @@ impl Arena {
             return Some(ptr);
         }
         let (slab, _) = self.large_block(SLAB)?;
-        let bytes = SMALLEST << class;
+        let bytes = class_bytes(class);
         for i in (0..SLAB / bytes).rev() {
             // SAFETY: i * bytes < SLAB, the size of the slab just taken.
             self.small[class].push(unsafe { slab.add(i * bytes) });
@@ -519,6 +540,16 @@ impl Arena {
     /// What live bytes may come to, the limit and the budget taken together.
     fn cap(&self) -> Option<usize> {
         self.limit.into_iter().chain(self.budget).min()
+    }
+
+    /// Lifts the budget if it is only tried out.
+    fn give_way(&mut self) -> bool {
+        let on_trial = self.trial.is_some() && self.trial == self.budget;
+        if on_trial {
+            self.budget = None;
+            self.note_cap();
+        }
+        on_trial
     }
 
     fn note_cap(&mut self) {
@@ -548,13 +579,16 @@ impl Arena {
             Cap::Budget => ("budget", self.budget.unwrap_or(0), ", with nothing left that could be dropped"),
         };
         let over = (live + asked).saturating_sub(most);
+        let what = match asked {
+            0 => format!("{} are live already, {} more than the {word} of {}", size(live), size(over), size(most)),
+            _ => {
+                let (asked, live, most, over) = (size(asked), size(live), size(most), size(over));
+                format!("{asked} asked with {live} live would exceed the {word} of {most} by {over}")
+            }
+        };
         let text = format!(
-            "{op}: {} asked with {} live would exceed the {word} of {} by {}{left}{}\nhelp: raise the {word} to at least {}; \
-             or free {} of the holders above; or use a smaller batch (activations shrink in proportion){advice}",
-            size(asked),
-            size(live),
-            size(most),
-            size(over),
+            "{op}: {what}{left}{}\nhelp: raise the {word} to at least {}; or free {} of the holders above; or use a smaller \
+             batch (activations shrink in proportion){advice}",
             self.holders(),
             size(live + asked),
             size(over),

@@ -5,7 +5,7 @@ use super::errors::raise;
 use super::frames;
 use super::tensor::PyTensor;
 use crate::dtype::DType;
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::graph::record::Vars;
 use crate::graph::{self, Var};
 use crate::ops::args::{Args, Attribute};
@@ -57,20 +57,32 @@ fn argument(value: &Bound<'_, PyAny>) -> PyResult<Argument> {
 }
 
 /// A Python bool, int or float.
-pub fn number(value: &Bound<'_, PyAny>) -> PyResult<Option<Attribute>> {
+fn number(value: &Bound<'_, PyAny>) -> PyResult<Option<Attribute>> {
     Ok(if let Ok(float) = value.cast::<PyFloat>() {
         Some(Attribute::Float(float.value()))
     } else if let Ok(flag) = value.cast::<PyBool>() {
         Some(Attribute::Flag(flag.is_true()))
     } else if value.is_instance_of::<PyInt>() {
-        Some(Attribute::Int(value.extract()?))
+        let wide = |_| {
+            let text = "number: an integer of more than 64 bits; -2^63 to 2^63 - 1 is needed (help: float(n))";
+            raise(Error::value(text))
+        };
+        Some(Attribute::Int(value.extract().map_err(wide)?))
     } else {
         None
     })
 }
 
 /// A number as a tensor that does not widen the others: an int takes their type, a float their float type.
-pub fn weak(number: &Attribute, others: Option<DType>) -> Result<Tensor, Error> {
+///
+/// An int that their type cannot hold is an error: wrapped around, it would be silently another number.
+fn weak(op: &str, number: &Attribute, others: Option<DType>) -> Result<Tensor, Error> {
+    if let (Attribute::Int(v), Some(d)) = (number, others)
+        && let Some((least, greatest)) = d.range()
+        && !(least..=greatest).contains(v)
+    {
+        return Err(error::number_out_of_range(op, *v, d.name(), (least, greatest)));
+    }
     let (value, dtype) = match (number, others) {
         (Attribute::Float(v), Some(d)) => (*v, d.to_float()),
         (Attribute::Float(v), None) => (*v, DType::F32),
@@ -108,7 +120,9 @@ fn read(entry: &'static Entry, arguments: &[Bound<'_, PyAny>]) -> PyResult<Call>
     for a in list {
         match a {
             Argument::Value(v) => inputs.push(v),
-            Argument::Number(n) if elementwise => inputs.push(Var::constant(weak(&n, dtype).map_err(raise)?)),
+            Argument::Number(n) if elementwise => {
+                inputs.push(Var::constant(weak(entry.name, &n, dtype).map_err(raise)?))
+            }
             Argument::Other(other) if elementwise => {
                 let other = match other {
                     Attribute::Text(text) => format!("'{text}'"),
@@ -182,15 +196,28 @@ pub fn in_place(py: Python<'_>, op: OpRef, target: &Bound<'_, PyTensor>, others:
     Ok(())
 }
 
-/// A binary operator's other side: a tensor or a number; `None` for what the operator does not take.
-pub fn operand(other: &Bound<'_, PyAny>, with: DType) -> PyResult<Option<Var>> {
+/// A binary operator's other side: a tensor, a number or a NumPy array; `None` for what the operator does not take.
+pub fn operand(op: &str, other: &Bound<'_, PyAny>, with: DType) -> PyResult<Option<Var>> {
     if let Ok(tensor) = other.cast::<PyTensor>() {
         return Ok(Some(tensor.get().var()));
     }
-    match number(other)? {
-        Some(n) => Ok(Some(Var::constant(weak(&n, Some(with)).map_err(raise)?))),
-        None => Ok(None),
-    }
+    let number = match number(other)? {
+        Some(number) => number,
+        None => {
+            let Ok(interface) = other.getattr(pyo3::intern!(other.py(), "__array_interface__")) else {
+                return Ok(None);
+            };
+            if !interface.get_item("shape")?.is_empty()? {
+                return Ok(Some(super::arrays::from_array(other, false)?.var()));
+            }
+            // NumPy's scalars are numbers like any other.
+            match other.extract::<i64>() {
+                Ok(int) => Attribute::Int(int),
+                Err(_) => Attribute::Float(other.extract()?),
+            }
+        }
+    };
+    Ok(Some(Var::constant(weak(op, &number, Some(with)).map_err(raise)?)))
 }
 
 /// The indices of the elements that are not zero. Its shape depends on the values, so it is no op.

@@ -61,7 +61,7 @@ pub fn interface<'py>(py: Python<'py>, var: &Var) -> PyResult<Bound<'py, PyDict>
 /// A tensor on the memory of a NumPy array, or a copy of it: of another type's array, a read-only or an unaligned one.
 #[pyfunction]
 #[pyo3(signature = (array, copy))]
-fn from_array(array: &Bound<'_, PyAny>, copy: bool) -> PyResult<PyTensor> {
+pub fn from_array(array: &Bound<'_, PyAny>, copy: bool) -> PyResult<PyTensor> {
     frames::note_as(array.py(), "from_numpy")?;
     let interface = array.getattr("__array_interface__")?;
     let typestr: String = interface.get_item("typestr")?.extract()?;

@@ -2,9 +2,9 @@
 
 use super::errors::raise;
 use super::tensor::PyTensor;
-use crate::arena;
-use crate::arena::ledger::{Category, Event, Record};
+use crate::arena::ledger::{Category, Event, Ledger, Record};
 use crate::arena::space::Space;
+use crate::arena::{self, Context};
 use crate::device::Device;
 use crate::error::Error;
 use crate::graph;
@@ -98,16 +98,21 @@ impl Budget {
     }
 }
 
-/// Caps live bytes, kept by dropping values that can be made again; None lifts the cap.
+/// Caps live bytes, kept by dropping values that can be made again; None lifts the cap. On trial it is lifted, without an
+/// error, where it cannot be kept.
 #[pyfunction]
-#[pyo3(signature = (bytes))]
-fn set_budget(bytes: Option<usize>) -> PyResult<Budget> {
+#[pyo3(signature = (bytes, on_trial = false))]
+fn set_budget(bytes: Option<usize>, on_trial: bool) -> PyResult<Budget> {
     if arena::on_paper() {
         return Err(raise(Error::graph(
             "memory.budget: a forecast says what a step needs without a budget; take the budget out of the step",
         )));
     }
-    Ok(Budget(Mutex::new(Some(budget::set(bytes).map_err(raise)?))))
+    let before = budget::set(bytes).map_err(raise)?;
+    if on_trial {
+        arena::set_trial(bytes);
+    }
+    Ok(Budget(Mutex::new(Some(before))))
 }
 
 /// A checkpointed region of this thread, until `leave`.
@@ -177,6 +182,12 @@ fn set_lean_share(share: f64) -> f64 {
     frugal::set_share(share)
 }
 
+/// Seconds that entering so many blocks into a ledger and striking them out again takes, for measuring.
+#[pyfunction]
+fn ledger_seconds(py: Python<'_>, blocks: usize) -> f64 {
+    py.detach(|| Ledger::seconds(blocks, Context::get().tag(Category::Temporary)))
+}
+
 /// Says that the value of a tensor must be kept (True) or should be dropped first (False); False when it is not tracked.
 #[pyfunction]
 fn hint_value(tensor: &PyTensor, keep: bool) -> bool {
@@ -215,6 +226,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(enter_region, m)?)?;
     m.add_function(wrap_pyfunction!(hint_value, m)?)?;
     m.add_function(wrap_pyfunction!(set_lean_share, m)?)?;
+    m.add_function(wrap_pyfunction!(ledger_seconds, m)?)?;
     m.add_function(wrap_pyfunction!(record_start, m)?)?;
     m.add_function(wrap_pyfunction!(record_stop, m)?)
 }

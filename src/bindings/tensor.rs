@@ -7,9 +7,10 @@ use super::dtype::{PyDType, object};
 use super::errors::raise;
 use crate::arena::ledger::Category;
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::graph::{Var, forecast};
 use crate::ops::{OpRef, registry};
+use crate::shape;
 use crate::tensor::Tensor;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -93,7 +94,7 @@ type Other<'a, 'py> = &'a Bound<'py, PyAny>;
 fn binary(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef, reflected: bool) -> PyResult<Py<PyAny>> {
     let py = slf.py();
     let var = slf.get().var();
-    let Some(other) = operand(other, var.tensor.dtype())? else {
+    let Some(other) = operand(op.name(), other, var.tensor.dtype())? else {
         return Ok(py.NotImplemented());
     };
     let inputs = if reflected { [&other, &var] } else { [&var, &other] };
@@ -101,7 +102,7 @@ fn binary(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef, reflected: bool) 
 }
 
 fn update(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef) -> PyResult<()> {
-    let Some(other) = operand(other, slf.get().read(|v| v.tensor.dtype()))? else {
+    let Some(other) = operand(op.name(), other, slf.get().read(|v| v.tensor.dtype()))? else {
         let text =
             format!("{}_: the other side is a {}; a tensor or a number is needed", op.name(), other.get_type().name()?);
         return Err(raise(Error::dtype(text)));
@@ -257,9 +258,19 @@ impl PyTensor {
     fn element_size(&self) -> usize {
         self.read(|v| v.tensor.dtype().bytes())
     }
-    /// Steps between neighbours on each axis, in elements.
-    fn stride<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        self.read(|v| PyTuple::new(py, v.tensor.layout().strides()))
+    /// Steps between neighbours on each axis, or on one, in elements.
+    #[pyo3(signature = (dim=None))]
+    fn stride(&self, py: Python<'_>, dim: Option<i64>) -> PyResult<Py<PyAny>> {
+        let layout = self.read(|v| v.tensor.meta.layout.clone());
+        let strides = layout.strides();
+        Ok(match dim {
+            None => PyTuple::new(py, strides)?.into_any().unbind(),
+            Some(dim) => {
+                let axis = shape::dim("stride", dim, layout.shape()).map_err(raise)?;
+                let step = strides.get(axis).ok_or_else(|| raise(error::dim_out_of_range("stride", dim, &[])))?;
+                step.into_pyobject(py)?.into_any().unbind()
+            }
+        })
     }
     fn is_contiguous(&self) -> bool {
         self.read(|v| v.tensor.layout().is_contiguous())

@@ -6,7 +6,9 @@ use crate::real::Real;
 pub const MOST: usize = 6;
 
 /// An elementwise function. Reads the first `ARITY` entries.
-pub trait Formula: 'static {
+pub trait Formula: Sized + 'static {
     const ARITY: usize;
+    /// True when it is ever evaluated in integers.
+    const INTEGERS: bool;
     fn eval<R: Real>(x: [R; MOST]) -> R;
 }

@@ -122,6 +122,14 @@ impl Capture {
         }
     }
 
+    /// A value goes that is not there.
+    pub fn vanished(&mut self, key: Key) {
+        if let Some(value) = self.value(key) {
+            self.flush();
+            self.append(vec![Event::Release(ValueId(value))]);
+        }
+    }
+
     /// Takes down what the user said of a value; returns which it is.
     pub fn hint(&mut self, key: Key, hint: Hint) -> Option<u32> {
         let value = self.value(key)?;

@@ -82,6 +82,9 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
             saved.push(Saved::spared(i, &v.tensor));
         } else if saves.inputs & bit(i) != 0 {
             saved.push(Saved::input(i, &v.tensor));
+            if !tracking {
+                frugal::share(v);
+            }
         }
     }
     for (i, tensor) in y.iter().enumerate() {

@@ -434,6 +434,10 @@ impl Engine for Running<'_> {
         Ok(self.push(var))
     }
 
+    fn has_output(&self, i: usize) -> bool {
+        self.visit.saved.find(|s| s.is_output(i)).is_some()
+    }
+
     fn records(&self) -> bool {
         self.recorded
     }

@@ -235,8 +235,9 @@ impl Op for Attention {
         }
         Ok(y)
     }
-    fn saves(&self, _needs: Mask) -> Saves {
-        Saves::inputs(0b1111).and_outputs(0b11)
+    fn saves(&self, needs: Mask) -> Saves {
+        // The gradient of the mask is that of the scores, made again without the output.
+        Saves::inputs(0b1111).and_outputs(if needs & 0b1000 == 0 { 0b11 } else { 0b10 })
     }
     fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
         let flops =

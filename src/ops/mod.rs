@@ -150,6 +150,12 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// True when the vjp can read the first output in the place of the one output that it saves, which is smaller. Where
+    /// another op keeps the first as well, that is enough.
+    fn reads_first(&self) -> bool {
+        false
+    }
+
     /// An op that makes the first output from all inputs and the saved outputs, the same bits with less work.
     fn again(&self) -> Option<OpRef> {
         None
@@ -246,6 +252,8 @@ pub trait Engine {
     fn constant(&mut self, tensor: Tensor) -> V;
     fn input(&mut self, i: usize) -> Result<V>;
     fn output(&mut self, i: usize) -> Result<V>;
+    /// True when output `i` is among what was saved.
+    fn has_output(&self, i: usize) -> bool;
     /// True when the ops applied are recorded (`create_graph`), so that fused backward kernels are of no use unless they
     /// have a vjp themselves.
     fn records(&self) -> bool;
@@ -285,6 +293,9 @@ impl<'a> Back<'a> {
     }
     pub fn output(&mut self, i: usize) -> Result<V> {
         self.engine.output(i)
+    }
+    pub fn has_output(&self, i: usize) -> bool {
+        self.engine.has_output(i)
     }
     pub fn input_meta(&self, i: usize) -> &'a Meta {
         &self.x[i]

@@ -206,7 +206,7 @@ TABLE = [
     (
         "F.mse_loss(ones(2, 1), ones(2))",
         "ShapeError",
-        "mse_loss: input [2, 1] and target [2]; the shapes must be equal (help: reshape one)",
+        "mse_loss: input [2, 1] and target [2]; the shapes must be equal (help: target.reshape(2, 1))",
     ),
     (
         "nn.LayerNorm(4)(ones(2, 3))",

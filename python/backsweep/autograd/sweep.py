@@ -98,6 +98,7 @@ def backward(
     grad_tensors: Gradients = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    *,
     inputs: Tensors | None = None,
 ) -> None:
     """Sweep once from several tensors, as `Tensor.backward` does from one."""
@@ -110,6 +111,7 @@ def grad(
     grad_outputs: Gradients = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    *,
     allow_unused: bool | None = None,
     materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:

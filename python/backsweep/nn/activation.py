@@ -27,57 +27,57 @@ class _InPlace(Module):
 class ReLU(_InPlace):
     """max(x, 0)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.relu(x, inplace=self.inplace)
+        return F.relu(input, inplace=self.inplace)
 
 
 class ReLU6(_InPlace):
     """min(max(x, 0), 6)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.relu6(x, inplace=self.inplace)
+        return F.relu6(input, inplace=self.inplace)
 
 
 class SELU(_InPlace):
     """Scaled ELU, which keeps mean 0 and variance 1.   Klambauer et al. 2017, arXiv:1706.02515"""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.selu(x, inplace=self.inplace)
+        return F.selu(input, inplace=self.inplace)
 
 
 class SiLU(_InPlace):
     """x·σ(x).   Elfwing et al. 2017, arXiv:1702.03118"""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.silu(x, inplace=self.inplace)
+        return F.silu(input, inplace=self.inplace)
 
 
 class Mish(_InPlace):
     """x·tanh(softplus(x)).   Misra 2019, arXiv:1908.08681"""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.mish(x, inplace=self.inplace)
+        return F.mish(input, inplace=self.inplace)
 
 
 class Hardswish(_InPlace):
     """x·relu6(x + 3) / 6.   Howard et al. 2019, arXiv:1905.02244"""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.hardswish(x, inplace=self.inplace)
+        return F.hardswish(input, inplace=self.inplace)
 
 
 class Hardsigmoid(_InPlace):
     """relu6(x + 3) / 6."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.hardsigmoid(x, inplace=self.inplace)
+        return F.hardsigmoid(input, inplace=self.inplace)
 
 
 class LeakyReLU(_InPlace):
@@ -88,9 +88,9 @@ class LeakyReLU(_InPlace):
         super().__init__(inplace)
         self.negative_slope = negative_slope
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.leaky_relu(x, self.negative_slope, inplace=self.inplace)
+        return F.leaky_relu(input, self.negative_slope, inplace=self.inplace)
 
     def extra_repr(self) -> str:
         """Say the slope."""
@@ -105,9 +105,9 @@ class ELU(_InPlace):
         super().__init__(inplace)
         self.alpha = alpha
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.elu(x, self.alpha, inplace=self.inplace)
+        return F.elu(input, self.alpha, inplace=self.inplace)
 
     def extra_repr(self) -> str:
         """Say alpha."""
@@ -122,9 +122,9 @@ class CELU(_InPlace):
         super().__init__(inplace)
         self.alpha = alpha
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.celu(x, self.alpha, inplace=self.inplace)
+        return F.celu(input, self.alpha, inplace=self.inplace)
 
     def extra_repr(self) -> str:
         """Say alpha."""
@@ -140,9 +140,9 @@ class Hardtanh(_InPlace):
         self.min_val = min_val
         self.max_val = max_val
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.hardtanh(x, self.min_val, self.max_val, inplace=self.inplace)
+        return F.hardtanh(input, self.min_val, self.max_val, inplace=self.inplace)
 
     def extra_repr(self) -> str:
         """Say the bounds."""
@@ -158,9 +158,9 @@ class Threshold(_InPlace):
         self.threshold = threshold
         self.value = value
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.threshold(x, self.threshold, self.value, inplace=self.inplace)
+        return F.threshold(input, self.threshold, self.value, inplace=self.inplace)
 
     def extra_repr(self) -> str:
         """Say the threshold and the value."""
@@ -175,9 +175,9 @@ class GELU(Module):
         super().__init__()
         self.approximate = approximate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.gelu(x, approximate=self.approximate)
+        return F.gelu(input, approximate=self.approximate)
 
     def extra_repr(self) -> str:
         """Say the form."""
@@ -187,41 +187,41 @@ class GELU(Module):
 class Sigmoid(Module):
     """1 / (1 + exp(-x))."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return x.sigmoid()
+        return input.sigmoid()
 
 
 class Tanh(Module):
     """The hyperbolic tangent."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return x.tanh()
+        return input.tanh()
 
 
 class LogSigmoid(Module):
     """log σ(x), exact where σ(x) underflows."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.logsigmoid(x)
+        return F.logsigmoid(input)
 
 
 class Softsign(Module):
     """x / (1 + |x|)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.softsign(x)
+        return F.softsign(input)
 
 
 class Tanhshrink(Module):
     """x - tanh(x)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.tanhshrink(x)
+        return F.tanhshrink(input)
 
 
 class Hardshrink(Module):
@@ -232,9 +232,9 @@ class Hardshrink(Module):
         super().__init__()
         self.lambd = lambd
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.hardshrink(x, self.lambd)
+        return F.hardshrink(input, self.lambd)
 
     def extra_repr(self) -> str:
         """Say the threshold."""
@@ -249,9 +249,9 @@ class Softshrink(Module):
         super().__init__()
         self.lambd = lambd
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.softshrink(x, self.lambd)
+        return F.softshrink(input, self.lambd)
 
     def extra_repr(self) -> str:
         """Say the threshold."""
@@ -267,9 +267,9 @@ class Softplus(Module):
         self.beta = beta
         self.threshold = threshold
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.softplus(x, self.beta, self.threshold)
+        return F.softplus(input, self.beta, self.threshold)
 
     def extra_repr(self) -> str:
         """Say beta and the threshold."""
@@ -292,9 +292,9 @@ class PReLU(Module):
         self.num_parameters = num_parameters
         self.weight = Parameter(bs.full((num_parameters,), init, device=device, dtype=dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to each element."""
-        return F.prelu(x, self.weight)
+        return F.prelu(input, self.weight)
 
     def extra_repr(self) -> str:
         """Say the number of slopes."""
@@ -309,9 +309,9 @@ class GLU(Module):
         super().__init__()
         self.dim = dim
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply to the halves."""
-        return F.glu(x, self.dim)
+        return F.glu(input, self.dim)
 
     def extra_repr(self) -> str:
         """Say the axis."""
@@ -334,22 +334,22 @@ class _AlongDim(Module):
 class Softmax(_AlongDim):
     """exp(x) / Σ exp(x) along the axis dim."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply along the axis."""
-        return F.softmax(x, self.dim)
+        return F.softmax(input, self.dim)
 
 
 class LogSoftmax(_AlongDim):
     """x - log Σ exp(x) along the axis dim."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply along the axis."""
-        return F.log_softmax(x, self.dim)
+        return F.log_softmax(input, self.dim)
 
 
 class Softmin(_AlongDim):
     """The softmax of -x along the axis dim."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply along the axis."""
-        return F.softmax(-x, self.dim)
+        return F.softmax(-input, self.dim)

@@ -113,14 +113,14 @@ class Sequential(_Row):
         for name, module in named:
             self.add_module(name, module)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, input: Any) -> Any:
         """Call the modules in order."""
         values = self.__dict__
         for name in self._slots:
             module = values[name]
             if isinstance(module, Module):
-                x = module(x)
-        return x
+                input = module(input)
+        return input
 
     def _of(self, index: slice) -> Module:
         names = self._names()[index]
@@ -255,10 +255,10 @@ class ParameterDict(_Table):
 class ParameterList(Module):
     """Parameters in a list; a plain tensor becomes a parameter."""
 
-    def __init__(self, parameters: Iterable[Tensor] = ()) -> None:
+    def __init__(self, values: Iterable[Tensor] = ()) -> None:
         """Take the parameters, in order."""
         super().__init__()
-        self.extend(parameters)
+        self.extend(values)
 
     def _rows(self) -> list[Any]:
         return [value for _, value in self._own_parameters()]

@@ -148,13 +148,13 @@ class _Conv(_Convolution):
         totals = [step * (size - 1) for step, size in zip(self.dilation, self.kernel_size, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Convolve x with the weight."""
         if self._outer is not None:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x = F.pad(x, self._outer, mode=mode)
+            input = F.pad(input, self._outer, mode=mode)
         conv = type(self)._conv
-        return conv(x, self.weight, self.bias, self.stride, self._inner, self.dilation, self.groups)
+        return conv(input, self.weight, self.bias, self.stride, self._inner, self.dilation, self.groups)
 
 
 class Conv1d(_Conv):
@@ -217,11 +217,11 @@ class _ConvTranspose(_Convolution):
         more = (output_padding, dilation, groups, bias, padding_mode, device, dtype)
         self._set_up(channels, kernel_size, stride, padding, *more)
 
-    def forward(self, x: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
         """Apply the transpose of a convolution; output_size picks a size that the stride leaves open."""
-        extra = self.output_padding if output_size is None else self._extra(x, tuple(output_size))
+        extra = self.output_padding if output_size is None else self._extra(input, tuple(output_size))
         conv = type(self)._conv
-        return conv(x, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
+        return conv(input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
 
     def _extra(self, x: Tensor, output_size: tuple[int, ...]) -> tuple[int, ...]:
         sizes = zip(

@@ -32,38 +32,38 @@ class Dropout(_Dropout):
     Saves: a seed and a counter
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Drop elements."""
-        return F.dropout(x, self.p, self.training, self.inplace)
+        return F.dropout(input, self.p, self.training, self.inplace)
 
 
 class Dropout1d(_Dropout):
     """In training, zero whole channels of [n, c, l] or [c, l] with probability p."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Drop channels."""
-        return F.dropout1d(x, self.p, self.training, self.inplace)
+        return F.dropout1d(input, self.p, self.training, self.inplace)
 
 
 class Dropout2d(_Dropout):
     """In training, zero whole channels of [n, c, h, w] with probability p."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Drop channels."""
-        return F.dropout2d(x, self.p, self.training, self.inplace)
+        return F.dropout2d(input, self.p, self.training, self.inplace)
 
 
 class Dropout3d(_Dropout):
     """In training, zero whole channels of [n, c, d, h, w] with probability p."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Drop channels."""
-        return F.dropout3d(x, self.p, self.training, self.inplace)
+        return F.dropout3d(input, self.p, self.training, self.inplace)
 
 
 class AlphaDropout(_Dropout):
     """Dropout that keeps mean 0 and variance 1 behind SELU.   Klambauer et al. 2017, arXiv:1706.02515"""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Drop elements."""
-        return F.alpha_dropout(x, self.p, self.training)
+        return F.alpha_dropout(input, self.p, self.training)

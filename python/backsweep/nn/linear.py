@@ -20,9 +20,9 @@ class Identity(Module):
         """Ignore all arguments, so that it can stand in for any layer."""
         super().__init__()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return x."""
-        return x
+        return input
 
 
 class Linear(Module):
@@ -60,9 +60,9 @@ class Linear(Module):
         """Draw the parameters anew."""
         reset_affine(self.weight, self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply the map to the last axis."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Say the sizes."""

@@ -14,22 +14,10 @@ from . import functional as F
 from .module import Module
 
 
-def _check_same_shape(name: str, input: Tensor, target: Tensor) -> None:
-    given, wanted = tuple(input.shape), tuple(target.shape)
-    if given != wanted:
-        hint = ""
-        if len(given) != len(wanted) and [n for n in given if n != 1] == [n for n in wanted if n != 1]:
-            hint = f" (help: target.reshape({', '.join(map(str, given))}))"
-        raise errors.ShapeError(
-            f"{name}: input {list(given)} and target {list(wanted)} differ in shape; "
-            f"equal shapes are needed, as a loss does not broadcast{hint}"
-        )
-
-
 class _Loss(Module):
     reduction: str
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, *, reduction: str = "mean") -> None:
         """Reduce by "mean" or "sum", or not at all: "none"."""
         super().__init__()
         if reduction not in ("mean", "sum", "none"):
@@ -44,7 +32,7 @@ class _WeightedLoss(_Loss):
 
     def __init__(self, weight: Tensor | None = None, *, reduction: str = "mean") -> None:
         """Keep the weights as a buffer."""
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.register_buffer("weight", weight)
 
 
@@ -56,7 +44,6 @@ class L1Loss(_Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("L1Loss", input, target)
         return F.l1_loss(input, target, reduction=self.reduction)
 
 
@@ -68,7 +55,6 @@ class MSELoss(_Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("MSELoss", input, target)
         return F.mse_loss(input, target, reduction=self.reduction)
 
 
@@ -80,12 +66,11 @@ class SmoothL1Loss(_Loss):
 
     def __init__(self, *, reduction: str = "mean", beta: float = 1.0) -> None:
         """Keep the place where the square ends."""
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.beta = beta
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("SmoothL1Loss", input, target)
         return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
 
 
@@ -97,12 +82,11 @@ class HuberLoss(_Loss):
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         """Keep the place where the square ends."""
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.delta = delta
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("HuberLoss", input, target)
         return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
 
 
@@ -165,7 +149,6 @@ class BCELoss(_WeightedLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("BCELoss", input, target)
         return F.binary_cross_entropy(input, target, weight=self.weight, reduction=self.reduction)
 
 
@@ -186,7 +169,6 @@ class BCEWithLogitsLoss(_WeightedLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("BCEWithLogitsLoss", input, target)
         return F.binary_cross_entropy_with_logits(
             input, target, weight=self.weight, reduction=self.reduction, pos_weight=self.pos_weight
         )
@@ -198,15 +180,14 @@ class KLDivLoss(_Loss):
     Raises: ShapeError if the shapes differ
     """
 
-    def __init__(self, reduction: str = "mean", *, log_target: bool = False) -> None:
+    def __init__(self, *, reduction: str = "mean", log_target: bool = False) -> None:
         """Take the target as probabilities, or as their logarithms."""
-        super().__init__("mean" if reduction == "batchmean" else reduction)
+        super().__init__(reduction="mean" if reduction == "batchmean" else reduction)
         self.reduction = reduction
         self.log_target = log_target
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("KLDivLoss", input, target)
         return F.kl_div(input, target, reduction=self.reduction, log_target=self.log_target)
 
 
@@ -220,14 +201,13 @@ class PoissonNLLLoss(_Loss):
         self, log_input: bool = True, full: bool = False, *, eps: float = 1e-8, reduction: str = "mean"
     ) -> None:
         """Take the logarithm of the rate, or the rate; full adds Stirling's term."""
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.log_input = log_input
         self.full = full
         self.eps = eps
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("PoissonNLLLoss", input, target)
         return F.poisson_nll_loss(
             input, target, log_input=self.log_input, full=self.full, eps=self.eps, reduction=self.reduction
         )
@@ -241,13 +221,12 @@ class GaussianNLLLoss(_Loss):
 
     def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
         """Add the constant term if full is set; eps is the least variance."""
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.full = full
         self.eps = eps
 
     def forward(self, input: Tensor, target: Tensor, var: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("GaussianNLLLoss", input, target)
         return F.gaussian_nll_loss(input, target, var, full=self.full, eps=self.eps, reduction=self.reduction)
 
 
@@ -259,7 +238,6 @@ class SoftMarginLoss(_Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("SoftMarginLoss", input, target)
         return F.soft_margin_loss(input, target, reduction=self.reduction)
 
 
@@ -271,12 +249,11 @@ class HingeEmbeddingLoss(_Loss):
 
     def __init__(self, margin: float = 1.0, *, reduction: str = "mean") -> None:
         """Keep the margin."""
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.margin = margin
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("HingeEmbeddingLoss", input, target)
         return F.hinge_embedding_loss(input, target, margin=self.margin, reduction=self.reduction)
 
 
@@ -288,13 +265,11 @@ class MarginRankingLoss(_Loss):
 
     def __init__(self, margin: float = 0.0, *, reduction: str = "mean") -> None:
         """Keep the margin."""
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.margin = margin
 
     def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("MarginRankingLoss", input1, input2)
-        _check_same_shape("MarginRankingLoss", input1, target)
         return F.margin_ranking_loss(input1, input2, target, margin=self.margin, reduction=self.reduction)
 
 
@@ -306,12 +281,11 @@ class CosineEmbeddingLoss(_Loss):
 
     def __init__(self, margin: float = 0.0, *, reduction: str = "mean") -> None:
         """Keep the margin."""
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.margin = margin
 
     def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
         """Compare row by row."""
-        _check_same_shape("CosineEmbeddingLoss", input1, input2)
         return F.cosine_embedding_loss(input1, input2, target, margin=self.margin, reduction=self.reduction)
 
 
@@ -331,7 +305,7 @@ class TripletMarginLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         """Keep the margin and the norm; swap takes the nearer of anchor and positive to the negative."""
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.margin = margin
         self.p = p
         self.eps = eps
@@ -339,8 +313,6 @@ class TripletMarginLoss(_Loss):
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Compare row by row."""
-        _check_same_shape("TripletMarginLoss", anchor, positive)
-        _check_same_shape("TripletMarginLoss", anchor, negative)
         return F.triplet_margin_loss(
             anchor,
             positive,
@@ -365,7 +337,7 @@ class TripletMarginWithDistanceLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         """Keep the distance and the margin."""
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.distance_function = distance_function
         self.margin = margin
         self.swap = swap
@@ -399,7 +371,7 @@ class MultiMarginLoss(_WeightedLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare scores with classes."""
-        return F.multi_margin_loss(input, target, self.p, self.margin, self.weight, self.reduction)
+        return F.multi_margin_loss(input, target, self.p, self.margin, self.weight, reduction=self.reduction)
 
 
 class MultiLabelSoftMarginLoss(_WeightedLoss):
@@ -410,8 +382,7 @@ class MultiLabelSoftMarginLoss(_WeightedLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compare element by element."""
-        _check_same_shape("MultiLabelSoftMarginLoss", input, target)
-        return F.multilabel_soft_margin_loss(input, target, self.weight, self.reduction)
+        return F.multilabel_soft_margin_loss(input, target, self.weight, reduction=self.reduction)
 
 
 class CosineSimilarity(Module):

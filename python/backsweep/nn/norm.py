@@ -32,6 +32,8 @@ class _RunningNorm(Module):
         track_running_stats: bool = True,
         device: str | None = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         """Start with weight 1, bias 0, running mean 0 and variance 1; momentum None gives a plain average."""
         super().__init__()
@@ -40,8 +42,8 @@ class _RunningNorm(Module):
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
-        for name in ("weight", "bias"):
-            value = Parameter(bs.empty(num_features, device=device, dtype=dtype)) if affine else None
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            value = Parameter(bs.empty(num_features, device=device, dtype=dtype)) if wanted else None
             self.register_parameter(name, value)
         tracked = track_running_stats
         self.register_buffer(
@@ -87,14 +89,14 @@ class _RunningNorm(Module):
         """Say the settings."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
 
 class _BatchNorm(_RunningNorm):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Normalise by the batch in training, by the running statistics in evaluation."""
-        self._check(x, x.shape[1] if x.ndim > 1 else 0)
+        self._check(input, input.shape[1] if input.ndim > 1 else 0)
         momentum = self.momentum
         tracked = self.num_batches_tracked
         if self.training and self.track_running_stats and tracked is not None:
@@ -106,7 +108,7 @@ class _BatchNorm(_RunningNorm):
         # In training, statistics are only updated, and only if they are tracked.
         update = not self.training or self.track_running_stats
         return F.batch_norm(
-            x,
+            input,
             self.running_mean if update else None,
             self.running_var if update else None,
             self.weight,
@@ -154,16 +156,18 @@ class _InstanceNorm(_RunningNorm):
         track_running_stats: bool = False,
         device: str | None = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         """Start without parameters or running statistics, unless they are asked for."""
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Normalise each channel of each instance over its spatial axes."""
-        batched = x.ndim == self._ranks[-1]
-        self._check(x, x.shape[1 if batched else 0] if x.ndim else 0)
+        batched = input.ndim == self._ranks[-1]
+        self._check(input, input.shape[1 if batched else 0] if input.ndim else 0)
         y = F.instance_norm(
-            x if batched else x.unsqueeze(0),
+            input if batched else input.unsqueeze(0),
             self.running_mean,
             self.running_var,
             self.weight,
@@ -236,9 +240,9 @@ class LayerNorm(Module):
         """Set weight to 1 and bias to 0."""
         _reset_affine(self.weight, self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axes of x."""
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the last axes of input."""
+        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         """Say the settings."""
@@ -283,9 +287,9 @@ class RMSNorm(Module):
         """Set weight to 1."""
         _reset_affine(self.weight, None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axes of x."""
-        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the last axes of input."""
+        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """Say the settings."""
@@ -309,6 +313,8 @@ class GroupNorm(Module):
         affine: bool = True,
         device: str | None = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         """Start with weight 1 and bias 0."""
         super().__init__()
@@ -321,8 +327,8 @@ class GroupNorm(Module):
         self.num_channels = num_channels
         self.eps = eps
         self.affine = affine
-        for name in ("weight", "bias"):
-            value = Parameter(bs.empty(num_channels, device=device, dtype=dtype)) if affine else None
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            value = Parameter(bs.empty(num_channels, device=device, dtype=dtype)) if wanted else None
             self.register_parameter(name, value)
         self.reset_parameters()
 
@@ -330,13 +336,16 @@ class GroupNorm(Module):
         """Set weight to 1 and bias to 0."""
         _reset_affine(self.weight, self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Normalise each group."""
-        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         """Say the settings."""
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 def _shape(normalized_shape: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -54,9 +54,9 @@ class MaxPool1d(_MaxPool):
     Shapes: [n, c, l] → [n, c, l']
     """
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, input: Tensor) -> Any:
         """Pool x; with return_indices, also say where each maximum was."""
-        return F.max_pool1d(x, **self._window())
+        return F.max_pool1d(input, **self._window())
 
 
 class MaxPool2d(_MaxPool):
@@ -65,9 +65,9 @@ class MaxPool2d(_MaxPool):
     Shapes: [n, c, h, w] → [n, c, h', w']
     """
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, input: Tensor) -> Any:
         """Pool x; with return_indices, also say where each maximum was."""
-        return F.max_pool2d(x, **self._window())
+        return F.max_pool2d(input, **self._window())
 
 
 class MaxPool3d(_MaxPool):
@@ -76,9 +76,9 @@ class MaxPool3d(_MaxPool):
     Shapes: [n, c, d, h, w] → [n, c, d', h', w']
     """
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, input: Tensor) -> Any:
         """Pool x; with return_indices, also say where each maximum was."""
-        return F.max_pool3d(x, **self._window())
+        return F.max_pool3d(input, **self._window())
 
 
 class _AvgPool(Module):
@@ -125,9 +125,9 @@ class AvgPool1d(_AvgPool):
         """Keep the window; the stride is the kernel size if left out."""
         super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Pool x."""
-        return F.avg_pool1d(x, *self._window())
+        return F.avg_pool1d(input, *self._window())
 
 
 class AvgPool2d(_AvgPool):
@@ -136,9 +136,9 @@ class AvgPool2d(_AvgPool):
     Shapes: [n, c, h, w] → [n, c, h', w']
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Pool x."""
-        return F.avg_pool2d(x, *self._window(), self.divisor_override)
+        return F.avg_pool2d(input, *self._window(), self.divisor_override)
 
 
 class AvgPool3d(_AvgPool):
@@ -147,9 +147,9 @@ class AvgPool3d(_AvgPool):
     Shapes: [n, c, d, h, w] → [n, c, d', h', w']
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Pool x."""
-        return F.avg_pool3d(x, *self._window(), self.divisor_override)
+        return F.avg_pool3d(input, *self._window(), self.divisor_override)
 
 
 class _AdaptivePool(Module):
@@ -170,9 +170,9 @@ class AdaptiveMaxPool1d(_AdaptivePool):
     Shapes: [n, c, l] → [n, c, output_size]
     """
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, input: Tensor) -> Any:
         """Pool x; with return_indices, also say where each maximum was."""
-        return F.adaptive_max_pool1d(x, self.output_size, self.return_indices)
+        return F.adaptive_max_pool1d(input, self.output_size, self.return_indices)
 
 
 class AdaptiveMaxPool2d(_AdaptivePool):
@@ -181,9 +181,9 @@ class AdaptiveMaxPool2d(_AdaptivePool):
     Shapes: [n, c, h, w] → [n, c, *output_size]
     """
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, input: Tensor) -> Any:
         """Pool x; with return_indices, also say where each maximum was."""
-        return F.adaptive_max_pool2d(x, self.output_size, self.return_indices)
+        return F.adaptive_max_pool2d(input, self.output_size, self.return_indices)
 
 
 class _AdaptiveAvgPool(_AdaptivePool):
@@ -198,9 +198,9 @@ class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     Shapes: [n, c, l] → [n, c, output_size]
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Pool x."""
-        return F.adaptive_avg_pool1d(x, self.output_size)
+        return F.adaptive_avg_pool1d(input, self.output_size)
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
@@ -209,9 +209,9 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     Shapes: [n, c, h, w] → [n, c, *output_size]
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Pool x."""
-        return F.adaptive_avg_pool2d(x, self.output_size)
+        return F.adaptive_avg_pool2d(input, self.output_size)
 
 
 class AdaptiveAvgPool3d(_AdaptiveAvgPool):
@@ -220,6 +220,6 @@ class AdaptiveAvgPool3d(_AdaptiveAvgPool):
     Shapes: [n, c, d, h, w] → [n, c, *output_size]
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Pool x."""
-        return F.adaptive_avg_pool3d(x, self.output_size)
+        return F.adaptive_avg_pool3d(input, self.output_size)

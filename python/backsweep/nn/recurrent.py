@@ -196,9 +196,9 @@ class RNN(_Recurrent):
             ys.append(h)
         return bs.stack(ys[::-1] if reverse else ys, dim=0), h
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run over time from state hx, zero if left out; give all outputs and the last state."""
-        y, (h_n,) = self._run(x, None if hx is None else (hx,))
+        y, (h_n,) = self._run(input, None if hx is None else (hx,))
         return y, h_n
 
 
@@ -216,9 +216,9 @@ class GRU(_Recurrent):
     ) -> tuple[Tensor, ...]:
         return _core.apply("gru", x, *states, *weights, reverse)
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run over time from state hx, zero if left out; give all outputs and the last state."""
-        y, (h_n,) = self._run(x, None if hx is None else (hx,))
+        y, (h_n,) = self._run(input, None if hx is None else (hx,))
         return y, h_n
 
 
@@ -343,9 +343,9 @@ class RNNCell(_Cell):
         (h,) = states
         return (_rnn_step(F.linear(x, w_ih, b_ih), h, w_hh, b_hh, self.nonlinearity),)
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Take one step from state hx, zero if left out."""
-        return self._run(x, None if hx is None else (hx,), 1)[0]
+        return self._run(input, None if hx is None else (hx,), 1)[0]
 
 
 class GRUCell(_Cell):
@@ -360,9 +360,9 @@ class GRUCell(_Cell):
         _, *after = _core.apply("gru", x.unsqueeze(0), *states, *self._weights())
         return tuple(after)
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Take one step from state hx, zero if left out."""
-        return self._run(x, None if hx is None else (hx,), 1)[0]
+        return self._run(input, None if hx is None else (hx,), 1)[0]
 
 
 class LSTMCell(_Cell):
@@ -377,9 +377,9 @@ class LSTMCell(_Cell):
         _, *after = _core.apply("lstm", x.unsqueeze(0), *states, *self._weights())
         return tuple(after)
 
-    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Take one step from state hx = (h, c), zero if left out."""
-        h, c = self._run(x, hx, 2)
+        h, c = self._run(input, hx, 2)
         return h, c
 
 

@@ -69,9 +69,9 @@ class Embedding(Module):
         embedding.weight = Parameter(embeddings, requires_grad=not freeze)
         return embedding
 
-    def forward(self, indices: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Look up the rows."""
-        return F.embedding(indices, self.weight, self.padding_idx)
+        return F.embedding(input, self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
         """Say the sizes."""

@@ -76,16 +76,17 @@ pub struct Elementwise<P, const N: usize>(PhantomData<P>);
 
 impl<P: Pointwise<N>, const N: usize> Elementwise<P, N> {
     const OP: Elementwise<P, N> = Elementwise(PhantomData);
-    const KERNELS: Kernels = Kernels::of::<Forward<P, N>>();
+    const KERNELS: Kernels = Kernels::of::<(P, Value<N>)>();
     /// One for each input that has a gradient; the other places repeat the first kernels and are never called.
     const SLOPES: [Kernels; 3] = [
-        if P::READS[0] != NEVER { Kernels::of::<Vjp<P, N, 0>>() } else { Self::KERNELS },
-        if N > 1 && P::READS[1 % N] != NEVER { Kernels::of::<Vjp<P, N, 1>>() } else { Self::KERNELS },
-        if N > 2 && P::READS[2 % N] != NEVER { Kernels::of::<Vjp<P, N, 2>>() } else { Self::KERNELS },
+        if P::READS[0] != NEVER { Kernels::of::<(P, Derivative<N, 0>)>() } else { Self::KERNELS },
+        if N > 1 && P::READS[1 % N] != NEVER { Kernels::of::<(P, Derivative<N, 1>)>() } else { Self::KERNELS },
+        if N > 2 && P::READS[2 % N] != NEVER { Kernels::of::<(P, Derivative<N, 2>)>() } else { Self::KERNELS },
     ];
 
-    const TEXT: Text = Text::of::<Forward<P, N>>();
-    const SLOPE_TEXTS: [Text; 3] = [Text::of::<Vjp<P, N, 0>>(), Text::of::<Vjp<P, N, 1>>(), Text::of::<Vjp<P, N, 2>>()];
+    const TEXT: Text = Text::of::<(P, Value<N>)>();
+    const SLOPE_TEXTS: [Text; 3] =
+        [Text::of::<(P, Derivative<N, 0>)>(), Text::of::<(P, Derivative<N, 1>)>(), Text::of::<(P, Derivative<N, 2>)>()];
 
     fn entry() -> Entry {
         fn build<P: Pointwise<N>, const N: usize>(_: &mut Args) -> Result<OpRef> {
@@ -116,10 +117,12 @@ impl<P: Pointwise<N>, const N: usize> fmt::Debug for Elementwise<P, N> {
     }
 }
 
-struct Forward<P, const N: usize>(PhantomData<P>);
+/// The value, as a formula of x…
+struct Value<const N: usize>;
 
-impl<P: Pointwise<N>, const N: usize> Formula for Forward<P, N> {
+impl<P: Pointwise<N>, const N: usize> Formula for (P, Value<N>) {
     const ARITY: usize = N;
+    const INTEGERS: bool = !matches!(P::RULE, Rule::Float);
     #[inline(always)]
     fn eval<R: Real>(x: [R; MOST]) -> R {
         P::forward(first::<R, N>(x))
@@ -127,10 +130,11 @@ impl<P: Pointwise<N>, const N: usize> Formula for Forward<P, N> {
 }
 
 /// The derivative by input I, as a formula of x…, y, dy.
-struct Vjp<P, const N: usize, const I: usize>(PhantomData<P>);
+struct Derivative<const N: usize, const I: usize>;
 
-impl<P: Pointwise<N>, const N: usize, const I: usize> Formula for Vjp<P, N, I> {
+impl<P: Pointwise<N>, const N: usize, const I: usize> Formula for (P, Derivative<N, I>) {
     const ARITY: usize = N + 2;
+    const INTEGERS: bool = false;
     #[inline(always)]
     fn eval<R: Real>(x: [R; MOST]) -> R {
         if I < N { P::vjp(first::<R, N>(x), x[N], x[N + 1])[I] } else { R::lit(0.0) }
@@ -361,6 +365,7 @@ struct Identity;
 
 impl Formula for Identity {
     const ARITY: usize = 1;
+    const INTEGERS: bool = true;
     #[inline(always)]
     fn eval<R: Real>(x: [R; MOST]) -> R {
         x[0]

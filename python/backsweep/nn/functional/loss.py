@@ -11,10 +11,11 @@ from .distance import pairwise_distance
 
 
 def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
-    if input.shape != target.shape:
-        raise errors.ShapeError(
-            f"{op}: input {list(input.shape)} and target {list(target.shape)}; the shapes must be equal (help: reshape one)"
-        )
+    given, wanted = input.shape, target.shape
+    if given != wanted:
+        alike = [n for n in given if n != 1] == [n for n in wanted if n != 1]
+        hint = f" (help: target.reshape({', '.join(map(str, given))}))" if alike else ""
+        raise errors.ShapeError(f"{op}: input {list(given)} and target {list(wanted)}; the shapes must be equal{hint}")
 
 
 def _reduced(op: str, loss: Tensor, reduction: str) -> Tensor:
@@ -27,19 +28,32 @@ def _reduced(op: str, loss: Tensor, reduction: str) -> Tensor:
     raise errors.ValueError(f"{op}: reduction is '{reduction}'; 'none', 'mean' or 'sum' is needed")
 
 
-def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Squared differences."""
+def _weighted_mean(op: str, loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+    """As `_reduced`, each element counted by its weight."""
+    if weight is None:
+        return _reduced(op, loss, reduction)
+    _same_shape(op, loss, weight)
+    total = _reduced(op, loss * weight, "sum" if reduction == "mean" else reduction)
+    return total / apply("sum", weight, (), False) if reduction == "mean" else total
+
+
+def mse_loss(
+    input: Tensor, target: Tensor, *, reduction: str = "mean", weight: Tensor | None = None
+) -> Tensor:
+    """Squared differences; the mean is by weight."""
     _same_shape("mse_loss", input, target)
-    return _reduced("mse_loss", apply("square", input - target), reduction)
+    return _weighted_mean("mse_loss", apply("square", input - target), weight, reduction)
 
 
-def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Absolute differences."""
+def l1_loss(
+    input: Tensor, target: Tensor, *, reduction: str = "mean", weight: Tensor | None = None
+) -> Tensor:
+    """Absolute differences; the mean is by weight."""
     _same_shape("l1_loss", input, target)
-    return _reduced("l1_loss", apply("abs", input - target), reduction)
+    return _weighted_mean("l1_loss", apply("abs", input - target), weight, reduction)
 
 
-def smooth_l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """½d²/β within β, |d| - ½β beyond."""
     _same_shape("smooth_l1_loss", input, target)
     if beta < 0:
@@ -48,16 +62,22 @@ def smooth_l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", beta:
     return _reduced("smooth_l1_loss", loss, reduction)
 
 
-def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
-    """½d² within δ, δ(|d| - ½δ) beyond."""
+def huber_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
+) -> Tensor:
+    """½d² within δ, δ(|d| - ½δ) beyond; times weight, over whose sum the mean is not taken, as in PyTorch."""
     _same_shape("huber_loss", input, target)
     if delta <= 0:
         raise errors.ValueError(f"huber_loss: delta is {delta}; a number above zero is needed")
-    return _reduced("huber_loss", apply("huber", input, target, delta), reduction)
+    loss = apply("huber", input, target, delta)
+    if weight is not None:
+        _same_shape("huber_loss", loss, weight)
+        loss = loss * weight
+    return _reduced("huber_loss", loss, reduction)
 
 
 def binary_cross_entropy(
-    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+    input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
 ) -> Tensor:
     """-t·ln x - (1-t)·ln(1-x), the logarithms no lower than -100."""
     _same_shape("binary_cross_entropy", input, target)
@@ -71,6 +91,7 @@ def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
+    *,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
@@ -83,7 +104,7 @@ def binary_cross_entropy_with_logits(
     return _reduced("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
 
 
-def kl_div(input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
+def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """t · (ln t - x), where x holds logarithms."""
     _same_shape("kl_div", input, target)
     loss = apply("exp", target) * (target - input) if log_target else apply("xlogy", target, target) - target * input
@@ -93,9 +114,15 @@ def kl_div(input: Tensor, target: Tensor, reduction: str = "mean", log_target: b
 
 
 def nll_loss(
-    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
 ) -> Tensor:
     """-x of the target's class, weighted; input [n, c] or [n, c, ...] holds log-probabilities."""
+    shape = target.shape
     if input.ndim == 1:
         input, target = input.unsqueeze(0), target.unsqueeze(0)
     rows = input.movedim(1, -1) if input.ndim > 2 else input
@@ -112,13 +139,13 @@ def nll_loss(
     loss = -picked * scale
     if reduction == "mean":
         return apply("sum", loss, (), False) / apply("sum", scale, (), False)
-    return _reduced("nll_loss", loss, reduction)
-
+    return _reduced("nll_loss", apply("reshape", loss, shape), reduction)
 
 def cross_entropy(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
+    *,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
@@ -130,16 +157,17 @@ def cross_entropy(
     """
     if target.dtype.is_floating_point:
         _same_shape("cross_entropy", input, target)
+        axis = min(1, input.ndim - 1)
         if label_smoothing:
-            target = target * (1.0 - label_smoothing) + label_smoothing / input.shape[1]
-        loss = -apply("log_softmax", input, min(1, input.ndim - 1)) * target
+            target = target * (1.0 - label_smoothing) + label_smoothing / input.shape[axis]
+        loss = -apply("log_softmax", input, axis) * target
         if weight is not None:
             loss = loss * apply("reshape", weight, (-1,) + (1,) * (input.ndim - 2))
-        loss = apply("sum", loss, (min(1, input.ndim - 1),), False)
+        loss = apply("sum", loss, (axis,), False)
         return _reduced("cross_entropy", loss, reduction)
+    shape = target.shape
     if input.ndim == 1:
         input, target = input.unsqueeze(0), target.unsqueeze(0)
-    shape = target.shape
     if input.ndim > 2:
         input = input.movedim(1, -1)
         if input.shape[:-1] != shape:
@@ -157,7 +185,7 @@ def cross_entropy(
             scale = scale * apply("index_get", weight, apply("where", known, target, 0))
         return apply("sum", loss, (), False) / apply("sum", scale, (), False)
     if reduction == "none":
-        return loss if len(shape) == 1 else apply("reshape", loss, shape)
+        return loss if loss.shape == shape else apply("reshape", loss, shape)
     return _reduced("cross_entropy", loss, reduction)
 
 
@@ -166,6 +194,7 @@ def poisson_nll_loss(
     target: Tensor,
     log_input: bool = True,
     full: bool = False,
+    *,
     eps: float = 1e-8,
     reduction: str = "mean",
 ) -> Tensor:
@@ -220,13 +249,15 @@ def _hinge(x: Tensor) -> Tensor:
     return apply("clamp", x, 0.0, math.inf)
 
 
-def soft_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+def soft_margin_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """ln(1 + e^(-t·x)), targets 1 or -1."""
     _same_shape("soft_margin_loss", input, target)
     return _reduced("soft_margin_loss", -apply("logsigmoid", target * input), reduction)
 
 
-def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, reduction: str = "mean") -> Tensor:
+def hinge_embedding_loss(
+    input: Tensor, target: Tensor, margin: float = 1.0, *, reduction: str = "mean"
+) -> Tensor:
     """x where the target is 1, max(0, margin - x) where it is -1."""
     _same_shape("hinge_embedding_loss", input, target)
     near = apply("where", apply("ne", target, -1), input, 0.0)
@@ -235,7 +266,7 @@ def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, red
 
 
 def margin_ranking_loss(
-    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, reduction: str = "mean"
+    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, *, reduction: str = "mean"
 ) -> Tensor:
     """max(0, margin - t·(x1 - x2)), targets 1 or -1."""
     _same_shape("margin_ranking_loss", input1, input2)
@@ -244,7 +275,7 @@ def margin_ranking_loss(
 
 
 def cosine_embedding_loss(
-    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, reduction: str = "mean"
+    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, *, reduction: str = "mean"
 ) -> Tensor:
     """1 - cos where the target is 1, max(0, cos - margin) where it is -1.
 
@@ -272,6 +303,7 @@ def triplet_margin_loss(
     p: float = 2,
     eps: float = 1e-6,
     swap: bool = False,
+    *,
     reduction: str = "mean",
 ) -> Tensor:
     """max(0, |anchor - positive| - |anchor - negative| + margin); swap may measure the negative from the positive."""
@@ -309,6 +341,7 @@ def multi_margin_loss(
     p: int = 1,
     margin: float = 1.0,
     weight: Tensor | None = None,
+    *,
     reduction: str = "mean",
 ) -> Tensor:
     """The mean over the other classes of max(0, margin - x_target + x)ᵖ.
@@ -335,7 +368,7 @@ def multi_margin_loss(
 
 
 def multilabel_soft_margin_loss(
-    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+    input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
 ) -> Tensor:
     """The mean over the last dim of the binary cross-entropies of σ(x)."""
     _same_shape("multilabel_soft_margin_loss", input, target)
