@@ -2,9 +2,11 @@
 
 use crate::arena::ledger::{Category, Tag};
 use crate::arena::names::Name;
+use crate::arena::space::{Place, Space};
 use crate::arena::{self, Block, Context};
 use crate::device::Device;
 use crate::device::cpu::view::View;
+use crate::device::gpu::pointwise::Buffer;
 use crate::dtype::{DType, Element};
 use crate::error::Result;
 use crate::shape::Layout;
@@ -61,6 +63,8 @@ pub struct Storage {
     written_at: AtomicU32,
     /// Made in a forecast: it has no numbers.
     paper: bool,
+    /// What was asked for; the block may have more.
+    bytes: usize,
 }
 
 impl Storage {
@@ -76,6 +80,19 @@ impl Storage {
         match &self.memory {
             Memory::Arena(block) => block.bytes(),
             Memory::Foreign(_) => 0,
+        }
+    }
+
+    /// Bytes of the tensor that the storage was made for.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Where it lies in a GPU's memory.
+    fn place_on_gpu(&self) -> Option<Place> {
+        match &self.memory {
+            Memory::Arena(block) => block.place(),
+            Memory::Foreign(_) => None,
         }
     }
 
@@ -131,7 +148,7 @@ impl Storage {
     /// Says which module the bytes belong to.
     pub fn place(&self, module: Name) {
         if let Memory::Arena(block) = &self.memory {
-            block.place(module);
+            block.belongs_to(module);
         }
     }
 
@@ -149,10 +166,11 @@ impl Storage {
         }
     }
 
+    /// The block's number in the host's ledger.
     pub fn block_id(&self) -> Option<u32> {
         match &self.memory {
-            Memory::Arena(block) => Some(block.id()),
-            Memory::Foreign(_) => None,
+            Memory::Arena(block) if block.space() == Space::HOST => Some(block.id()),
+            _ => None,
         }
     }
 }
@@ -169,7 +187,7 @@ impl Tensor {
     /// Uninitialised, in the order of the layout, which must be dense.
     pub fn empty(meta: Meta, category: Category) -> Result<Tensor> {
         debug_assert!(meta.layout.is_dense());
-        let block = arena::alloc(meta.bytes(), category)?;
+        let block = arena::alloc_in(meta.device.space(), meta.bytes(), category)?;
         Ok(Tensor::over(meta, Memory::Arena(block)))
     }
 
@@ -185,6 +203,7 @@ impl Tensor {
 
     fn over(meta: Meta, memory: Memory) -> Tensor {
         let storage = Storage {
+            bytes: meta.bytes(),
             memory,
             version: AtomicU32::new(0),
             saves: AtomicU32::new(0),
@@ -240,6 +259,55 @@ impl Tensor {
         }
     }
 
+    /// This tensor in the host's memory: itself when it is there, else a copy under the same strides.
+    pub fn to_host(&self) -> Result<Tensor> {
+        let Device::Gpu(number) = self.device() else { return Ok(self.clone()) };
+        let (low, high) = self.layout().reach();
+        let width = self.dtype().bytes();
+        let first = self.offset.wrapping_add_signed(low);
+        let count = if self.numel() == 0 { 0 } else { (high - low) as usize + 1 };
+        // From a whole word on.
+        let start = (first * width) & !3;
+        let skipped = first - start / width;
+        let bytes = (skipped + count) * width;
+        let span = Meta {
+            layout: Layout::contiguous("download", &[skipped + count])?,
+            dtype: self.dtype(),
+            device: Device::Cpu,
+        };
+        let copy = Tensor::empty(span, Category::Temporary)?;
+        if !arena::on_paper() && bytes > 0 {
+            crate::device::gpu::open(number)?.download(self.place(), start, copy.view().raw_out())?;
+        }
+        let meta = Meta { device: Device::Cpu, ..self.meta.clone() };
+        Ok(Tensor::on(meta, copy.storage, skipped.wrapping_add_signed(-low)))
+    }
+
+    /// Fills a tensor of a GPU from one of the host that lies alike; both are gapless.
+    pub fn upload(&self, from: &Tensor) -> Result<()> {
+        let Device::Gpu(number) = self.device() else { panic!("bug: an upload to the host") };
+        assert!(
+            from.layout().strides() == self.layout().strides() && self.offset == 0,
+            "bug: an upload of another layout"
+        );
+        crate::device::gpu::open(number)?.upload(self.place(), 0, from.view().raw())
+    }
+
+    /// The first element of a tensor of the host.
+    pub fn first(&self) -> f64 {
+        crate::device::cpu::convert::read_f64(&self.with_layout(scalar_layout(), self.offset).view())[0]
+    }
+
+    /// The elements as f64, for messages, tests and tables; read back from a GPU.
+    pub fn numbers(&self) -> Result<Vec<f64>> {
+        Ok(self.to_host()?.to_f64())
+    }
+
+    /// The elements of a tensor of the host as f64.
+    pub fn to_f64(&self) -> Vec<f64> {
+        crate::device::cpu::convert::read_f64(&self.view())
+    }
+
     /// The same storage seen through another layout. The caller has checked that it stays within the storage.
     pub fn with_layout(&self, layout: Arc<Layout>, offset: usize) -> Tensor {
         Tensor { meta: Meta { layout, ..self.meta.clone() }, storage: self.storage.clone(), offset }
@@ -269,14 +337,31 @@ impl Tensor {
         Arc::ptr_eq(&self.storage, &other.storage)
     }
 
+    pub fn device(&self) -> Device {
+        self.meta.device
+    }
+
+    /// Where the storage of a tensor on a GPU lies. The tensor's first element is `offset` elements further.
+    pub fn place(&self) -> Place {
+        self.storage.place_on_gpu().expect("bug: a tensor of the host was handed to a GPU")
+    }
+
+    /// What an elementwise kernel of a GPU sees of it.
+    pub fn buffer(&self) -> Buffer<'_> {
+        let bytes = self.numel() * self.dtype().bytes();
+        Buffer {
+            place: self.place(),
+            layout: &self.meta.layout,
+            offset: self.offset,
+            dtype: self.dtype(),
+            whole: self.offset == 0 && bytes == self.storage.bytes(),
+        }
+    }
+
+    /// The elements of a tensor of the host.
     pub fn view(&self) -> View<'_> {
         let bytes = self.offset * self.meta.dtype.bytes();
         View::new(self.storage.ptr().wrapping_add(bytes), &self.meta.layout, self.meta.dtype)
-    }
-
-    /// Converts a few elements to f64, for messages and tests.
-    pub fn to_f64(&self) -> Vec<f64> {
-        crate::device::cpu::convert::read_f64(&self.view())
     }
 }
 

@@ -48,6 +48,14 @@ def _positive(text: str) -> int:
     return value
 
 
+def _gpus(found: list[dict[str, str]]) -> dict[str, str]:
+    from . import _core
+
+    if not found:
+        return {"gpu": "none: " + _core.why_no_gpu()}
+    return {gpu["name"]: f"{gpu['adapter']} ({gpu['kind']}, {gpu['backend']}, {gpu['driver']})" for gpu in found}
+
+
 def _env(as_json: bool) -> int:
     import platform
 
@@ -61,6 +69,7 @@ def _env(as_json: bool) -> int:
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         **bs.cpu_info(),
+        **_gpus(bs.devices()[1:]),
     }
     if as_json:
         json.dump(facts, sys.stdout, indent=2)

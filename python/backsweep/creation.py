@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from array import array
 from collections.abc import Sequence
 from itertools import chain
@@ -19,6 +20,7 @@ from .types import DType, Number
 __all__ = [
     "arange",
     "as_tensor",
+    "devices",
     "empty",
     "empty_like",
     "eye",
@@ -40,13 +42,38 @@ __all__ = [
 ]
 
 
-def check_device(op: str, device: str | None) -> None:
-    """Refuse a device that is not there.
+def check_device(op: str, device: str | None) -> str:
+    """The name that a device answers to: "auto" is a GPU where there is one.
 
-    Raises: DeviceError
+    Raises: DeviceError when there is no such device
     """
-    if device is not None and device not in ("cpu", "auto"):
-        raise errors.DeviceError(f"{op}: there is no device {device!r}; 'cpu' or 'auto' is needed")
+    if device is None or device == "cpu":
+        return "cpu"
+    _prepare()
+    return _core.device_name(op, device)
+
+
+def _prepare() -> None:
+    # A layer of Mesa's drivers asks the desktop which GPU is its own, and complains aloud where there is none.
+    os.environ.setdefault("NODEVICE_SELECT", "1")
+
+
+def devices() -> list[dict[str, str]]:
+    """The CPU and the GPUs of this machine: the names to use, and how the drivers describe them.
+
+    Example:
+        >>> bs.devices()[0]["name"]
+        'cpu'
+    """
+    _prepare()
+    return [{"name": "cpu"}, *_core.devices()]
+
+
+def placed(op: str, value: Tensor, device: str | None) -> Tensor:
+    """The value on a device, which is where it is already when none is named."""
+    if device is None or (name := check_device(op, device)) == value.device:
+        return value
+    return apply("transfer", value, name)
 
 
 def _leaf(value: Tensor, requires_grad: bool) -> Tensor:
@@ -71,7 +98,6 @@ def tensor(
         >>> bs.tensor([[1, 2], [3, 4]]).shape
         (2, 2)
     """
-    check_device("tensor", device)
     if isinstance(data, Tensor):
         value = data.detach().clone()
     elif hasattr(data, "__array_interface__"):
@@ -80,6 +106,7 @@ def tensor(
         value = _from_numbers(data, dtype)
     if dtype is not None and value.dtype is not dtype:
         value = apply("cast", value, dtype)
+    value = placed("tensor", value, device)
     value._category = "input"
     return _leaf(value, requires_grad)
 
@@ -139,14 +166,14 @@ def _number(value: Any, depth: int) -> Number:
 
 def as_tensor(data: Any, dtype: DType | None = None, device: str | None = None) -> Tensor:
     """The data as a tensor, without a copy where there is none to make: of a tensor or an array of that dtype."""
-    check_device("as_tensor", device)
     if isinstance(data, Tensor):
         value = data
     elif hasattr(data, "__array_interface__"):
         value = _core.from_array(data, False)
     else:
-        return tensor(data, dtype=dtype)
-    return value if dtype is None or value.dtype is dtype else apply("cast", value, dtype)
+        return tensor(data, dtype=dtype, device=device)
+    value = value if dtype is None or value.dtype is dtype else apply("cast", value, dtype)
+    return placed("as_tensor", value, device)
 
 
 def from_numpy(ndarray: Any) -> Tensor:
@@ -190,24 +217,21 @@ def empty(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of whatever the memory holds."""
-    check_device("empty", device)
-    return _leaf(_core.empty(_sizes("empty", size), dtype or float32), requires_grad)
+    return _leaf(_core.empty(_sizes("empty", size), dtype or float32, check_device("empty", device)), requires_grad)
 
 
 def zeros(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of zeros."""
-    check_device("zeros", device)
-    return _leaf(_core.full(_sizes("zeros", size), 0.0, dtype or float32), requires_grad)
+    return _leaf(_core.full(_sizes("zeros", size), 0.0, dtype or float32, check_device("zeros", device)), requires_grad)
 
 
 def ones(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of ones."""
-    check_device("ones", device)
-    return _leaf(_core.full(_sizes("ones", size), 1.0, dtype or float32), requires_grad)
+    return _leaf(_core.full(_sizes("ones", size), 1.0, dtype or float32, check_device("ones", device)), requires_grad)
 
 
 def full(
@@ -219,15 +243,14 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor filled with a number, of its kind unless dtype says otherwise."""
-    check_device("full", device)
     sizes = _sizes("full", (size,))
     if dtype is None:
         dtype = bool_ if isinstance(fill_value, bool) else int64 if isinstance(fill_value, int) else float32
     if dtype.is_floating_point or dtype is bool_ or -(2**31) <= fill_value < 2**31:
         _check_range("full", fill_value, dtype)
-        return _leaf(_core.full(sizes, float(fill_value), dtype), requires_grad)
+        return _leaf(_core.full(sizes, float(fill_value), dtype, check_device("full", device)), requires_grad)
     # By way of one element, as a float does not hold every int64.
-    return apply("contiguous", apply("expand", tensor(int(fill_value), dtype=dtype), sizes))
+    return placed("full", apply("contiguous", apply("expand", tensor(int(fill_value), dtype=dtype), sizes)), device)
 
 
 def _check_range(op: str, value: Number, dtype: DType) -> None:
@@ -252,7 +275,7 @@ def new_zeros(
     self: Tensor, *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Zeros of this tensor's dtype."""
-    return zeros(*size, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
+    return zeros(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
@@ -260,7 +283,7 @@ def new_ones(
     self: Tensor, *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Ones of this tensor's dtype."""
-    return ones(*size, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
+    return ones(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
@@ -274,7 +297,7 @@ def new_full(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor of this tensor's dtype, filled with a number."""
-    return full(size, fill_value, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
+    return full(size, fill_value, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
@@ -282,7 +305,7 @@ def new_empty(
     self: Tensor, *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of this tensor's dtype, of whatever the memory holds."""
-    return empty(*size, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
+    return empty(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 @method
@@ -290,28 +313,28 @@ def new_tensor(
     self: Tensor, data: Any, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A copy of data in this tensor's dtype."""
-    return tensor(data, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
+    return tensor(data, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
 
 def empty_like(
     input: Tensor, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of input's shape and dtype, of whatever the memory holds."""
-    return empty(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
+    return empty(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
 
 
 def zeros_like(
     input: Tensor, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Zeros of input's shape and dtype."""
-    return zeros(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
+    return zeros(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
 
 
 def ones_like(
     input: Tensor, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Ones of input's shape and dtype."""
-    return ones(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
+    return ones(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
 
 
 def full_like(
@@ -324,7 +347,11 @@ def full_like(
 ) -> Tensor:
     """A tensor of input's shape and dtype, filled with a number."""
     return full(
-        input.shape, fill_value, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad
+        input.shape,
+        fill_value,
+        dtype=dtype or input.dtype,
+        device=device or input.device,
+        requires_grad=requires_grad,
     )
 
 
@@ -346,7 +373,6 @@ def arange(
         >>> bs.arange(1, 7, 2).tolist()
         [1, 3, 5]
     """
-    check_device("arange", device)
     if end is None:
         start, end = 0, start
     start, end, step = (value.item() if hasattr(value, "item") else value for value in (start, end, step))
@@ -359,7 +385,8 @@ def arange(
     else:
         count = max(0, math.ceil((end - start) / step))
         value = apply("add", apply("mul", _counting(count), float(step)), float(start))
-    return _leaf(value if value.dtype is dtype else apply("cast", value, dtype), requires_grad)
+    value = value if value.dtype is dtype else apply("cast", value, dtype)
+    return _leaf(placed("arange", value, device), requires_grad)
 
 
 def _counting(count: int) -> Tensor:
@@ -377,7 +404,6 @@ def linspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """That many numbers at equal distances, both ends included."""
-    check_device("linspace", device)
     if steps < 0:
         raise errors.ValueError(f"linspace: {steps} steps; zero or more is needed")
     places = _counting(steps)
@@ -386,7 +412,7 @@ def linspace(
     rising = apply("add", apply("mul", places, step), float(start))
     falling = apply("sub", float(end), apply("mul", apply("sub", float(steps - 1), places), step))
     value = apply("where", apply("lt", places, (steps + 1) / 2), rising, falling) if steps else places
-    return _leaf(apply("cast", value, dtype or float32), requires_grad)
+    return _leaf(placed("linspace", apply("cast", value, dtype or float32), device), requires_grad)
 
 
 def logspace(
@@ -400,8 +426,9 @@ def logspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """That many powers of base, the exponents at equal distances from start to end."""
-    exponents = linspace(start, end, steps, dtype=float64, device=device)
-    return _leaf(apply("cast", apply("pow", float(base), exponents), dtype or float32), requires_grad)
+    exponents = linspace(start, end, steps, dtype=float64)
+    value = apply("cast", apply("pow", float(base), exponents), dtype or float32)
+    return _leaf(placed("logspace", value, device), requires_grad)
 
 
 def eye(
@@ -413,9 +440,8 @@ def eye(
     requires_grad: bool = False,
 ) -> Tensor:
     """Ones on the diagonal of a matrix, and zeros elsewhere."""
-    check_device("eye", device)
     ones = apply("eq", *_places(n, n if m is None else m))
-    return _leaf(apply("cast", ones, dtype or float32), requires_grad)
+    return _leaf(placed("eye", apply("cast", ones, dtype or float32), device), requires_grad)
 
 
 def _places(rows: int, columns: int) -> tuple[Tensor, Tensor]:

@@ -43,17 +43,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]
     if peak is None and activation is None and recompute is None:
         return (yield)
     from .memory import parse_bytes
-    from .profiler import command, profile, report
+    from .profiler import limits, profile, report
 
     try:
         peak = None if peak is None else parse_bytes(peak)
         activation = None if activation is None else parse_bytes(activation)
-        recompute = None if recompute is None else command.parse_share(recompute)
+        recompute = None if recompute is None else limits.parse_share(recompute)
     except ValueError as error:
         pytest.fail(str(error), pytrace=False)
     with profile() as prof:
         result = yield
-    broken = command.broken_limits(prof.tables, peak, activation, recompute, prof.tables.present_bytes)
+    broken = limits.broken_limits(prof.tables, peak, activation, recompute, prof.tables.present_bytes)
     if broken:
         lines = [*broken, "", "alive at the peak", report.blocks(prof.peak(), 15)]
         if activation is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from . import _core, errors
 from ._core import Tensor, apply
 from .attach import method
-from .creation import check_device
+from .creation import placed
 from .dtypes import float32, float64, int64
 from .shape import sizes_of
 from .types import DType
@@ -74,7 +74,7 @@ def set_rng_state(new_state: Tensor) -> None:
 
 
 def _leaf(op: str, value: Tensor, device: str | None, requires_grad: bool) -> Tensor:
-    check_device(op, device)
+    value = placed(op, value, device)
     if requires_grad:
         value.requires_grad = True
     return value
@@ -153,7 +153,7 @@ def normal(
     if size is not None or dtype is not None:
         raise errors.ValueError("normal: size or dtype is given beside a tensor, which brings its own; leave it out")
     centers: Any = mean + std * 0
-    drawn = mean + std * _core.normal(centers.shape, centers.dtype)
+    drawn = mean + std * placed("normal", _core.normal(centers.shape, centers.dtype), centers.device)
     return _leaf("normal", drawn, device, requires_grad)
 
 
@@ -203,14 +203,14 @@ def rand_like(
     input: Tensor, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Uniform numbers in [0, 1), of input's shape and dtype."""
-    return rand(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
+    return rand(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
 
 
 def randn_like(
     input: Tensor, *, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Normal numbers of mean 0 and deviation 1, of input's shape and dtype."""
-    return randn(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
+    return randn(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
 
 
 def randint_like(
@@ -224,7 +224,7 @@ def randint_like(
 ) -> Tensor:
     """Integers from low to before high, or from 0 to before low, of input's shape and dtype."""
     return randint(
-        low, high, input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad
+        low, high, input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad
     )
 
 

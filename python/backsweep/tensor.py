@@ -11,7 +11,7 @@ from typing import Any
 from . import _core, errors
 from ._core import Tensor, apply, apply_
 from .attach import method, method_as, property_as
-from .creation import check_device
+from .creation import placed
 from .dtypes import bfloat16, float16, float32, float64, int32, int64, uint8
 from .dtypes import bool as bool_
 from .shape import axis_of
@@ -76,10 +76,11 @@ def to(
             device, dtype = arg.device, arg.dtype
         else:
             raise errors.DTypeError(f"to: {arg!r} is a {type(arg).__name__}; a dtype, a device or a tensor is needed")
-    check_device("to", device)
+    value = self
     if dtype is not None and self.dtype is not dtype:
-        return apply("cast", self, dtype)
-    return self.clone() if copy else self
+        value = apply("cast", self, dtype)
+    value = placed("to", value, device)
+    return self.clone() if copy and value is self else value
 
 
 @method
@@ -127,7 +128,7 @@ def tolist(self: Tensor) -> Any:
     if 0 in shape:
         return _empty_lists(shape)
     values = self.detach() if self.dtype.name in _FORMATS else self.detach().to(float32)
-    elements = memoryview(_core.to_bytes(values)).cast(_FORMATS[values.dtype.name], shape)  # type: ignore[call-overload]
+    elements = memoryview(_core.to_bytes(values.to(device="cpu"))).cast(_FORMATS[values.dtype.name], shape)  # type: ignore[call-overload]
     return elements.tolist()
 
 

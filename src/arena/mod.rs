@@ -1,7 +1,8 @@
-//! Who owns bytes: the arena of a device, and every block handed out of it with a tag.
+//! Who owns bytes: one arena for each memory space, and every block handed out of it with a tag.
 //!
 //! Regions are reserved from the system in large, huge-page-aligned pieces and kept; blocks are cut from them in O(1).
 //! Small blocks come from size classes, large ones from a two-level segregated fit. Every data-sized allocation can fail.
+//! A GPU's regions are slabs that its driver makes (`Slabs`); a block in one is a place, not an address.
 //! Imports `error` only; knows no shape and no type.
 
 pub mod deltas;
@@ -9,6 +10,7 @@ mod free_list;
 pub mod ledger;
 pub mod names;
 mod region;
+pub mod space;
 pub mod trace;
 
 use crate::error::{Error, Kind, Result, size};
@@ -18,6 +20,7 @@ use ledger::{Category, Ledger, Record, Recording, Snapshot, Stats, Tag};
 use names::Name;
 use parking_lot::Mutex;
 use region::Region;
+use space::{Place, SPACES, Slabs, Space};
 use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::LazyLock;
@@ -62,11 +65,13 @@ impl Context {
     }
 }
 
-/// A run of bytes owned by whoever holds this; freed on drop. 64-byte aligned, uninitialised.
+/// A run of bytes owned by whoever holds this; freed on drop. Uninitialised; aligned to 64 bytes, in a GPU's space to 256.
 pub struct Block {
+    /// Of a block of the host; dangling otherwise.
     ptr: NonNull<u8>,
     bytes: usize,
     origin: Origin,
+    space: Space,
     record: AtomicU32,
 }
 
@@ -78,6 +83,14 @@ enum Origin {
     Large {
         chunk: u32,
     },
+    /// In a GPU's memory.
+    Slab {
+        slab: u32,
+        offset: usize,
+        chunk: u32,
+    },
+    /// On the bill, with memory that somebody else made.
+    Charge,
     /// Addresses without memory, of a forecast.
     Paper,
     /// Straight from the system allocator (`BACKSWEEP_ARENA=system`), so that outside witnesses see each block.
@@ -91,65 +104,87 @@ unsafe impl Sync for Block {}
 
 impl Block {
     pub fn ptr(&self) -> *mut u8 {
+        assert!(
+            self.space == Space::HOST,
+            "bug: an address was asked of a block in the memory of {}",
+            self.space.name()
+        );
         self.ptr.as_ptr()
+    }
+    /// Where a block of a GPU's space lies; `None` on paper.
+    pub fn place(&self) -> Option<Place> {
+        match self.origin {
+            Origin::Slab { slab, offset, .. } => Some(Place { slab, offset, bytes: self.bytes }),
+            _ => None,
+        }
+    }
+    pub fn space(&self) -> Space {
+        self.space
+    }
+    fn arena(&self) -> parking_lot::MutexGuard<'static, Arena> {
+        arena(self.space).lock()
     }
     /// What the arena handed out: at least what was asked for.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
     pub fn retag(&self, category: Category) -> Category {
-        ARENA.lock().ledger.retag(self.id(), category)
+        self.arena().ledger.retag(self.id(), category)
     }
     /// Re-tags the block if it has the role `from`, and leaves it alone otherwise.
     pub fn swap_category(&self, from: Category, to: Category) {
-        let ledger = &mut ARENA.lock().ledger;
+        let ledger = &mut self.arena().ledger;
         if ledger.category(self.id()) == from {
             ledger.retag(self.id(), to);
         }
     }
     /// Says which module the block belongs to.
-    pub fn place(&self, module: Name) {
-        ARENA.lock().ledger.place(self.id(), module);
+    pub fn belongs_to(&self, module: Name) {
+        self.arena().ledger.place(self.id(), module);
     }
     pub fn module(&self) -> Name {
-        ARENA.lock().ledger.module(self.id())
+        self.arena().ledger.module(self.id())
     }
     pub fn category(&self) -> Category {
-        ARENA.lock().ledger.category(self.id())
+        self.arena().ledger.category(self.id())
     }
     pub fn id(&self) -> u32 {
         self.record.load(Relaxed)
     }
     /// A block without memory that takes this one's place on the bill, until `settle`: for a forecast, which may free it.
     pub fn stand_in(&self) -> Result<(Block, Tag)> {
-        let mut arena = ARENA.lock();
-        let ptr = region::paper_alloc(self.bytes).ok_or_else(|| arena.system_refused(self.bytes, 0, "forecast"))?;
+        let mut arena = self.arena();
+        let ptr = region::paper_alloc(self.bytes).ok_or_else(|| arena.system_refused(self.bytes, "forecast", ""))?;
         let tag = arena.ledger.tag(self.id());
         arena.ledger.free(self.id());
         let record = AtomicU32::new(arena.ledger.alloc(self.bytes, tag));
-        Ok((Block { ptr, bytes: self.bytes, origin: Origin::Paper, record }, tag))
+        Ok((Block { ptr, bytes: self.bytes, origin: Origin::Paper, space: self.space, record }, tag))
     }
     /// Puts this block on the bill again, after its stand-in has gone.
     pub fn settle(&self, tag: Tag) {
-        self.record.store(ARENA.lock().ledger.alloc(self.bytes, tag), Relaxed);
+        self.record.store(self.arena().ledger.alloc(self.bytes, tag), Relaxed);
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        ARENA.lock().free(self.ptr, self.bytes, self.origin, self.id());
+        self.arena().free(self.ptr, self.bytes, self.origin, self.id());
     }
 }
 
-/// Small blocks up to this many bytes come from size classes of a power of two.
+/// Small blocks up to this many bytes come from size classes: 16 and 32 bytes, then each multiple of the grain.
 const SMALL: usize = 4096;
 const SMALLEST: usize = 16;
-const CLASSES: usize = (SMALL / SMALLEST).ilog2() as usize + 1;
+const CLASSES: usize = 2 + SMALL / GRAIN;
 const SLAB: usize = 64 * 1024;
 const REGION: usize = 64 << 20;
 
 struct Arena {
+    space: Space,
     regions: Vec<Region>,
+    /// Who makes the slabs of a GPU's space, and how many bytes they have.
+    slabs: Option<Slabs>,
+    slab_bytes: usize,
     large: FreeList,
     small: [Vec<NonNull<u8>>; CLASSES],
     ledger: Ledger,
@@ -157,6 +192,8 @@ struct Arena {
     /// As the limit, but kept by dropping what can be made again, as far as that goes.
     budget: Option<usize>,
     keeper: Option<Keeper>,
+    /// A budget that is lifted where it cannot be kept: nobody asked for it but the profiler, which tries it out.
+    trial: Option<usize>,
     deltas: Deltas,
     system: bool,
 }
@@ -173,64 +210,102 @@ pub struct Keeper {
 // SAFETY: the pointers in `small` are into regions that the arena owns.
 unsafe impl Send for Arena {}
 
-static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(|| {
-    Mutex::new(Arena {
-        regions: vec![],
-        large: FreeList::default(),
-        small: [const { Vec::new() }; CLASSES],
-        ledger: Ledger::default(),
-        limit: None,
-        budget: None,
-        keeper: None,
-        deltas: Deltas::default(),
-        system: std::env::var("BACKSWEEP_ARENA").is_ok_and(|v| v == "system"),
-    })
-});
+static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(|| Mutex::new(Arena::new(Space::HOST)));
 
-fn small_class(bytes: usize) -> usize {
-    (bytes.max(SMALLEST).next_power_of_two() / SMALLEST).ilog2() as usize
+static GPUS: LazyLock<Vec<Mutex<Arena>>> =
+    LazyLock::new(|| (1..SPACES).map(|i| Mutex::new(Arena::new(Space::from_index(i)))).collect());
+
+fn arena(space: Space) -> &'static Mutex<Arena> {
+    match space.index() {
+        0 => &ARENA,
+        i => &GPUS[i - 1],
+    }
 }
 
-/// What a request of `bytes` is charged: the arena's rounding, a pure function.
+/// The first memory of a GPU: its driver says how slabs are made.
+pub fn register(space: Space, slabs: Slabs) {
+    arena(space).lock().slabs = Some(slabs);
+}
+
+fn small_class(bytes: usize) -> usize {
+    if bytes <= 2 * SMALLEST { usize::from(bytes > SMALLEST) } else { 1 + bytes.div_ceil(GRAIN) }
+}
+
+fn class_bytes(class: usize) -> usize {
+    if class < 2 { SMALLEST << class } else { (class - 1) * GRAIN }
+}
+
+/// What a request of `bytes` of the host is charged: the arena's rounding, a pure function.
 pub fn charge(bytes: usize) -> usize {
-    if bytes <= SMALL { SMALLEST << small_class(bytes) } else { bytes.next_multiple_of(GRAIN) }
+    if bytes <= SMALL { class_bytes(small_class(bytes)) } else { bytes.next_multiple_of(GRAIN) }
+}
+
+/// As `charge`, in any space.
+pub fn charge_in(space: Space, bytes: usize) -> usize {
+    if space == Space::HOST { charge(bytes) } else { bytes.max(1).next_multiple_of(space::GRAIN) }
 }
 
 /// Asks for `bytes` bytes under the thread's context. Errors when the limit or the system says no; nothing has changed then.
 pub fn alloc(bytes: usize, category: Category) -> Result<Block> {
+    alloc_in(Space::HOST, bytes, category)
+}
+
+/// Puts memory that somebody else made on the bill of a space, until the block is dropped.
+pub fn bill(space: Space, bytes: usize, category: Category) -> Block {
+    let tag = Context::get().tag(category);
+    let mut arena = arena(space).lock();
+    arena.block(NonNull::dangling(), bytes, Origin::Charge, tag)
+}
+
+/// As `alloc`, in the memory of a device.
+pub fn alloc_in(space: Space, bytes: usize, category: Category) -> Result<Block> {
     let tag = Context::get().tag(category);
     if bytes > isize::MAX as usize - GRAIN {
         return Err(Error::value(format!("{}: {bytes} bytes cannot be addressed; ask for less", tag.op)));
     }
     loop {
-        let mut arena = ARENA.lock();
-        let over = arena.over_budget(bytes);
-        let Some(keeper) = arena.keeper.filter(|_| over > 0) else { return arena.alloc(bytes, tag) };
-        drop(arena);
+        let mut home = arena(space).lock();
+        let over = home.over_budget(bytes);
+        let Some(keeper) = home.keeper.filter(|_| over > 0) else { return home.alloc(bytes, tag) };
+        drop(home);
         if (keeper.relieve)(over) == 0 {
+            if ARENA.lock().give_way() {
+                continue;
+            }
             let advice = (keeper.advice)();
-            let mut arena = ARENA.lock();
-            arena.note_refusal(charge(bytes), tag);
-            return Err(arena.over_cap(charge(bytes), Cap::Budget, tag.op, &advice));
+            let mut home = arena(space).lock();
+            home.note_refusal(charge_in(space, bytes), tag);
+            return Err(home.over_cap(charge_in(space, bytes), Cap::Budget, tag.op, &advice));
         }
     }
 }
 
+/// Of these blocks of the host, those that are alive in a role that outlives steps.
+pub fn lasting(blocks: impl Iterator<Item = u32>) -> Vec<u32> {
+    let arena = ARENA.lock();
+    blocks.filter(|id| arena.ledger.lasts(*id)).collect()
+}
+
 pub fn stats() -> Stats {
-    ARENA.lock().ledger.stats().clone()
+    stats_of(Space::HOST)
 }
 
-/// Bytes reserved from the system, free or not.
-pub fn reserved_bytes() -> usize {
-    ARENA.lock().regions.iter().map(Region::bytes).sum()
+pub fn stats_of(space: Space) -> Stats {
+    arena(space).lock().ledger.stats().clone()
 }
 
-pub fn snapshot() -> Snapshot {
-    ARENA.lock().ledger.snapshot()
+/// Bytes reserved from the system or the driver, free or not.
+pub fn reserved_bytes(space: Space) -> usize {
+    let arena = arena(space).lock();
+    arena.slab_bytes + arena.regions.iter().map(Region::bytes).sum::<usize>()
 }
 
-pub fn reset_peak() {
-    ARENA.lock().ledger.reset_peak();
+pub fn snapshot(space: Space) -> Snapshot {
+    arena(space).lock().ledger.snapshot()
+}
+
+pub fn reset_peak(space: Space) {
+    arena(space).lock().ledger.reset_peak();
 }
 
 /// Puts the peak back to what it was at `before`, or to what is alive now if that is more.
@@ -272,13 +347,13 @@ pub fn by_engine(on: bool) -> bool {
     std::mem::replace(&mut ARENA.lock().deltas.engine, on)
 }
 
-pub fn limit() -> Option<usize> {
-    ARENA.lock().limit
+pub fn limit(space: Space) -> Option<usize> {
+    arena(space).lock().limit
 }
 
 /// Sets the hard cap on live bytes; returns the one before. Refused when more than that is alive already.
-pub fn set_limit(limit: Option<usize>) -> Result<Option<usize>> {
-    let mut arena = ARENA.lock();
+pub fn set_limit(space: Space, limit: Option<usize>) -> Result<Option<usize>> {
+    let mut arena = arena(space).lock();
     let live = arena.ledger.stats().live;
     if let Some(cap) = limit
         && cap < live
@@ -292,6 +367,17 @@ pub fn set_limit(limit: Option<usize>) -> Result<Option<usize>> {
 
 pub fn budget() -> Option<usize> {
     ARENA.lock().budget
+}
+
+/// Says which budget is lifted, and no error, where it cannot be kept.
+pub fn set_trial(bytes: Option<usize>) {
+    ARENA.lock().trial = bytes;
+}
+
+/// True while the budget in force is one on trial.
+pub fn on_trial() -> bool {
+    let arena = ARENA.lock();
+    arena.trial.is_some() && arena.trial == arena.budget
 }
 
 /// Sets the budget on live bytes and who keeps it; returns the one before. Refused when more is alive and cannot go.
@@ -325,8 +411,26 @@ enum Cap {
 }
 
 impl Arena {
+    fn new(space: Space) -> Arena {
+        Arena {
+            space,
+            regions: vec![],
+            slabs: None,
+            slab_bytes: 0,
+            large: FreeList::default(),
+            small: [const { Vec::new() }; CLASSES],
+            ledger: Ledger::default(),
+            limit: None,
+            budget: None,
+            keeper: None,
+            trial: None,
+            deltas: Deltas::default(),
+            system: space == Space::HOST && std::env::var("BACKSWEEP_ARENA").is_ok_and(|v| v == "system"),
+        }
+    }
+
     fn alloc(&mut self, bytes: usize, tag: Tag) -> Result<Block> {
-        let charged = charge(bytes);
+        let charged = charge_in(self.space, bytes);
         let live = self.ledger.stats().live;
         // A forecast says what is needed, whatever is allowed.
         if let Some(limit) = self.limit
@@ -336,8 +440,10 @@ impl Arena {
             self.note_refusal(charged, tag);
             return Err(self.over_cap(charged, Cap::Limit(limit), tag.op, ""));
         }
-        let found = if on_paper() && charged > SMALL {
+        let found = if on_paper() && (charged > SMALL || self.space != Space::HOST) {
             region::paper_alloc(charged).map(|ptr| (ptr, Origin::Paper))
+        } else if self.space != Space::HOST {
+            Some((NonNull::dangling(), self.in_slab(charged, tag)?))
         } else if self.system {
             region::system_alloc(charged).map(|ptr| (ptr, Origin::System))
         } else if charged <= SMALL {
@@ -348,22 +454,67 @@ impl Arena {
         };
         let Some((ptr, origin)) = found else {
             self.note_refusal(charged, tag);
-            return Err(self.system_refused(charged, live, tag.op));
+            return Err(self.system_refused(charged, tag.op, ""));
         };
-        let record = self.ledger.alloc(charged, tag);
-        self.deltas.push(|engine| Delta::Alloc { id: record, bytes: charged as u64, engine });
-        Ok(Block { ptr, bytes: charged, origin, record: AtomicU32::new(record) })
+        Ok(self.block(ptr, charged, origin, tag))
+    }
+
+    fn block(&mut self, ptr: NonNull<u8>, bytes: usize, origin: Origin, tag: Tag) -> Block {
+        let record = self.ledger.alloc(bytes, tag);
+        self.deltas.push(|engine| Delta::Alloc { id: record, bytes: bytes as u64, engine });
+        Block { ptr, bytes, origin, space: self.space, record: AtomicU32::new(record) }
     }
 
     fn free(&mut self, ptr: NonNull<u8>, bytes: usize, origin: Origin, record: u32) {
+        let lasting = self.ledger.lasts(record);
         self.ledger.free(record);
-        self.deltas.push(|engine| Delta::Free { id: record, bytes: bytes as u64, engine });
+        self.deltas.push(|engine| Delta::Free { id: record, bytes: bytes as u64, engine, lasting });
         match origin {
             Origin::Small { class } => self.small[class as usize].push(ptr),
-            Origin::Large { chunk } => self.large.give(chunk),
+            Origin::Large { chunk } | Origin::Slab { chunk, .. } => self.large.give(chunk),
             Origin::Paper => region::paper_free(ptr, bytes),
             Origin::System => region::system_free(ptr, bytes),
+            Origin::Charge => {}
         }
+    }
+
+    /// A chunk of a slab; a new slab when none has room.
+    fn in_slab(&mut self, bytes: usize, tag: Tag) -> Result<Origin> {
+        let slabs = self.slabs.ok_or_else(|| {
+            Error::device(format!("{}: there is no {}; bs.devices() lists what there is", tag.op, self.space.name()))
+        })?;
+        if bytes > slabs.largest_block {
+            return Err(Error::new(
+                Kind::OutOfMemory,
+                format!(
+                    "{}: {} in one tensor; kernels of {} see at most {} at once; split the tensor",
+                    tag.op,
+                    size(bytes),
+                    self.space.name(),
+                    size(slabs.largest_block)
+                ),
+            ));
+        }
+        if let Some(taken) = self.large.take(bytes) {
+            return Ok(Origin::Slab { slab: taken.region, offset: taken.offset, chunk: taken.id });
+        }
+        // A sixteenth more, because the fit looks for a size class that is large enough as a whole.
+        let need = (bytes + bytes / 16 + GRAIN).next_multiple_of(space::GRAIN);
+        let more = self.slab_bytes.clamp(space::FIRST_SLAB, space::LARGEST_STEP).min(slabs.largest_slab);
+        let made = (slabs.make)(self.space, need.max(more)).or_else(|_| (slabs.make)(self.space, need));
+        let slab = match made {
+            Ok(slab) => slab,
+            Err(error) => {
+                self.note_refusal(bytes, tag);
+                // A lost device is no want of memory.
+                let refused = error.kind() == Kind::OutOfMemory;
+                return Err(if refused { self.system_refused(bytes, tag.op, error.text()) } else { error });
+            }
+        };
+        self.slab_bytes += slab.bytes;
+        self.large.grow(slab.number, slab.bytes);
+        let taken = self.large.take(bytes).expect("bug: a fresh slab has no room");
+        Ok(Origin::Slab { slab: taken.region, offset: taken.offset, chunk: taken.id })
     }
 
     fn small_block(&mut self, class: usize) -> Option<NonNull<u8>> {
@@ -371,7 +522,7 @@ impl Arena {
             return Some(ptr);
         }
         let (slab, _) = self.large_block(SLAB)?;
-        let bytes = SMALLEST << class;
+        let bytes = class_bytes(class);
         for i in (0..SLAB / bytes).rev() {
             // SAFETY: i * bytes < SLAB, the size of the slab just taken.
             self.small[class].push(unsafe { slab.add(i * bytes) });
@@ -398,6 +549,16 @@ impl Arena {
         self.limit.into_iter().chain(self.budget).min()
     }
 
+    /// Lifts the budget if it is only tried out.
+    fn give_way(&mut self) -> bool {
+        let on_trial = self.trial.is_some() && self.trial == self.budget;
+        if on_trial {
+            self.budget = None;
+            self.note_cap();
+        }
+        on_trial
+    }
+
     fn note_cap(&mut self) {
         let cap = self.cap();
         if let Some(trace) = &mut self.ledger.trace {
@@ -415,7 +576,7 @@ impl Arena {
     fn over_budget(&self, bytes: usize) -> usize {
         self.budget
             .filter(|_| !on_paper())
-            .map_or(0, |cap| (self.ledger.stats().live + charge(bytes)).saturating_sub(cap))
+            .map_or(0, |cap| (self.ledger.stats().live + charge_in(self.space, bytes)).saturating_sub(cap))
     }
 
     fn over_cap(&self, asked: usize, cap: Cap, op: &str, advice: &str) -> Error {
@@ -425,13 +586,16 @@ impl Arena {
             Cap::Budget => ("budget", self.budget.unwrap_or(0), ", with nothing left that could be dropped"),
         };
         let over = (live + asked).saturating_sub(most);
+        let what = match asked {
+            0 => format!("{} are live already, {} more than the {word} of {}", size(live), size(over), size(most)),
+            _ => {
+                let (asked, live, most, over) = (size(asked), size(live), size(most), size(over));
+                format!("{asked} asked with {live} live would exceed the {word} of {most} by {over}")
+            }
+        };
         let text = format!(
-            "{op}: {} asked with {} live would exceed the {word} of {} by {}{left}{}\nhelp: raise the {word} to at least {}; \
-             or free {} of the holders above; or use a smaller batch (activations shrink in proportion){advice}",
-            size(asked),
-            size(live),
-            size(most),
-            size(over),
+            "{op}: {what}{left}{}\nhelp: raise the {word} to at least {}; or free {} of the holders above; or use a smaller \
+             batch (activations shrink in proportion){advice}",
             self.holders(),
             size(live + asked),
             size(over),
@@ -439,12 +603,14 @@ impl Arena {
         Error::new(Kind::OutOfMemory, text)
     }
 
-    fn system_refused(&self, asked: usize, live: usize, op: &str) -> Error {
+    fn system_refused(&self, asked: usize, op: &str, why: &str) -> Error {
+        let who = if self.space == Space::HOST { "the system" } else { self.space.name() };
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
         let text = format!(
-            "{op}: the system refused {} with {} live{}\nhelp: close other programs; or set memory.limit to learn the \
+            "{op}: {who} refused {} with {} live{why}{}\nhelp: close other programs; or set memory.limit to learn the \
              need earlier; or use a smaller batch (activations shrink in proportion)",
             size(asked),
-            size(live),
+            size(self.ledger.stats().live),
             self.holders(),
         );
         Error::new(Kind::OutOfMemory, text)

@@ -2,8 +2,8 @@
 //!
 //! The log is what `backsweep.profiler.capture` reads: eight bytes of magic, then chunks. A chunk is a letter, a length
 //! (u32) and that many bytes: `E` events of 40 bytes, `N` names (id u32, length u32, UTF-8), `M` facts as JSON. All
-//! numbers are little-endian. A file is written at every step and at least every MiB, so what was captured before a crash
-//! can be read; a chunk cut short is the reader's end. Costs one relaxed load when off.
+//! numbers are little-endian. A file is written at every step and at least every hundred events, so what was captured before
+//! a crash can be read; a chunk cut short is the reader's end. Costs one relaxed load when off.
 
 use super::ledger::{Category, Record, Snapshot, Tag};
 use super::names::{self, Name};
@@ -17,7 +17,9 @@ use std::time::Instant;
 
 pub const MAGIC: &[u8; 8] = b"BSWEEP01";
 pub const EVENT_BYTES: usize = 40;
+/// Bytes of events that gather before they become a chunk, in memory and in a file.
 const FLUSH: usize = 1 << 20;
+const FILE_FLUSH: usize = 100 * EVENT_BYTES;
 
 static ON: AtomicBool = AtomicBool::new(false);
 static THREADS: AtomicU16 = AtomicU16::new(0);
@@ -87,6 +89,8 @@ pub struct Trace {
     memory: Vec<u8>,
     file: Option<File>,
     failure: Option<io::Error>,
+    /// A child that was forked meanwhile has the same file, and nothing to say in it.
+    process: u32,
     names_written: usize,
     ops: FxHashMap<usize, u32>,
     count: u64,
@@ -120,6 +124,7 @@ impl Trace {
             memory,
             file,
             failure: None,
+            process: std::process::id(),
             names_written: 0,
             ops: FxHashMap::default(),
             count: 0,
@@ -173,7 +178,7 @@ impl Trace {
         bytes[32..36].copy_from_slice(&event.line.to_le_bytes());
         bytes[36..40].copy_from_slice(&event.extra.to_le_bytes());
         self.events.extend_from_slice(&bytes);
-        if self.events.len() >= FLUSH {
+        if self.events.len() >= if self.file.is_some() { FILE_FLUSH } else { FLUSH } {
             self.flush();
         }
     }
@@ -244,6 +249,7 @@ impl Trace {
         let mut head = [letter; 5];
         head[1..].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
         match &mut self.file {
+            Some(_) if self.process != std::process::id() => {}
             Some(file) => {
                 let written = file.write_all(&head).and_then(|()| file.write_all(bytes));
                 if let (Err(error), None) = (written, &self.failure) {

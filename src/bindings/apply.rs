@@ -120,7 +120,9 @@ fn read(entry: &'static Entry, arguments: &[Bound<'_, PyAny>]) -> PyResult<Call>
     for a in list {
         match a {
             Argument::Value(v) => inputs.push(v),
-            Argument::Number(n) if elementwise => inputs.push(Var::constant(weak(entry.name, &n, dtype).map_err(raise)?)),
+            Argument::Number(n) if elementwise => {
+                inputs.push(Var::constant(weak(entry.name, &n, dtype).map_err(raise)?))
+            }
             Argument::Other(other) if elementwise => {
                 let other = match other {
                     Attribute::Text(text) => format!("'{text}'"),

@@ -37,6 +37,12 @@ pub fn interface<'py>(py: Python<'py>, var: &Var) -> PyResult<Bound<'py, PyDict>
     }
     has_numbers("numpy", &var.tensor).map_err(raise)?;
     let tensor = &var.tensor;
+    if tensor.device() != Device::Cpu {
+        return Err(raise(Error::device(format!(
+            "numpy: the tensor is on {}, and an array is in the memory of the CPU; copy it there first (help: x.cpu())",
+            tensor.device().name()
+        ))));
+    }
     let typestr = type_string(tensor.dtype())
         .ok_or_else(|| raise(Error::dtype("numpy: NumPy has no bfloat16; convert first (help: x.float())")))?;
     let layout = tensor.layout();
@@ -95,22 +101,33 @@ pub fn from_array(array: &Bound<'_, PyAny>, copy: bool) -> PyResult<PyTensor> {
     Ok(PyTensor::new(Var::constant(own)))
 }
 
+/// The device of a new tensor: the CPU when none is named.
+fn on(op: &str, device: Option<&str>, dtype: DType) -> PyResult<Device> {
+    let device = device.map_or(Ok(Device::Cpu), |name| Device::from_name(op, name)).map_err(raise)?;
+    if device != Device::Cpu && dtype == DType::F64 {
+        return Err(raise(crate::device::gpu::no_float64(op)));
+    }
+    Ok(device)
+}
+
 /// A tensor filled with one number.
 #[pyfunction]
-fn full(py: Python<'_>, shape: Vec<usize>, value: f64, dtype: &PyDType) -> PyResult<PyTensor> {
+#[pyo3(signature = (shape, value, dtype, device=None))]
+fn full(py: Python<'_>, shape: Vec<usize>, value: f64, dtype: &PyDType, device: Option<&str>) -> PyResult<PyTensor> {
     frames::note_as(py, "full")?;
-    let meta = Meta::contiguous("full", &shape, dtype.0, Device::Cpu).map_err(raise)?;
+    let meta = Meta::contiguous("full", &shape, dtype.0, on("full", device, dtype.0)?).map_err(raise)?;
     let tensor = Tensor::empty(meta, Category::Temporary).map_err(raise)?;
     let number = Tensor::scalar(value, dtype.0).map_err(raise)?;
-    crate::ops::pointwise::copy_into(&number, &tensor);
+    crate::ops::pointwise::copy_into(&number, &tensor).map_err(raise)?;
     Ok(PyTensor::new(Var::constant(tensor)))
 }
 
 /// A tensor of whatever the memory holds.
 #[pyfunction]
-fn empty(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+#[pyo3(signature = (shape, dtype, device=None))]
+fn empty(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType, device: Option<&str>) -> PyResult<PyTensor> {
     frames::note_as(py, "empty")?;
-    let meta = Meta::contiguous("empty", &shape, dtype.0, Device::Cpu).map_err(raise)?;
+    let meta = Meta::contiguous("empty", &shape, dtype.0, on("empty", device, dtype.0)?).map_err(raise)?;
     Ok(PyTensor::new(Var::constant(Tensor::empty(meta, Category::Temporary).map_err(raise)?)))
 }
 
@@ -119,6 +136,7 @@ fn empty(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTenso
 fn to_bytes<'py>(py: Python<'py>, tensor: &PyTensor) -> PyResult<Bound<'py, pyo3::types::PyBytes>> {
     let tensor = tensor.var().tensor;
     has_numbers("to_bytes", &tensor).map_err(raise)?;
+    let tensor = py.detach(|| tensor.to_host()).map_err(raise)?;
     let layout = Layout::contiguous("to_bytes", tensor.shape()).map_err(raise)?;
     let flat = if tensor.layout().is_contiguous() {
         tensor
@@ -157,6 +175,8 @@ pub fn item(py: Python<'_>, var: &Var) -> PyResult<Py<PyAny>> {
         return Err(raise(Error::new(error::Kind::Value, text)));
     }
     has_numbers("item", tensor).map_err(raise)?;
+    let near = if tensor.device() == Device::Cpu { Ok(tensor.clone()) } else { py.detach(|| tensor.to_host()) };
+    let tensor = &near.map_err(raise)?;
     let value = tensor.to_f64()[0];
     Ok(match tensor.dtype() {
         d if d.is_float() => value.into_pyobject(py)?.into_any().unbind(),

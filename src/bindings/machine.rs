@@ -1,7 +1,9 @@
-//! What is running: threads, instruction set, and what the two can do at most.
+//! What is running: threads, instruction set, what the two can do at most, and the GPUs there are.
 
 use super::errors::raise;
 use crate::device::cpu::{pool, roofline, simd};
+use crate::device::{Device, gpu};
+use crate::error::Error;
 use crate::ops::run::workspace;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -34,7 +36,68 @@ fn measure(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(peaks)
 }
 
+/// The name that a device answers to; an error when it is not there.
+#[pyfunction]
+fn device_name(op: &str, name: &str) -> PyResult<&'static str> {
+    Device::from_name(op, name).map(Device::name).map_err(raise)
+}
+
+/// The GPUs of this machine as their drivers describe them.
+#[pyfunction]
+fn devices(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    let list = py.detach(gpu::list);
+    let row = |(n, info): (usize, &gpu::Info)| {
+        let row = PyDict::new(py);
+        row.set_item("name", Device::Gpu(n as u8).name())?;
+        row.set_item("adapter", &info.name)?;
+        row.set_item("kind", info.kind)?;
+        row.set_item("backend", &info.backend)?;
+        row.set_item("driver", &info.driver)?;
+        Ok(row)
+    };
+    list.iter().enumerate().map(row).collect()
+}
+
+/// Why there is no GPU, as far as that can be known.
+#[pyfunction]
+fn why_no_gpu() -> String {
+    gpu::why_none()
+}
+
+fn opened(device: &str) -> PyResult<&'static gpu::Gpu> {
+    match Device::from_name("gpu", device).map_err(raise)? {
+        Device::Gpu(number) => gpu::open(number).map_err(raise),
+        Device::Cpu => Err(raise(Error::device("gpu: 'cpu' is no GPU; 'gpu' or 'gpu:1' … is needed"))),
+    }
+}
+
+/// What has been sent to a GPU since it was opened.
+#[pyfunction]
+fn gpu_counts<'py>(py: Python<'py>, device: &str) -> PyResult<Bound<'py, PyDict>> {
+    let counts = opened(device)?.counts();
+    let dict = PyDict::new(py);
+    dict.set_item("dispatches", counts.dispatches)?;
+    dict.set_item("submissions", counts.submissions)?;
+    dict.set_item("pipelines", counts.pipelines)?;
+    dict.set_item("bind_groups", counts.bind_groups)?;
+    dict.set_item("uploaded_bytes", counts.uploaded_bytes)?;
+    dict.set_item("downloaded_bytes", counts.downloaded_bytes)?;
+    Ok(dict)
+}
+
+/// Waits until a GPU has done all it was asked to.
+#[pyfunction]
+fn gpu_wait(py: Python<'_>, device: &str) -> PyResult<()> {
+    let gpu = opened(device)?;
+    py.detach(|| gpu.wait()).map_err(raise)
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(cpu_info, m)?)?;
+    m.add_function(wrap_pyfunction!(device_name, m)?)?;
+    m.add_function(wrap_pyfunction!(devices, m)?)?;
+    m.add_function(wrap_pyfunction!(why_no_gpu, m)?)?;
+    m.add_function(wrap_pyfunction!(gpu_counts, m)?)?;
+    m.add_function(wrap_pyfunction!(gpu_wait, m)?)?;
     m.add_function(wrap_pyfunction!(measure, m)?)
 }

@@ -2,8 +2,10 @@
 
 use super::errors::raise;
 use super::tensor::PyTensor;
-use crate::arena;
-use crate::arena::ledger::{Category, Event, Record};
+use crate::arena::ledger::{Category, Event, Ledger, Record};
+use crate::arena::space::Space;
+use crate::arena::{self, Context};
+use crate::device::Device;
 use crate::error::Error;
 use crate::graph;
 use crate::graph::budget::{self, Before};
@@ -15,15 +17,23 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+/// The memory of a device; the host's when none is named.
+fn space(op: &str, device: Option<&str>) -> PyResult<Space> {
+    let device = device.map_or(Ok(Device::Cpu), |name| Device::from_name(op, name));
+    device.map(Device::space).map_err(raise)
+}
+
 /// Bytes live, at the peak and reserved, by category, and the counts of nodes and blocks.
 #[pyfunction]
-fn memory_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let stats = arena::stats();
+#[pyo3(signature = (device=None))]
+fn memory_stats<'py>(py: Python<'py>, device: Option<&str>) -> PyResult<Bound<'py, PyDict>> {
+    let space = space("memory.stats", device)?;
+    let stats = arena::stats_of(space);
     let dict = PyDict::new(py);
     dict.set_item("live", stats.live)?;
     dict.set_item("peak", stats.peak)?;
-    dict.set_item("reserved", arena::reserved_bytes())?;
-    dict.set_item("limit", arena::limit())?;
+    dict.set_item("reserved", arena::reserved_bytes(space))?;
+    dict.set_item("limit", arena::limit(space))?;
     dict.set_item("budget", arena::budget())?;
     let counts = budget::counts();
     dict.set_item("evicted", counts.evicted)?;
@@ -56,20 +66,23 @@ fn row<'py>(py: Python<'py>, id: u32, record: &Record) -> PyResult<Bound<'py, Py
 
 /// Every live block: bytes, category, op, module, line.
 #[pyfunction]
-fn memory_snapshot(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
-    arena::snapshot().iter().map(|(id, record)| row(py, *id, record)).collect()
+#[pyo3(signature = (device=None))]
+fn memory_snapshot<'py>(py: Python<'py>, device: Option<&str>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+    arena::snapshot(space("memory.snapshot", device)?).iter().map(|(id, record)| row(py, *id, record)).collect()
 }
 
 #[pyfunction]
-fn reset_peak() {
-    arena::reset_peak();
+#[pyo3(signature = (device=None))]
+fn reset_peak(device: Option<&str>) -> PyResult<()> {
+    arena::reset_peak(space("memory.reset_peak", device)?);
+    Ok(())
 }
 
 /// Sets the hard cap in bytes, None for no cap; returns the one before.
 #[pyfunction]
-#[pyo3(signature = (limit))]
-fn set_limit(limit: Option<usize>) -> PyResult<Option<usize>> {
-    arena::set_limit(limit).map_err(raise)
+#[pyo3(signature = (limit, device=None))]
+fn set_limit(limit: Option<usize>, device: Option<&str>) -> PyResult<Option<usize>> {
+    arena::set_limit(space("memory.limit", device)?, limit).map_err(raise)
 }
 
 /// A budget in force, until `restore`.
@@ -85,16 +98,21 @@ impl Budget {
     }
 }
 
-/// Caps live bytes, kept by dropping values that can be made again; None lifts the cap.
+/// Caps live bytes, kept by dropping values that can be made again; None lifts the cap. On trial it is lifted, without an
+/// error, where it cannot be kept.
 #[pyfunction]
-#[pyo3(signature = (bytes))]
-fn set_budget(bytes: Option<usize>) -> PyResult<Budget> {
+#[pyo3(signature = (bytes, on_trial = false))]
+fn set_budget(bytes: Option<usize>, on_trial: bool) -> PyResult<Budget> {
     if arena::on_paper() {
         return Err(raise(Error::graph(
             "memory.budget: a forecast says what a step needs without a budget; take the budget out of the step",
         )));
     }
-    Ok(Budget(Mutex::new(Some(budget::set(bytes).map_err(raise)?))))
+    let before = budget::set(bytes).map_err(raise)?;
+    if on_trial {
+        arena::set_trial(bytes);
+    }
+    Ok(Budget(Mutex::new(Some(before))))
 }
 
 /// A checkpointed region of this thread, until `leave`.
@@ -148,7 +166,7 @@ fn begin_forecast() -> PyResult<Forecast> {
         return refuse("a budget is in force, and is the peak; ask outside of the memory.budget block");
     }
     let before = arena::stats();
-    arena::reset_peak();
+    arena::reset_peak(Space::HOST);
     arena::record_start();
     if let Err(error) = forecast::begin() {
         arena::record_stop();
@@ -162,6 +180,12 @@ fn begin_forecast() -> PyResult<Forecast> {
 #[pyfunction]
 fn set_lean_share(share: f64) -> f64 {
     frugal::set_share(share)
+}
+
+/// Seconds that entering so many blocks into a ledger and striking them out again takes, for measuring.
+#[pyfunction]
+fn ledger_seconds(py: Python<'_>, blocks: usize) -> f64 {
+    py.detach(|| Ledger::seconds(blocks, Context::get().tag(Category::Temporary)))
 }
 
 /// Says that the value of a tensor must be kept (True) or should be dropped first (False); False when it is not tracked.
@@ -202,6 +226,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(enter_region, m)?)?;
     m.add_function(wrap_pyfunction!(hint_value, m)?)?;
     m.add_function(wrap_pyfunction!(set_lean_share, m)?)?;
+    m.add_function(wrap_pyfunction!(ledger_seconds, m)?)?;
     m.add_function(wrap_pyfunction!(record_start, m)?)?;
     m.add_function(wrap_pyfunction!(record_stop, m)?)
 }

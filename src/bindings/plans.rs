@@ -1,10 +1,12 @@
 //! Steps as tapes, and plans for them, as Python sees them.
 
 use super::errors::raise;
+use crate::error::Error;
 use crate::graph::budget::{self, Before};
 use crate::graph::session;
+use crate::plan::gaps::Gaps;
 use crate::plan::simulate::{Limit, Script, Simulator, State};
-use crate::plan::tape::Tape;
+use crate::plan::tape::{Tape, ValueId};
 use crate::plan::{self, Plan, Search, Summary};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -39,6 +41,18 @@ impl Watch {
 #[pyfunction]
 fn watch_steps() -> PyResult<Watch> {
     Ok(Watch { steps: session::steps(), before: Mutex::new(Some(budget::watch())) })
+}
+
+/// Steps seen to their end since the process began.
+#[pyfunction]
+fn steps_seen() -> usize {
+    session::steps()
+}
+
+/// The latest step that was taken down, whoever asked for it; None when there is none after the first `seen`.
+#[pyfunction]
+fn latest_tape(seen: usize) -> Option<PyTape> {
+    if session::steps() > seen { session::tapes().into_iter().next().map(PyTape) } else { None }
 }
 
 /// A step as the planner sees it: which ops ran, what they allocated, and which values could have been dropped meanwhile.
@@ -103,6 +117,36 @@ impl PyTape {
         let how = Search { quick, ..Search::default() };
         let found = py.detach(|| plan::plan(&self.0, budget, &how));
         found.map(PyPlan).map_err(|offer| raise(session::refusal(budget, &offer)))
+    }
+
+    /// The values that a plan drops: op and module that make each, its bytes, the seconds of making it, and whether it
+    /// stays away to the end of each gap or comes back earlier ("late").
+    fn dropped<'py>(&self, py: Python<'py>, plan: &PyPlan) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let gaps = Gaps::of(&self.0).map_err(raise)?;
+        if gaps.len() != plan.0.states.len() {
+            let (own, given) = (gaps.len(), plan.0.states.len());
+            return Err(raise(Error::value(format!(
+                "tape.dropped: a plan with {given} gaps for a tape with {own}; a plan of this tape is needed"
+            ))));
+        }
+        let mut rows = vec![];
+        for (v, value) in self.0.values.iter().enumerate() {
+            let states = &plan.0.states[gaps.of_value(ValueId(v as u32))];
+            if states.iter().all(|s| *s == State::KEEP) {
+                continue;
+            }
+            let maker = &self.0.ops[value.maker as usize];
+            let late = states.iter().any(|s| *s != State::KEEP && *s != State::DROP);
+            let row = PyDict::new(py);
+            row.set_item("value", v)?;
+            row.set_item("op", &maker.name)?;
+            row.set_item("module", &maker.module)?;
+            row.set_item("bytes", value.bytes)?;
+            row.set_item("seconds", maker.cost)?;
+            row.set_item("state", if late { "late" } else { "drop" })?;
+            rows.push(row);
+        }
+        Ok(rows)
     }
 
     /// The plan with the lowest peak found.
@@ -192,7 +236,8 @@ impl PyPlan {
     /// Values dropped, over all gaps.
     #[getter]
     fn drops(&self) -> usize {
-        self.0.states.iter().filter(|s| **s != State::KEEP).count()
+        let steps = self.0.steps.iter().filter(|step| !step.make).count();
+        self.0.states.iter().filter(|s| **s != State::KEEP).count() + steps
     }
 }
 
@@ -201,5 +246,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyTape>()?;
     m.add_class::<PyPlan>()?;
     m.add_function(wrap_pyfunction!(watch_steps, m)?)?;
+    m.add_function(wrap_pyfunction!(steps_seen, m)?)?;
+    m.add_function(wrap_pyfunction!(latest_tape, m)?)?;
     m.add_function(wrap_pyfunction!(current_plan, m)?)
 }

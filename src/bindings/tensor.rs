@@ -432,7 +432,7 @@ impl PyTensor {
             return Err(raise(Error::value(text)));
         }
         has_numbers("bool", &var.tensor).map_err(raise)?;
-        Ok(var.tensor.to_f64()[0] != 0.0)
+        Ok(var.tensor.numbers().map_err(raise)?[0] != 0.0)
     }
     fn __float__(&self) -> PyResult<f64> {
         one(&self.var(), "float").map_err(raise)
@@ -472,7 +472,7 @@ fn one(var: &Var, op: &str) -> Result<f64> {
         )));
     }
     has_numbers(op, &var.tensor)?;
-    Ok(var.tensor.to_f64()[0])
+    Ok(var.tensor.numbers()?[0])
 }
 
 /// Errors inside a forecast, which works with shapes alone, and for what one left behind.

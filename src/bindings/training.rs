@@ -3,7 +3,9 @@
 use super::errors::raise;
 use super::tensor::PyTensor;
 use crate::arena::{self, Context};
+use crate::device::Device;
 use crate::device::cpu::optim::{self, Adam, Sgd};
+use crate::device::gpu::{self, optim as on_gpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::run::relaid;
@@ -27,6 +29,12 @@ fn check(op: &str, x: &Tensor, others: &[&Tensor]) -> Result<()> {
     }
     let same = |t: &&&Tensor| t.dtype() != x.dtype() || t.shape() != x.shape();
     match others.iter().find(same) {
+        None if others.iter().any(|t| t.device() != x.device()) => Err(Error::device(format!(
+            "{op}: a parameter on {} with a gradient or state on {}; move them to one device (help: model.to(device) \
+             before the optimizer is made)",
+            x.device().name(),
+            others.iter().find(|t| t.device() != x.device()).map_or("", |t| t.device().name())
+        ))),
         None => Ok(()),
         Some(t) => Err(Error::shape(format!(
             "{op}: {:?} {} beside a parameter of {:?} {}; the shapes and dtypes must be equal",
@@ -85,6 +93,11 @@ fn adam_step(
             if arena::on_paper() {
                 continue;
             }
+            if let Device::Gpu(number) = x.device() {
+                on_gpu::adam(gpu::open(number)?, how, &x.buffer(), &g.buffer(), &m.buffer(), &v.buffer())?;
+                [x, m, v].iter().for_each(|t| t.storage().bump());
+                continue;
+            }
             let (xv, gv, mv, vv) = (x.view(), g.view(), m.view(), v.view());
             match x.dtype() {
                 DType::F64 => optim::adam_f64(how, xv.out(), gv.slice(), mv.out(), vv.out()),
@@ -129,6 +142,12 @@ fn sgd_step(
             if arena::on_paper() {
                 continue;
             }
+            if let Device::Gpu(number) = x.device() {
+                let momentum = buffer.map(Tensor::buffer);
+                on_gpu::sgd(gpu::open(number)?, how, &x.buffer(), &g.buffer(), momentum.as_ref())?;
+                x.storage().bump();
+                continue;
+            }
             let (xv, gv) = (x.view(), g.view());
             match x.dtype() {
                 DType::F64 => optim::sgd_f64(how, xv.out(), gv.slice(), buffer.map(|b| b.view().out())),
@@ -159,6 +178,12 @@ fn squares(py: Python<'_>, list: Tensors<'_>) -> PyResult<f64> {
                 )?
             };
             if arena::on_paper() {
+                continue;
+            }
+            if t.device() != Device::Cpu {
+                let square = crate::ops::run::call("square", &[&t], &[])?;
+                let flat = [crate::ops::args::signed(&[]), crate::ops::args::flag(false)];
+                total += crate::ops::run::call("sum", &[&square], &flat)?.numbers()?[0];
                 continue;
             }
             total += match t.dtype() {

@@ -6,6 +6,7 @@ use super::node::Saved;
 use super::replay;
 use super::store::{self, NodeId};
 use crate::arena::ledger::Category;
+use crate::device::Device;
 use crate::error::Result;
 use crate::ops::{Mask, Op, bit};
 use crate::tensor::{Meta, Tensor};
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 const LEAST_BYTES: usize = 64 << 10;
 /// What making a value again may cost, as a share of the forward of the op that reads it. That op's sweep costs twice its
 /// forward, so a step is slower by a third of this at the very most.
-static SHARE: AtomicU64 = AtomicU64::new(0.28f64.to_bits());
+static SHARE: AtomicU64 = AtomicU64::new(0.30f64.to_bits());
 
 /// Sets that share, for measuring what it costs and saves; at zero everything is kept. Returns the one before.
 pub fn set_share(share: f64) -> f64 {
@@ -54,6 +55,26 @@ pub fn spared(op: &dyn Op, x: &[&Var], y: &[Tensor], saves: Mask, needs: Mask) -
         }
     }
     spared
+}
+
+/// A value that is kept for the vjp of another op: where its own maker can read it too, that keeps nothing beside it.
+pub fn share(v: &Var) {
+    let Some(node) = v.node.as_ref().filter(|node| node.output() == 0) else { return };
+    // Kernels of a GPU read bits.
+    if v.tensor.device() != Device::Cpu {
+        return;
+    }
+    // A value that was written to in place is not what its maker made, whatever its handle says.
+    if v.tensor.meta.bytes() < LEAST_BYTES || v.tensor.storage().version() != 0 || v.tensor.offset() != 0 {
+        return;
+    }
+    let freed = store::with_mut(node.id(), |maker| {
+        let plain = maker.op.reads_first() && maker.outputs[0] == v.tensor.meta;
+        let tracked = maker.extra.as_ref().is_some_and(|extra| extra.tracked.is_some());
+        let [own] = maker.saved.as_deref_mut().filter(|_| plain && !tracked)? else { return None };
+        (!own.is_output(0)).then(|| std::mem::replace(own, Saved::output(0, &v.tensor)))
+    });
+    drop(freed);
 }
 
 /// For a cheap op that was just computed: the cost of running it again from what its node holds, and the inputs that the

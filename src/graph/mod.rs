@@ -6,6 +6,7 @@
 pub mod budget;
 mod capture;
 mod custom;
+mod follow;
 pub mod forecast;
 pub mod frugal;
 mod lean;

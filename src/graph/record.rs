@@ -82,6 +82,9 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
             saved.push(Saved::spared(i, &v.tensor));
         } else if saves.inputs & bit(i) != 0 {
             saved.push(Saved::input(i, &v.tensor));
+            if !tracking {
+                frugal::share(v);
+            }
         }
     }
     for (i, tensor) in y.iter().enumerate() {
@@ -173,7 +176,7 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
         }
         let y = apply(op, &inputs)?.swap_remove(0);
         fits(name, &y.tensor, &x.tensor)?;
-        crate::ops::pointwise::copy_into(&y.tensor, &x.tensor);
+        crate::ops::pointwise::copy_into(&y.tensor, &x.tensor)?;
         target.node = y.node;
         result = Some(y.tensor);
     } else {
@@ -183,13 +186,14 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
         let apart = others.iter().all(|o| !o.tensor.shares_storage(&x.tensor));
         let same = inferred[0].shape() == x.tensor.shape() && inferred[0].dtype == x.tensor.dtype();
         let laid = |(i, t): (usize, &&Tensor)| op.layouts(i) == Layouts::Any || t.layout().is_contiguous();
-        let taken = tensors.iter().enumerate().all(laid) && (op.takes_half() || !x.tensor.dtype().is_half());
+        let taken = tensors.iter().enumerate().all(laid)
+            && (run::takes_half(&*op, x.tensor.device()) || !x.tensor.dtype().is_half());
         if op.overwrites(&x.tensor) && apart && same && taken {
             run::into(&*op, &tensors, std::slice::from_ref(&x.tensor))?;
         } else {
             let y = run::compute(&*op, &tensors, false)?.swap_remove(0);
             fits(name, &y, &x.tensor)?;
-            crate::ops::pointwise::copy_into(&y, &x.tensor);
+            crate::ops::pointwise::copy_into(&y, &x.tensor)?;
         }
     }
     x.tensor.storage().bump();

@@ -9,6 +9,7 @@ use super::node::{Node, Saved};
 use super::region::{self, Region};
 use super::store::{self, NodeId};
 use super::{Var, session};
+use crate::device::Device;
 use crate::ops::{Mask, Op, bit};
 use crate::tensor::{Meta, Storage, Tensor};
 use parking_lot::Mutex;
@@ -100,8 +101,15 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         let mut table = TABLE.lock();
         table.leave(self.id, &self.slots);
+        let gone = |made: &Made| made.slots.is_empty() && made.storage.strong_count() == 0;
+        let unwanted = |key: &Key| table.made(*key).is_some_and(gone);
+        let vanished: SmallVec<[Key; 2]> = self.slots.iter().flatten().copied().filter(unwanted).collect();
         if table.makers.remove(&self.id).is_some() {
             COUNT.fetch_sub(1, Relaxed);
+        }
+        drop(table);
+        for key in vanished {
+            session::vanished(key);
         }
     }
 }
@@ -166,12 +174,14 @@ fn base(table: &Table, mut id: NodeId, mut output: u32) -> Option<Key> {
     Some((id, output))
 }
 
-/// Of each input, the tracked value it is or looks at.
+/// Of each input, the tracked value it is or looks at. A copy, or what was written to since, is another value: it is pinned.
 pub fn bases(x: &[&Var], needs: Mask) -> SmallVec<[Option<Key>; 4]> {
     let table = TABLE.lock();
     let base = |(i, v): (usize, &&Var)| {
         let node = v.node.as_ref().filter(|_| needs & bit(i) != 0)?;
-        base(&table, node.id(), node.output())
+        let key = base(&table, node.id(), node.output())?;
+        let is_there = |storage: Arc<Storage>| Arc::ptr_eq(&storage, v.tensor.storage());
+        table.made(key)?.alive().is_some_and(is_there).then_some(key)
     };
     x.iter().enumerate().map(base).collect()
 }
@@ -191,7 +201,8 @@ pub fn track(id: NodeId, op: &dyn Op, x: &[&Var], y: &[Tensor], bases: &[Option<
         let made = |t: &Tensor| Made {
             storage: Arc::downgrade(t.storage()),
             version: t.storage().version(),
-            bytes: t.storage().charged_bytes(),
+            // A budget is on the host's memory: what lies elsewhere is never dropped for it.
+            bytes: if t.device() == Device::Cpu { t.storage().charged_bytes() } else { 0 },
             slots: SmallVec::new(),
             hint: Hint::None,
         };
@@ -364,6 +375,11 @@ pub fn keeps(key: Key, visitor: NodeId) -> bool {
     }
     let region = |id: NodeId| table.makers.get(&id).and_then(|m| m.region.clone());
     region::encloses(&region(key.0), &region(visitor))
+}
+
+/// True when saved slots wait for the value.
+pub fn awaited(key: Key) -> bool {
+    TABLE.lock().made(key).is_some_and(|made| !made.slots.is_empty())
 }
 
 /// Drops a value if only slots hold it; returns the bytes freed.

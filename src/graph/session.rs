@@ -4,6 +4,7 @@
 //! has changed, it goes on under the online policy of `budget`, which holds the cap in any case.
 
 use super::capture::{Capture, Hints, Recorded};
+use super::follow::{self, Action, Held};
 use super::resident::{self, Hint, Key};
 use super::store::{self, NodeId};
 use crate::arena::{self, Context};
@@ -77,8 +78,8 @@ pub struct Followed {
     pub plan: Plan,
     tape: Arc<Tape>,
     gaps: Gaps,
-    /// Of each op, the values to drop before it.
-    drops: Vec<Vec<ValueId>>,
+    /// Of each op, what is done before it.
+    before: Vec<Vec<Action<ValueId>>>,
 }
 
 struct Following {
@@ -91,6 +92,13 @@ struct Following {
     begun: bool,
     /// Of each gap, how often its value was made again and not kept.
     passes: Vec<u8>,
+    held: Held,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        follow::release(&mut self.held);
+    }
 }
 
 /// Begins, or goes on, to take steps down; with a cap, steps that are known follow plans. Returns the cap of before.
@@ -133,7 +141,7 @@ pub fn current_plan() -> Option<Plan> {
 
 /// A recorded op is about to run. Errors when the step has turned out to be one for which no plan can keep the budget.
 pub fn before_forward(name: &str) -> Result<()> {
-    let drops = {
+    let actions = {
         let mut guard = SESSION.lock();
         let Some(session) = guard.as_mut() else { return Ok(()) };
         if session.swept {
@@ -142,11 +150,11 @@ pub fn before_forward(name: &str) -> Result<()> {
         if session.capture.is_none() {
             session.begin_step();
         }
-        let drops = session.position(name, true);
+        let actions = session.position(name, true);
         session.refuse()?;
-        drops
+        actions
     };
-    drop_all(&drops);
+    perform(&actions);
     Ok(())
 }
 
@@ -163,16 +171,16 @@ pub fn before_visit(id: NodeId) {
     let (name, module, backward) = store::with(id, |n| (n.op.name(), n.module.text(), n.inputs.len()));
     let reads = resident::saved_by(id);
     let cost = backward as f64 * resident::cost(id);
-    let drops = {
+    let actions = {
         let mut guard = SESSION.lock();
         let Some(session) = guard.as_mut() else { return };
-        let drops = session.position(name, false);
+        let actions = session.position(name, false);
         if let Some(capture) = &mut session.capture {
             capture.visit(name, &module, &reads, cost);
         }
-        drops
+        actions
     };
-    drop_all(&drops);
+    perform(&actions);
 }
 
 /// The user has said something of a value.
@@ -196,6 +204,15 @@ pub fn moved(key: Key, from: Option<u32>, to: Option<u32>) {
     if let (Some(capture), Some(from), Some(to)) = (SESSION.lock().as_mut().and_then(|s| s.capture.as_mut()), from, to)
     {
         capture.moved(key, from, to);
+    }
+}
+
+/// A value that was dropped is wanted by nobody any more: in a step without drops its bytes would go now.
+pub fn vanished(key: Key) {
+    if active()
+        && let Some(capture) = SESSION.lock().as_mut().and_then(|s| s.capture.as_mut())
+    {
+        capture.vanished(key);
     }
 }
 
@@ -234,15 +251,23 @@ pub fn planning() -> bool {
     active() && SESSION.lock().as_ref().is_some_and(|s| s.following.is_some())
 }
 
-fn drop_all(keys: &[Key]) {
-    if keys.is_empty() {
+/// What the plan says, done without the lock: a replay asks for the session itself.
+fn perform(actions: &[Action<Key>]) {
+    if actions.is_empty() {
         return;
     }
-    let before = arena::by_engine(true);
-    for key in keys {
-        resident::drop_value(*key);
+    let following = |work: fn(&mut Following) -> Held| SESSION.lock().as_mut()?.following.as_mut().map(work);
+    let mut held = following(|f| std::mem::take(&mut f.held)).unwrap_or_default();
+    let done = follow::perform(actions, &mut held);
+    match SESSION.lock().as_mut().and_then(|s| s.following.as_mut()) {
+        Some(following) if done.is_ok() => following.held = std::mem::take(&mut held),
+        _ => {}
     }
-    arena::by_engine(before);
+    follow::release(&mut held);
+    if done.is_err() {
+        let stopped = SESSION.lock().as_mut().and_then(|s| s.following.take());
+        drop(stopped);
+    }
 }
 
 /// What to say when the budget cannot be kept: the least one that a step like the one before can keep, and what others cost.
@@ -297,15 +322,16 @@ impl Session {
         match self.plan(this, base, cap) {
             Ok(plan) => {
                 let (passes, hints) = (vec![0; plan.gaps.len()], self.known[this].hints.clone());
-                self.following = Some(Following { plan, hints, base, at: 0, begun: false, passes });
+                self.following =
+                    Some(Following { plan, hints, base, at: 0, begun: false, passes, held: Held::default() });
             }
             Err(Refused::Certain) => self.refusing = Some(this),
             Err(Refused::Unknown) => {}
         }
     }
 
-    /// Moves on to the next op; returns what the plan drops before it.
-    fn position(&mut self, name: &str, forward: bool) -> Vec<Key> {
+    /// Moves on to the next op; returns what the plan does before it.
+    fn position(&mut self, name: &str, forward: bool) -> Vec<Action<Key>> {
         let Some(capture) = &mut self.capture else { return vec![] };
         capture.boundary();
         let Some(following) = &mut self.following else { return vec![] };
@@ -317,7 +343,11 @@ impl Session {
             self.following = None;
             return vec![];
         }
-        following.plan.drops[following.at].iter().map(|value| capture.key(*value)).collect()
+        let key = |action: &Action<ValueId>| match action {
+            Action::Drop(value) => Action::Drop(capture.key(*value)),
+            Action::Make(value) => Action::Make(capture.key(*value)),
+        };
+        following.plan.before[following.at].iter().map(key).collect()
     }
 
     /// Errors when the first op has shown that the step is the one that cannot be.
@@ -327,6 +357,10 @@ impl Session {
             return Ok(());
         }
         self.refusing = None;
+        // A budget on trial is lifted where it cannot be kept, and may be gone already.
+        if arena::on_trial() || arena::budget().is_none() {
+            return Ok(());
+        }
         let known = &self.known[this];
         if !capture.tape.ends_like(&known.tape, 0) {
             return Ok(());
@@ -396,12 +430,16 @@ impl Followed {
         let gaps = Gaps::of(tape).map_err(|_| Refused::Unknown)?;
         let sure = || if plan::bound(tape) > cap { Refused::Certain } else { Refused::Unknown };
         let plan = plan::plan(tape, cap, how).map_err(|_| sure())?;
-        let mut drops = vec![vec![]; tape.ops.len()];
+        let mut before = vec![vec![]; tape.ops.len()];
         for (gap, state) in gaps.all.iter().zip(&plan.states) {
             if *state != State::KEEP {
-                drops[gap.start as usize + 1].push(gap.value);
+                before[gap.start as usize + 1].push(Action::Drop(gap.value));
             }
         }
-        Ok(Arc::new(Followed { plan, tape: tape.clone(), gaps, drops }))
+        for step in &plan.steps {
+            let action = if step.make { Action::Make(step.value) } else { Action::Drop(step.value) };
+            before[step.before as usize].push(action);
+        }
+        Ok(Arc::new(Followed { plan, tape: tape.clone(), gaps, before }))
     }
 }

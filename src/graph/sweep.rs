@@ -9,6 +9,7 @@ use super::{forecast, frugal, replay, resident, session};
 use crate::arena::ledger::Category;
 use crate::arena::{Context, trace};
 use crate::error::{Error, Result};
+use crate::ops::transfer::Transfer;
 use crate::ops::{Back, Engine, Mask, Metas, OpRef, V, bit, run};
 use crate::shape::Layout;
 use crate::tensor::{Meta, Tensor};
@@ -332,6 +333,9 @@ fn fitted(engine: &mut Running, v: V, meta: &Meta) -> Result<V> {
         v = back.sum(v, &summed, false)?;
         v = back.reshape(v, meta.shape())?;
     }
+    if engine.tensor(v).device() != meta.device {
+        v = Back::new(engine, 0, &[], &[], &[]).apply(Transfer { to: meta.device }, &[v])?;
+    }
     if engine.tensor(v).dtype() != meta.dtype {
         v = Back::new(engine, 0, &[], &[], &[]).cast(v, meta.dtype)?;
     }
@@ -428,6 +432,10 @@ impl Engine for Running<'_> {
         let history = self.recorded && tensor.dtype().is_float() && i < self.visit.op.visible();
         let var = if history { Var::made_by(tensor, NodeRef::hold(id, i as u32)) } else { Var::constant(tensor) };
         Ok(self.push(var))
+    }
+
+    fn has_output(&self, i: usize) -> bool {
+        self.visit.saved.find(|s| s.is_output(i)).is_some()
     }
 
     fn records(&self) -> bool {

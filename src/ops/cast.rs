@@ -4,6 +4,7 @@ use super::args::{Args, text};
 use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Layouts, Mask, Metas, Op, OpRef, expect_inputs};
+use crate::device::gpu::Gpu;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::shape::Layout;
@@ -57,8 +58,16 @@ impl Op for Cast {
         true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        super::pointwise::copy_into(x[0], &y[0]);
-        Ok(())
+        super::pointwise::copy_into(x[0], &y[0])
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        super::pointwise::copy_on(gpu, x[0], &y[0])
+    }
+    fn takes_numbers(&self) -> bool {
+        true
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         // The sweep casts a gradient to its input's type.
@@ -108,8 +117,16 @@ impl Op for Contiguous {
         true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        super::pointwise::copy_into(x[0], &y[0]);
-        Ok(())
+        super::pointwise::copy_into(x[0], &y[0])
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        super::pointwise::copy_on(gpu, x[0], &y[0])
+    }
+    fn takes_numbers(&self) -> bool {
+        true
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();

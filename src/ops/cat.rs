@@ -4,6 +4,7 @@ use super::args::{Args, int, ints, signed};
 use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Layouts, Metas, Op, OpRef, output};
+use crate::device::gpu::Gpu;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::shape::{self, Dims, Layout};
@@ -92,9 +93,15 @@ impl Op for Cat {
         let strides = y[0].layout().strides();
         for (t, start) in x.iter().zip(Cat::starts(axis, x.iter().map(|t| t.shape()))) {
             let window = y[0].with_layout(Layout::strided(t.shape(), strides), start * strides[axis] as usize);
-            super::pointwise::copy_into(t, &window);
+            super::pointwise::copy_into(t, &window)?;
         }
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], _gpu: &Gpu) -> Result<()> {
+        self.cpu(x, y)
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();

@@ -1,4 +1,4 @@
-//! Cross-entropy of logits with class indices, row by row. Saves the logits and one log-sum-exp a row.
+//! Cross-entropy of logits with class indices, row by row. Saves the logits, and one log-sum-exp a row unless rows are short.
 //!
 //! Returns the loss of each row; the mean over rows, weighted and without the ignored ones, is composed in Python.
 
@@ -15,6 +15,9 @@ use crate::tensor::{Meta, Tensor};
 pub fn register(list: &mut Vec<Entry>) {
     list.push(Entry { name: "cross_entropy", build: CrossEntropy::build, samples: CrossEntropy::samples });
 }
+
+/// Rows up to this many classes: their log-sum-exp is a tenth or so of what is kept, and soon computed again.
+const SHORT: usize = 16;
 
 /// logits [n, c], targets int64 [n], class weights [c] (optional) → [n]; 0 where the target is `ignore_index`.
 #[derive(Clone, Debug)]
@@ -43,6 +46,7 @@ impl CrossEntropy {
             of(7, 37, -100, 0.1, false),
             of(6, 5, 2, 0.0, true),
             of(6, 5, 1, 0.2, true),
+            of(6, 20, 1, 0.2, true),
             of(0, 3, -100, 0.0, false),
         ]
     }
@@ -88,7 +92,7 @@ impl Op for CrossEntropy {
             )));
         }
         let mut y = output("cross_entropy", x, target, x[0].dtype)?;
-        if recording {
+        if recording && logits[1] > SHORT {
             let dtype = if x[0].dtype == DType::F64 { DType::F64 } else { DType::F32 };
             y.push(Meta::contiguous("cross_entropy", target, dtype, x[0].device)?);
         }
@@ -136,11 +140,15 @@ impl Op for CrossEntropy {
             let weight = if weighted { Some(back.input(2)?) } else { None };
             return self.recorded(back, x, target, weight, dy);
         }
-        let mut operands = vec![x, target, back.output(1)?, dy];
-        if weighted {
-            operands.push(back.input(2)?);
+        let mut operands = vec![x, target, dy];
+        let (weighted, lse) = (weighted.then_some(2), back.has_output(1));
+        if let Some(weight) = weighted {
+            operands.push(back.input(weight)?);
         }
-        let dx = back.apply(CrossEntropyBack { how: self.how }, &operands)?;
+        if lse {
+            operands.push(back.output(1)?);
+        }
+        let dx = back.apply(CrossEntropyBack { how: self.how, lse }, &operands)?;
         back.give(0, dx);
         Ok(())
     }
@@ -201,6 +209,8 @@ impl CrossEntropy {
 #[derive(Debug)]
 struct CrossEntropyBack {
     how: Entropy,
+    /// The last operand is each row's log-sum-exp.
+    lse: bool,
 }
 
 impl Op for CrossEntropyBack {
@@ -212,8 +222,10 @@ impl Op for CrossEntropyBack {
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         fn go<E: rows::Float>(op: &CrossEntropyBack, x: &[&Tensor], y: &[Tensor]) {
-            let weight = x.get(4).map(|w| w.view().slice::<E>());
-            let (target, lse, dy) = (x[1].view().slice::<i64>(), x[2].view().slice::<E>(), x[3].view().slice::<E>());
+            let (lse, x) = if op.lse { (x.last(), &x[..x.len() - 1]) } else { (None, x) };
+            let lse = lse.map(|lse| lse.view().slice::<E>());
+            let weight = x.get(3).map(|w| w.view().slice::<E>());
+            let (target, dy) = (x[1].view().slice::<i64>(), x[2].view().slice::<E>());
             rows::cross_entropy_back(x[0].view().slice::<E>(), target, weight, lse, dy, op.how, y[0].view().out::<E>());
         }
         if y[0].dtype() == DType::F64 {

@@ -3,11 +3,13 @@
 use super::args::Args;
 use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
-use super::run::workspace;
+use super::run::{relaid, workspace};
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, bit, expect_float, expect_inputs, output};
+use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::gemm::tile::Element as Number;
 use crate::device::cpu::product::Product;
+use crate::device::gpu::{Gpu, gemm};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::shape::{self, Dims, Layout};
@@ -99,6 +101,22 @@ fn product(a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<
     }
 }
 
+/// As `product`, on a GPU; sides whose batches are too scattered are copied first.
+fn product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<()> {
+    if y.numel() == 0 || gemm::product(gpu, &a.buffer(), &b.buffer(), bias.map(Tensor::buffer).as_ref(), &y.buffer())? {
+        return Ok(());
+    }
+    let outer = y.shape().len() - 2;
+    let packed = |t: &Tensor| -> Result<Tensor> {
+        let mut full = Dims::from(&y.shape()[..outer]);
+        full.extend_from_slice(&t.shape()[t.shape().len() - 2..]);
+        let spread = Layout::strided(&full, &shape::broadcast_strides(t.layout(), &full));
+        relaid(&t.with_layout(spread, t.offset()), Layout::contiguous("matmul", &full)?, Category::Workspace)
+    };
+    let (a, b) = (packed(a)?, packed(b)?);
+    gemm::product(gpu, &a.buffer(), &b.buffer(), bias.map(Tensor::buffer).as_ref(), &y.buffer()).map(|_| ())
+}
+
 /// Runs a product in scratch memory of its own.
 pub fn multiply<E: Number + Element>(product: &Product) -> Result<()> {
     let scratch = workspace::<E>(product.workspace::<E>())?;
@@ -141,6 +159,11 @@ impl Op for Matmul {
         let [a, b, whole] = matrices(x[0].shape(), x[1].shape())?;
         let out = y[0].with_layout(Layout::contiguous("matmul", &whole)?, 0);
         product(&as_shape(x[0], &a), &as_shape(x[1], &b), None, &out)
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let [a, b, whole] = matrices(x[0].shape(), x[1].shape())?;
+        let out = y[0].with_layout(Layout::contiguous("matmul", &whole)?, 0);
+        product_on(gpu, &as_shape(x[0], &a), &as_shape(x[1], &b), None, &out)
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (a_shape, b_shape) = (Dims::from(back.input_meta(0).shape()), Dims::from(back.input_meta(1).shape()));
@@ -246,6 +269,20 @@ impl Linear {
     }
 }
 
+impl Linear {
+    /// The product's sides and its result: one long matrix where the strides allow it, a batch of matrices where not.
+    fn sides(x: &[&Tensor], y: &[Tensor]) -> Result<[Tensor; 3]> {
+        let wide = Dims::from_slice(&[1, x[0].numel()]);
+        let input = if x[0].shape().len() == 1 { as_shape(x[0], &wide) } else { x[0].clone() };
+        let mut out = Dims::from(input.shape());
+        *out.last_mut().expect("bug: a 0-d input passed") = x[1].shape()[0];
+        let out = y[0].with_layout(Layout::contiguous("linear", &out)?, 0);
+        let w = x[1].layout();
+        let turned = Layout::strided(&[w.shape()[1], w.shape()[0]], &[w.strides()[1], w.strides()[0]]);
+        Ok([input, x[1].with_layout(turned, x[1].offset()), out])
+    }
+}
+
 impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"
@@ -286,15 +323,12 @@ impl Op for Linear {
         true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        // One long matrix where the strides allow it, a batch of matrices where not.
-        let wide = Dims::from_slice(&[1, x[0].numel()]);
-        let input = if x[0].shape().len() == 1 { as_shape(x[0], &wide) } else { x[0].clone() };
-        let mut out = Dims::from(input.shape());
-        *out.last_mut().expect("bug: a 0-d input passed") = x[1].shape()[0];
-        let out = y[0].with_layout(Layout::contiguous("linear", &out)?, 0);
-        let w = x[1].layout();
-        let turned = Layout::strided(&[w.shape()[1], w.shape()[0]], &[w.strides()[1], w.strides()[0]]);
-        product(&input, &x[1].with_layout(turned, x[1].offset()), x.get(2).copied(), &out)
+        let [input, weight, out] = Linear::sides(x, y)?;
+        product(&input, &weight, x.get(2).copied(), &out)
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let [input, weight, out] = Linear::sides(x, y)?;
+        product_on(gpu, &input, &weight, x.get(2).copied(), &out)
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();

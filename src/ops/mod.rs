@@ -27,9 +27,11 @@ pub mod scan;
 pub mod softmax;
 pub mod sorting;
 pub mod split;
+pub mod transfer;
 pub mod views;
 
 use crate::device::Device;
+use crate::device::gpu::{self, Gpu};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::shape::{Dims, Layout};
@@ -148,6 +150,12 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// True when the vjp can read the first output in the place of the one output that it saves, which is smaller. Where
+    /// another op keeps the first as well, that is enough.
+    fn reads_first(&self) -> bool {
+        false
+    }
+
     /// An op that makes the first output from all inputs and the saved outputs, the same bits with less work.
     fn again(&self) -> Option<OpRef> {
         None
@@ -183,6 +191,22 @@ pub trait Op: Debug + Send + Sync + 'static {
 
     /// Fills the outputs. Inputs have the layout that `layouts` asked for; outputs are fresh and laid out as inferred.
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()>;
+
+    /// As `cpu`, by kernels of a GPU that run later; all tensors are there, but for numbers where `takes_numbers`.
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let _ = (x, y, gpu);
+        Err(gpu::no_kernel(self.name()))
+    }
+
+    /// As `takes_half`, of the kernels of a GPU.
+    fn gpu_takes_half(&self) -> bool {
+        false
+    }
+
+    /// True when `gpu` takes tensors of the host that are one number (`is_number`), rather than copies of them.
+    fn takes_numbers(&self) -> bool {
+        false
+    }
 
     /// Gives each needed input its gradient, written with ops so that it can be differentiated again.
     fn vjp(&self, back: &mut Back) -> Result<()>;
@@ -228,6 +252,8 @@ pub trait Engine {
     fn constant(&mut self, tensor: Tensor) -> V;
     fn input(&mut self, i: usize) -> Result<V>;
     fn output(&mut self, i: usize) -> Result<V>;
+    /// True when output `i` is among what was saved.
+    fn has_output(&self, i: usize) -> bool;
     /// True when the ops applied are recorded (`create_graph`), so that fused backward kernels are of no use unless they
     /// have a vjp themselves.
     fn records(&self) -> bool;
@@ -267,6 +293,9 @@ impl<'a> Back<'a> {
     }
     pub fn output(&mut self, i: usize) -> Result<V> {
         self.engine.output(i)
+    }
+    pub fn has_output(&self, i: usize) -> bool {
+        self.engine.has_output(i)
     }
     pub fn input_meta(&self, i: usize) -> &'a Meta {
         &self.x[i]
@@ -394,10 +423,21 @@ pub fn expect_inputs(op: &str, x: &[&Meta], wanted: usize) -> Result<()> {
     if x.len() == wanted { Ok(()) } else { Err(error::arity(op, x.len(), &wanted.to_string())) }
 }
 
-/// All inputs on one device.
+/// True for a tensor of the host that is one number, spread or not: it may stand beside tensors of any device.
+pub fn is_number(x: &Meta) -> bool {
+    let spread = || x.layout.strides().iter().zip(x.shape()).all(|(&s, &d)| s == 0 && d != 1);
+    x.device == Device::Cpu && (x.rank() == 0 || spread())
+}
+
+/// All inputs on one device, numbers aside.
 pub fn one_device(op: &str, x: &[&Meta]) -> Result<Device> {
     let Some(first) = x.first() else { return Ok(Device::Cpu) };
-    match x.iter().find(|m| m.device != first.device) {
+    if x.iter().all(|m| m.device == first.device) {
+        return Ok(first.device);
+    }
+    let mut rest = x.iter().filter(|m| !is_number(m));
+    let Some(first) = rest.next() else { return Ok(Device::Cpu) };
+    match rest.find(|m| m.device != first.device) {
         None => Ok(first.device),
         Some(other) => Err(Error::device(format!(
             "{op}: tensors are on {} and {}; move them to one device (help: x.to(device))",

@@ -37,6 +37,7 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::cat::register(&mut list);
     super::split::register(&mut list);
     super::dropout::register(&mut list);
+    super::transfer::register(&mut list);
     list
 });
 

@@ -1,4 +1,4 @@
-//! ReLU: y = max(x, 0). Keeps one bit an element; the derivative at 0 is 0.
+//! ReLU: y = max(x, 0). Keeps one bit an element, or nothing of its own where another op keeps y; the derivative at 0 is 0.
 
 use super::args::Args;
 use super::laws::{Domain, Exact, Sample};
@@ -7,6 +7,7 @@ use super::{Back, Layouts, Mask, Metas, Op, OpRef, Saves, expect_inputs};
 use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::bits;
+use crate::device::gpu::{Gpu, relu as on_gpu};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::run::relaid;
@@ -60,6 +61,9 @@ impl Op for Relu {
     fn saves(&self, _needs: Mask) -> Saves {
         Saves::outputs(0b10)
     }
+    fn reads_first(&self) -> bool {
+        true
+    }
     fn cheap(&self) -> bool {
         true
     }
@@ -88,8 +92,13 @@ impl Op for Relu {
         }
         Ok(())
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let x = in_order(x[0], y[0].layout())?;
+        let mask = y.get(1).map(Tensor::buffer);
+        on_gpu::relu(gpu, &x.buffer(), &y[0].buffer(), mask.as_ref())
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
-        let (dy, mask) = (back.dy(), back.output(1)?);
+        let (dy, mask) = (back.dy(), back.output(usize::from(back.has_output(1)))?);
         let keep = Keep { layout: back.output_meta(0).layout.clone() };
         let dx = back.apply(keep, &[dy, mask])?;
         back.give(0, dx);
@@ -100,7 +109,8 @@ impl Op for Relu {
     }
 }
 
-/// dy where a bit is set, else 0; the bits are in the order of `layout`. Linear in dy, so it is its own derivative.
+/// dy where a bit is set, or where y is not 0; else 0. Bits and y lie in the order of `layout`. Linear in dy, so it is its
+/// own derivative.
 #[derive(Debug)]
 struct Keep {
     layout: Arc<Layout>,
@@ -117,6 +127,9 @@ impl Op for Keep {
     fn saves(&self, _needs: Mask) -> Saves {
         Saves::inputs(0b10)
     }
+    fn differentiable(&self) -> Mask {
+        1
+    }
     fn layouts(&self, _input: usize) -> Layouts {
         Layouts::Any
     }
@@ -128,12 +141,18 @@ impl Op for Keep {
         if on_paper() {
             return Ok(());
         }
-        let mask = x[1].view().slice::<u8>();
-        match dy.dtype() {
-            DType::F64 => bits::keep(dy.view().slice::<f64>(), mask, y[0].view().out::<f64>()),
-            _ => bits::keep(dy.view().slice::<f32>(), mask, y[0].view().out::<f32>()),
+        let (dy, mask, dx) = (dy.view(), x[1].view(), y[0].view());
+        match x[1].dtype() {
+            DType::U8 if x[0].dtype() == DType::F64 => bits::keep(dy.slice::<f64>(), mask.slice(), dx.out()),
+            DType::U8 => bits::keep(dy.slice::<f32>(), mask.slice(), dx.out()),
+            DType::F64 => bits::keep_positive(dy.slice::<f64>(), mask.slice(), dx.out()),
+            _ => bits::keep_positive(dy.slice::<f32>(), mask.slice(), dx.out()),
         }
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let dy = in_order(x[0], &self.layout)?;
+        on_gpu::keep(gpu, &dy.buffer(), &x[1].buffer(), &y[0].buffer())
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (ddx, mask) = (back.dy(), back.input(1)?);

@@ -3,7 +3,7 @@
 use super::{Layouts, Op, registry};
 use crate::arena;
 use crate::arena::ledger::Category;
-use crate::device::Device;
+use crate::device::{Device, gpu};
 use crate::dtype::{DType, Element};
 use crate::error::{self, Error, Result};
 use crate::shape::Layout;
@@ -25,15 +25,28 @@ pub fn compute(op: &dyn Op, x: &[&Tensor], recording: bool) -> Result<Outputs> {
     }
     let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
     let inferred = op.infer(&metas, recording)?;
-    if !op.takes_half() && (x.iter().any(|t| t.dtype().is_half()) || inferred.iter().any(|m| m.dtype.is_half())) {
+    let device = inferred.first().map_or(Device::Cpu, |m| m.device);
+    if !takes_half(op, device) && (x.iter().any(|t| t.dtype().is_half()) || inferred.iter().any(|m| m.dtype.is_half()))
+    {
         return through_f32(op, x, &inferred, recording);
     }
     launch(op, x, inferred)
 }
 
+/// True when the kernels of the device read and write 16-bit floats themselves.
+pub fn takes_half(op: &dyn Op, device: Device) -> bool {
+    match device {
+        Device::Cpu => op.takes_half(),
+        Device::Gpu(_) => op.gpu_takes_half(),
+    }
+}
+
 fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
     let mut y = Outputs::new();
     for meta in metas {
+        if meta.dtype == DType::F64 && meta.device != Device::Cpu {
+            return Err(gpu::no_float64(op.name()));
+        }
         y.push(Tensor::empty(meta, Category::Temporary)?);
     }
     if (0..x.len()).all(|i| fits(op.layouts(i), &x[i].meta)) {
@@ -69,7 +82,25 @@ fn on_device(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
     }
     match y.first().map_or(Device::Cpu, |t| t.meta.device) {
         Device::Cpu => op.cpu(x, y),
+        Device::Gpu(number) => on_gpu(op, x, y, number),
     }
+}
+
+/// Numbers of the host go along as they are, or as copies.
+fn on_gpu(op: &dyn Op, x: &[&Tensor], y: &[Tensor], number: u8) -> Result<()> {
+    let gpu = gpu::open(number)?;
+    if x.iter().all(|t| t.meta.device != Device::Cpu) || op.takes_numbers() {
+        return op.gpu(x, y, gpu);
+    }
+    let mut there: SmallVec<[Tensor; 4]> = SmallVec::new();
+    for t in x {
+        there.push(match t.meta.device {
+            Device::Cpu => super::transfer::moved(t, Device::Gpu(number), Category::Workspace)?,
+            Device::Gpu(_) => (*t).clone(),
+        });
+    }
+    let references: SmallVec<[&Tensor; 4]> = there.iter().collect();
+    op.gpu(&references, y, gpu)
 }
 
 /// True when an input will do as it is.
@@ -102,7 +133,7 @@ pub fn relaid(t: &Tensor, layout: Arc<Layout>, category: Category) -> Result<Ten
 /// A copy in another layout and element type.
 pub fn converted(t: &Tensor, meta: Meta, category: Category) -> Result<Tensor> {
     let copy = Tensor::empty(meta, category)?;
-    super::pointwise::copy_into(t, &copy);
+    super::pointwise::copy_into(t, &copy)?;
     Ok(copy)
 }
 

@@ -82,7 +82,7 @@ fn along(
         return Ok(());
     }
     kernel(&inputs, &out, columns)?;
-    super::pointwise::copy_into(&out, &target);
+    super::pointwise::copy_into(&out, &target)?;
     Ok(())
 }
 

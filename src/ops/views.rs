@@ -4,6 +4,7 @@ use super::args::{Args, ints, signed};
 use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Cost, Layouts, Metas, Op, OpRef, expect_inputs, output};
+use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
 use crate::shape::{self, Dims, Layout, Strides};
 use crate::tensor::{Meta, Tensor};
@@ -145,8 +146,17 @@ impl Op for Reshape {
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let same = y[0].with_layout(Layout::contiguous("reshape", x[0].shape())?, 0);
-        super::pointwise::copy_into(x[0], &same);
-        Ok(())
+        super::pointwise::copy_into(x[0], &same)
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let same = y[0].with_layout(Layout::contiguous("reshape", x[0].shape())?, 0);
+        super::pointwise::copy_on(gpu, x[0], &same)
+    }
+    fn takes_numbers(&self) -> bool {
+        true
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, shape) = (back.dy(), Dims::from(back.input_meta(0).shape()));
@@ -485,9 +495,18 @@ impl Op for Embed {
         true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        super::pointwise::copy_into(&Tensor::scalar(0.0, y[0].dtype())?, &y[0]);
-        super::pointwise::copy_into(x[0], &self.window.on(&y[0]));
-        Ok(())
+        super::pointwise::copy_into(&Tensor::scalar(0.0, y[0].dtype())?, &y[0])?;
+        super::pointwise::copy_into(x[0], &self.window.on(&y[0]))
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        super::pointwise::copy_on(gpu, &Tensor::scalar(0.0, y[0].dtype())?, &y[0])?;
+        super::pointwise::copy_on(gpu, x[0], &self.window.on(&y[0]))
+    }
+    fn takes_numbers(&self) -> bool {
+        true
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();

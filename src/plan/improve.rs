@@ -100,7 +100,7 @@ pub fn anneal(
         if !outcome.stopped && price(&outcome) <= bar {
             now = outcome;
             if fits(&now) && best.as_ref().is_none_or(|b| now.recompute < b.outcome.recompute) {
-                best = Some(Candidate { states: states.clone(), lean, outcome: now, method: "search" });
+                best = Some(Candidate { states: states.clone(), lean, outcome: now, steps: vec![], method: "search" });
             }
         } else {
             lean = was_lean;

@@ -3,6 +3,7 @@
 //! Reads what it writes, with any spaces and order of keys; not meant for other JSON.
 
 use super::Plan;
+use super::exact::Step;
 use super::gaps::Gaps;
 use super::search::METHODS;
 use super::simulate::State;
@@ -74,6 +75,8 @@ impl Plan {
             format!(",\"lean\":{lean},\"peak\":{peak},\"recompute\":{recompute:?},\"base\":{base:?},\"states\":[");
         out.push_str(&head);
         list(&mut out, &self.states, |out, s| write!(out, "{}", s.0));
+        out.push_str("],\"steps\":[");
+        list(&mut out, &self.steps, |out, s| write!(out, "[{},{},{}]", s.before, s.value.0, s.make));
         out.push_str("]}\n");
         out
     }
@@ -83,6 +86,7 @@ impl Plan {
         let name = json.get("method")?.text()?;
         let method = METHODS.iter().find(|m| **m == name).ok_or_else(|| bad(format!("unknown method {name:?}")))?;
         Ok(Plan {
+            steps: json.get("steps")?.list()?.iter().map(step).collect::<Result<_>>()?,
             states: json.get("states")?.list()?.iter().map(|s| Ok(State(s.number()?))).collect::<Result<_>>()?,
             lean: json.get("lean")?.bool()?,
             peak: json.get("peak")?.number()?,
@@ -91,6 +95,11 @@ impl Plan {
             method,
         })
     }
+}
+
+fn step(json: &Json) -> Result<Step> {
+    let [before, value, make] = json.list()? else { return Err(bad("a step of other than three parts".to_string())) };
+    Ok(Step { before: before.number()?, value: ValueId(value.number()?), make: make.bool()? })
 }
 
 fn event(out: &mut String, event: &Event) -> std::fmt::Result {

@@ -5,6 +5,7 @@
 
 pub mod chain;
 pub mod evict;
+pub mod exact;
 pub mod gaps;
 pub mod improve;
 pub mod json;
@@ -14,6 +15,7 @@ pub mod search;
 pub mod simulate;
 pub mod tape;
 
+pub use exact::Step;
 pub use search::{bound, ladder, least, methods, plan};
 pub use simulate::State;
 use tape::ValueId;
@@ -28,11 +30,13 @@ pub struct Search {
     pub must_drop: Vec<ValueId>,
     /// The first plan that fits, without a search for a better one.
     pub quick: bool,
+    /// Short tapes are solved to the end.
+    pub exact: bool,
 }
 
 impl Default for Search {
     fn default() -> Search {
-        Search { local_search_evaluations: 30_000, must_keep: vec![], must_drop: vec![], quick: false }
+        Search { local_search_evaluations: 30_000, must_keep: vec![], must_drop: vec![], quick: false, exact: true }
     }
 }
 
@@ -40,6 +44,8 @@ impl Default for Search {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub states: Vec<State>,
+    /// Where there are any, they say what is done instead, op by op; all states are those of keeping then.
+    pub steps: Vec<Step>,
     /// Replays hold no more than the path they are on.
     pub lean: bool,
     pub peak: u64,

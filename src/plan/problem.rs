@@ -1,5 +1,6 @@
 //! A tape made ready for planning: which gaps are free to choose, and what is known of every plan.
 
+use super::exact::Step;
 use super::simulate::{Limit, Outcome, Script, Simulator, State};
 use super::tape::{Tape, ValueId};
 use crate::error::Result;
@@ -22,6 +23,7 @@ pub struct Candidate {
     pub states: Vec<State>,
     pub lean: bool,
     pub outcome: Outcome,
+    pub steps: Vec<Step>,
     pub method: &'static str,
 }
 
@@ -59,7 +61,7 @@ impl Problem {
 
     pub fn judge(&self, sim: &mut Simulator, states: Vec<State>, lean: bool, method: &'static str) -> Candidate {
         let outcome = sim.run(&self.script, &states, lean, self.limit());
-        Candidate { states, lean, outcome, method }
+        Candidate { states, lean, outcome, steps: vec![], method }
     }
 
     /// No plan has a lower peak: what must be there in each op, nothing else.

@@ -2,6 +2,7 @@
 
 use super::chain::{articulations, checkpoints, rotor};
 use super::evict::{Cost, Evictor, Score};
+use super::exact;
 use super::improve::{Dice, Effort, anneal, put_back};
 use super::online::{self, Heuristic};
 use super::problem::{Candidate, Problem};
@@ -19,13 +20,14 @@ const ONLINE_OPS: usize = 1_000;
 const SEEDS: usize = 6;
 
 /// The names that plans give as their methods.
-pub const METHODS: [&str; 11] = [
+pub const METHODS: [&str; 12] = [
     "keep all",
     "drop all",
     "checkpoints",
     "rotor",
     "look ahead",
     "search",
+    "exact",
     "h_DTR",
     "h_local",
     "h_LRU",
@@ -111,6 +113,7 @@ impl Problem {
             base: self.script.base_cost,
             method: found.method,
             states: found.states,
+            steps: found.steps,
         }
     }
 }
@@ -175,6 +178,7 @@ fn alone(tape: &Tape, budget: u64, run: fn(&mut Planner, u64, &Candidate)) -> Op
 pub struct Planner<'a> {
     problem: &'a Problem,
     quick: bool,
+    exact: bool,
     evaluations: usize,
     pub evictor: Evictor,
     found: Vec<Candidate>,
@@ -182,8 +186,8 @@ pub struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     pub fn new(problem: &'a Problem, how: &Search) -> Planner<'a> {
-        let (quick, evaluations) = (how.quick, how.local_search_evaluations);
-        Planner { problem, quick, evaluations, evictor: Evictor::default(), found: vec![] }
+        let (quick, exact, evaluations) = (how.quick, how.exact, how.local_search_evaluations);
+        Planner { problem, quick, exact, evaluations, evictor: Evictor::default(), found: vec![] }
     }
 
     fn keep(&mut self, found: Candidate) {
@@ -196,6 +200,12 @@ impl<'a> Planner<'a> {
     pub fn known(&self, budget: u64) -> Option<&Candidate> {
         let fits = self.found.iter().filter(|c| c.outcome.peak <= budget);
         fits.min_by(|a, b| a.outcome.recompute.total_cmp(&b.outcome.recompute))
+    }
+
+    /// The cheapest that says what becomes of each gap, from which a search can begin.
+    fn improvable(&self, budget: u64) -> Option<Candidate> {
+        let fits = self.found.iter().filter(|c| c.outcome.peak <= budget && c.steps.is_empty());
+        fits.min_by(|a, b| a.outcome.recompute.total_cmp(&b.outcome.recompute)).cloned()
     }
 
     fn fit(&mut self, start: State, lean: bool, budget: u64, score: Score) -> Option<Candidate> {
@@ -212,7 +222,7 @@ impl<'a> Planner<'a> {
     ) -> Option<Candidate> {
         let limit = self.problem.limit();
         let outcome = self.evictor.fit(self.problem, &mut states, lean, budget, score, limit)?;
-        Some(Candidate { states, lean, outcome, method })
+        Some(Candidate { states, lean, outcome, steps: vec![], method })
     }
 
     /// √n, and other numbers of, checkpoints, as they are or with more dropped.
@@ -292,8 +302,12 @@ impl<'a> Planner<'a> {
         if self.known(budget).is_none() {
             self.least();
         }
-        if !self.quick {
-            self.search(budget);
+        let most = self.known(budget).map_or(f64::INFINITY, |c| c.outcome.recompute);
+        let solved = if self.exact { exact::solve(problem, budget, most) } else { None };
+        match solved {
+            Some(better) => self.found.extend(better),
+            None if !self.quick => self.search(budget),
+            None => {}
         }
         self.known(budget).cloned()
     }
@@ -305,11 +319,12 @@ impl<'a> Planner<'a> {
         let effort = Effort { evaluations: self.evaluations * more, work: WORK };
         let (mut rebuilding, effort) = (effort.part(0.4), effort.part(0.6));
         let sim = &mut self.evictor.sim;
-        let mut seeds: Vec<Candidate> = self.found.iter().filter(|c| c.outcome.peak <= budget).cloned().collect();
+        let fits = |c: &&Candidate| c.outcome.peak <= budget && c.steps.is_empty();
+        let mut seeds: Vec<Candidate> = self.found.iter().filter(fits).cloned().collect();
         seeds.sort_by(|a, b| a.outcome.recompute.total_cmp(&b.outcome.recompute));
         seeds.dedup_by(|a, b| a.outcome.recompute == b.outcome.recompute);
         if seeds.is_empty() {
-            seeds.clone_from(&self.found);
+            seeds.extend(self.found.iter().filter(|c| c.steps.is_empty()).cloned());
             seeds.sort_by_key(|c| c.outcome.peak);
         }
         seeds.truncate(SEEDS);
@@ -327,7 +342,7 @@ impl<'a> Planner<'a> {
         }
         self.rebuild(budget, &mut rebuilding);
         // The rest goes to the best of them.
-        if let Some(best) = self.known(budget).cloned() {
+        if let Some(best) = self.improvable(budget) {
             let mut part = effort.part(0.25);
             let sim = &mut self.evictor.sim;
             self.found.extend(anneal(problem, sim, &best, budget, 0.05, 99, &mut part));
@@ -336,7 +351,7 @@ impl<'a> Planner<'a> {
 
     /// Keeps all of what a plan drops in a stretch of the tape, and lets it be fitted again.
     fn rebuild(&mut self, budget: u64, effort: &mut Effort) {
-        let Some(mut best) = self.known(budget).cloned() else { return };
+        let Some(mut best) = self.improvable(budget) else { return };
         let (problem, script) = (self.problem, &self.problem.script);
         let mut dice = Dice::new(7);
         let count = problem.choices.len();
@@ -361,7 +376,7 @@ impl<'a> Planner<'a> {
             let outcome = self.evictor.fit(problem, &mut states, lean, budget, score, limit);
             effort.spend(4 * script.ops);
             if let Some(outcome) = outcome.filter(|o| o.recompute < best.outcome.recompute) {
-                best = Candidate { states, lean, outcome, method: "search" };
+                best = Candidate { states, lean, outcome, steps: vec![], method: "search" };
             }
         }
         self.keep(best);
@@ -394,6 +409,20 @@ impl<'a> Planner<'a> {
             // What none of these can do at one cap, one of them may do at a lower one.
             for (lean, score) in SCORES.iter().flat_map(|s| [(true, *s), (false, *s)]) {
                 self.lower(&[(lean, score)]);
+            }
+        }
+        // Short tapes tell how low it goes at all.
+        let lowest = |this: &Self| this.found.iter().map(|c| c.outcome.peak).min().unwrap_or(u64::MAX);
+        let (mut low, mut high) = (problem.bound(), lowest(self));
+        while self.exact && low < high {
+            let cap = low + (high - low) / 2;
+            match exact::solve(problem, cap, f64::INFINITY) {
+                Some(Some(found)) => {
+                    high = found.outcome.peak;
+                    self.found.push(found);
+                }
+                Some(None) => low = cap + 1,
+                None => break,
             }
         }
         self.found.iter().min_by_key(|c| c.outcome.peak).cloned().expect("bug: keeping all values is a plan")

@@ -17,7 +17,7 @@ LEVELS = ("plain", "avx2", "avx512")
 
 def cargo(*arguments: str, **environment: str) -> str:
     run = subprocess.run(
-        ["cargo", "test", "--quiet", "--locked", *arguments],
+        ["cargo", "test", "--quiet", "--locked", "--features", "gpu", *arguments],
         cwd=ROOT,
         env={**os.environ, "CARGO_TERM_COLOR": "never", **environment},
         stdout=subprocess.PIPE,

@@ -294,12 +294,12 @@ TABLE = [
     (
         'bs.zeros(2, device="cuda")',
         "DeviceError",
-        "zeros: there is no device 'cuda'; 'cpu' or 'auto' is needed",
+        "zeros: there is no device 'cuda'; 'cpu', 'gpu', 'gpu:1' … or 'auto' is needed",
     ),
     (
         'ones(2).to("tpu")',
         "DeviceError",
-        "to: there is no device 'tpu'; 'cpu' or 'auto' is needed",
+        "to: there is no device 'tpu'; 'cpu', 'gpu', 'gpu:1' … or 'auto' is needed",
     ),
     (
         "bs.tensor([[1, 2], [3]])",

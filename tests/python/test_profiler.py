@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import pytest
 import backsweep as bs
 import backsweep.nn.functional as F
 from backsweep import _core, nn, optim
-from backsweep.profiler import Profile, capture, compare, profile
+from backsweep.profiler import Profile, capture, groups, profile
 from backsweep.profiler.capture import Capture
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -89,6 +88,7 @@ def test_categories_sum_to_the_live_bytes_at_every_event() -> None:
             blocks[block][1] = code
         assert tables.live[i].tolist() == live
         assert sum(size for size, _ in blocks.values()) == tables.total[i]
+        assert tables.unknown[i] == 0
     assert tables.peak_bytes == stats["peak"]
     assert tables.total[-1] == stats["live"] == bs.memory.stats()["live"]
     del model
@@ -104,10 +104,10 @@ def test_the_rows_of_the_peak_sum_to_it_and_nothing_is_unknown(prof: profile) ->
         assert row["op"] and row["why"] and (row["line"] or (row["category"] == "optimizer" and row["module"]))
     assert by_category == summary["peak_by_category"]
     assert summary["unknown_bytes"] == 0
-    for by in compare.GROUPS:
-        groups = prof.peak(by)
-        assert sum(row["bytes"] for row in groups) == summary["peak_bytes"]
-        assert groups == sorted(groups, key=lambda row: -row["bytes"])
+    for by in groups.GROUPS:
+        rows = prof.peak(by)
+        assert sum(row["bytes"] for row in rows) == summary["peak_bytes"]
+        assert rows == sorted(rows, key=lambda row: -row["bytes"])
     with pytest.raises(ValueError, match="group_by 'shape'; one of module, op"):
         prof.peak("shape")
 
@@ -173,11 +173,11 @@ def test_replays_are_told_from_forwards() -> None:
     rows, work = prof.replays(), prof.summary()
     assert {row["op"] for row in rows} >= {"exp", "mul"}
     assert work["replay_seconds"] > 0 and work["recompute_share"] > 0 and work["replay_flops"] > 0
-    trace = compare_perfetto(prof)
+    trace = perfetto_events(prof)
     assert any(e["name"] == "recompute exp" and e["cat"] == "replay" for e in trace if e["ph"] == "X")
 
 
-def compare_perfetto(prof: Profile) -> list[dict[str, Any]]:
+def perfetto_events(prof: Profile) -> list[dict[str, Any]]:
     from backsweep.profiler.export import perfetto
 
     return list(perfetto(prof.tables)["traceEvents"])
@@ -185,7 +185,7 @@ def compare_perfetto(prof: Profile) -> list[dict[str, Any]]:
 
 def test_perfetto_counters_end_at_the_live_bytes(prof: profile) -> None:
     last: dict[str, int] = {}
-    for event in compare_perfetto(prof):
+    for event in perfetto_events(prof):
         if event["ph"] == "C":
             last[event["name"]] = event["args"]["bytes"]
     assert sum(last.values()) == prof.tables.total[-1]
@@ -195,9 +195,10 @@ def test_a_step_is_the_callers_when_asked() -> None:
     with profile(steps="manual") as prof:
         train(2)
         prof.step()
-        prof.attach("pareto", [{"budget_bytes": 10, "overhead": 0.5}])
+        prof.attach("run", {"learning_rate": 0.5})
     assert len(prof.steps()) == 1
-    assert prof.pareto() == prof.to_dict()["pareto"] == [{"budget_bytes": 10, "overhead": 0.5}]
+    assert prof.summary()["facts"]["run"] == {"learning_rate": 0.5}
+    assert prof.pareto() == [] and "pareto" not in prof.to_dict()
     with pytest.raises(ValueError, match="steps='auto'; 'optimizer' or 'manual'"):
         profile(steps="auto")
 
@@ -258,9 +259,9 @@ def test_every_format_is_written_and_can_be_read(prof: profile, tmp_path: Path) 
     assert json.loads(export("p.json"))["schema"] == "backsweep.profile/1"
     assert json.loads(export("p.perfetto.json"))["traceEvents"]
     assert export("p.csv").decode().splitlines()[0].startswith("bytes,category,op,module,line")
-    for name in ("p.svg", "p.treemap.svg"):
+    for name in ("p.svg", "p.treemap.svg", "p.pareto.svg"):
         assert ElementTree.fromstring(export(name)).tag.endswith("svg")
-    for name, height in (("p.png", 720), ("p.treemap.png", 840)):
+    for name, height in (("p.png", 720), ("p.treemap.png", 840), ("p.pareto.png", 720)):
         data = export(name)
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         assert (int.from_bytes(data[16:20]), int.from_bytes(data[20:24])) == (2000, height)
@@ -317,199 +318,3 @@ def test_tables_are_data_frames() -> None:
     for rows in (prof.peak(), prof.layers(), prof.saved(), prof.timeline(10), prof.steps()):
         assert rows and all(row.keys() == rows[0].keys() for row in rows)
         assert all(isinstance(value, (str, int, float, type(None))) for row in rows for value in row.values())
-
-
-# The command
-
-SCRIPT = """
-import sys
-import numpy as np
-import backsweep as bs
-from backsweep import nn, optim
-
-model = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 8))
-optimizer = optim.SGD(model.parameters(), lr=0.1)
-for step in range(int(sys.argv[1])):
-    optimizer.zero_grad()
-    model(bs.randn(16, 32)).square().sum().backward()
-    optimizer.step()
-print("trained", sys.argv[1:])
-{end}
-"""
-
-
-@pytest.fixture(scope="module")
-def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("captured")
-    (folder / "train.py").write_text(SCRIPT.format(end=""))
-    result = run("backsweep", "profile", "train.py", "2", "--html", "r.html", "--json", "--", "--out", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    summary = json.loads(result.stdout)
-    assert (summary["schema"], summary["steps"], summary["status"]) == ("backsweep.profile/1", 2, 0)
-    # What the script prints is not in the JSON's way, and what follows -- is the script's.
-    assert "trained ['2', '--out']" in result.stderr
-    assert (folder / "r.html").stat().st_size > 10_000
-    return folder
-
-
-def test_views_of_a_saved_capture(captured: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from backsweep.cli import main
-
-    file = str(captured / "train.capture")
-    for view in ("summary", "peak", "layers", "saved", "timeline", "replays", "steps", "explain", "check"):
-        assert main(["profile", view, file]) == 0
-        assert capsys.readouterr().out
-        assert main(["profile", view, file, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["schema"] == "backsweep.profile/1"
-    assert main(["profile", "diff", file, file, "--json"]) == 0
-    diff = json.loads(capsys.readouterr().out)
-    assert diff["rows"] and not any(row["change_bytes"] for row in diff["rows"])
-    assert main(["profile", "diff", file, file]) == 0
-    assert "the same holders" in capsys.readouterr().out
-    assert main(["profile", "peak", file, "--group-by", "module"]) == 0
-    assert "total" in capsys.readouterr().out
-    assert main(["profile", "timeline", file, "--out", str(captured / "t.png")]) == 0
-    assert main(["profile", "export", file, str(captured / "t.perfetto.json")]) == 0
-    assert main(["profile", "summary", str(captured / "train.py")]) == 2
-    assert "so it is no capture" in capsys.readouterr().err
-    assert main(["profile", "summary", str(captured / "none.capture")]) == 2
-
-
-def test_check_is_a_gate(captured: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from backsweep.cli import main
-
-    file = str(captured / "train.capture")
-    assert main(["profile", "check", file, "--max-peak", "1 GiB", "--max-recompute", "10%"]) == 0
-    assert main(["profile", "check", file, "--max-peak", "1 KiB", "--max-activation", "16"]) == 1
-    out = capsys.readouterr().out
-    assert "exceeds the limit of 1.0 KiB" in out and "by module" in out
-    assert main(["profile", "check", file, "--max-peak", "lots"]) == 2
-    assert "'lots' is no size" in capsys.readouterr().err
-
-
-def test_a_script_that_raises_leaves_its_capture(tmp_path: Path) -> None:
-    (tmp_path / "bad.py").write_text(SCRIPT.format(end="raise KeyError('no such thing')"))
-    result = run("backsweep", "profile", "bad.py", "1", cwd=tmp_path)
-    assert result.returncode == 1
-    assert "KeyError: 'no such thing'" in result.stderr and "runpy" not in result.stderr
-    assert "the run ended with KeyError" in result.stdout
-    assert Profile.read(tmp_path / "bad.capture").summary()["steps"] == 1
-
-
-def test_a_script_that_is_killed_leaves_what_was_written(tmp_path: Path) -> None:
-    (tmp_path / "killed.py").write_text(SCRIPT.format(end=f"import os; os.kill(os.getpid(), {int(signal.SIGTERM)})"))
-    result = run("backsweep", "profile", "killed.py", "3", cwd=tmp_path)
-    assert result.returncode != 0
-    assert len(Profile.read(tmp_path / "killed.capture").steps()) == 3
-
-
-def test_a_status_of_the_script_is_the_commands(tmp_path: Path) -> None:
-    (tmp_path / "leaves.py").write_text(SCRIPT.format(end="sys.exit(7)"))
-    assert run("backsweep", "profile", "leaves.py", "1", cwd=tmp_path).returncode == 7
-    missing = run("backsweep", "profile", "none.py", cwd=tmp_path)
-    assert missing.returncode == 2 and "there is no script 'none.py'" in missing.stderr
-
-
-# Other people's tools
-
-def test_markers_fail_a_test_that_exceeds_its_limit(tmp_path: Path) -> None:
-    (tmp_path / "test_limits.py").write_text(
-        """
-import backsweep as bs, pytest
-from backsweep import nn
-
-@pytest.mark.limit_peak_memory("1 MiB")
-@pytest.mark.limit_recompute("10%")
-def test_small():
-    bs.ones(100, 100)
-
-@pytest.mark.limit_peak_memory("20 KiB")
-def test_peak():
-    bs.ones(100, 100)
-
-@pytest.mark.limit_activation_memory("1 KiB")
-def test_kept():
-    nn.Linear(64, 64)(bs.ones(64, 64)).tanh().sum().backward()
-
-@pytest.mark.limit_recompute("lots")
-def test_nonsense():
-    pass
-
-@pytest.mark.limit_peak_memory("20 KiB")
-def test_own_failure():
-    assert len(bs.ones(100, 100)) == 7
-"""
-    )
-    # Loaded by name, whether or not the package is installed and announces its plugin.
-    command = ("pytest", "-p", "backsweep.pytest_plugin", "-q", "--strict-markers", "test_limits.py")
-    result = run(*command, cwd=tmp_path, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
-    out = result.stdout
-    assert "4 failed, 1 passed" in out, out
-    assert "peak 39.1 KiB exceeds the limit of 20.0 KiB by 19.1 KiB" in out
-    assert "exceed the limit of 1.0 KiB" in out and "vjp of tanh" in out
-    assert "'lots' is no share" in out
-    assert "assert 100 == 7" in out
-
-
-def test_gradients_under_a_budget_are_compared_bit_by_bit() -> None:
-    from backsweep.testing import assert_same_under_budget
-
-    bs.manual_seed(0)
-    model = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Dropout(0.1)) for _ in range(8)))
-    x = bs.randn(256, 32)
-    bs.memory.reset_peak()
-    live = bs.memory.stats()["live"]
-    model(x).square().sum().backward()
-    budget = live + int(0.8 * (bs.memory.stats()["peak"] - live))
-    peak = assert_same_under_budget(lambda: model(x).square().sum().backward(), model.parameters(), budget=budget)
-    assert peak <= budget
-    calls = []
-
-    def changing() -> None:
-        calls.append(0)
-        (model(x) * float(len(calls))).sum().backward()
-
-    with pytest.raises(AssertionError, match="the gradient of parameter 0 differs under a budget"):
-        assert_same_under_budget(changing, model.parameters(), ratio=1.0)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="memray runs on Linux and macOS")
-def test_memray_sees_the_same_peak(tmp_path: Path, laws: list[str]) -> None:
-    import memray
-
-    (tmp_path / "witness.py").write_text(
-        """
-import json
-import memray
-import backsweep as bs
-import backsweep.nn.functional as F
-from backsweep import nn, optim
-
-bs.manual_seed(0)
-with memray.Tracker("witness.bin"):
-    model = nn.Sequential(nn.Linear(1024, 2048), nn.GELU(), nn.Linear(2048, 1024), nn.ReLU(), nn.Linear(1024, 10))
-    optimizer = optim.AdamW(model.parameters())
-    for _ in range(3):
-        loss = F.cross_entropy(model(bs.randn(512, 1024)), bs.zeros(512, dtype=bs.int64))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-print(bs.memory.stats()["peak"])
-"""
-    )
-    environment = OUTSIDE | {"BACKSWEEP_ARENA": "system"}
-    command = [sys.executable, "witness.py"]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    ours = int(result.stdout)
-    theirs = memray.FileReader(str(tmp_path / "witness.bin")).metadata.peak_memory
-    laws.append(f"memray: peak {theirs:,} bytes, ours {ours:,} ({100 * (theirs - ours) / ours:+.2f} %)")
-    # Theirs has Python's own objects too; ours may not be more.
-    assert 0 <= theirs - ours <= 0.01 * ours
-
-
-def test_the_example_is_profiled_as_the_readme_says(tmp_path: Path) -> None:
-    result = run("backsweep", "profile", EXAMPLES / "char_gpt.py", "--steps", "3", "--html", "report.html", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "unknown 0 B" in result.stdout and "3 steps" in result.stdout
-    assert (tmp_path / "report.html").stat().st_size > 10_000

@@ -52,18 +52,33 @@ fn the_simulator_agrees_with_a_naive_one() {
 }
 
 #[test]
-fn plans_are_close_to_the_optimum_of_small_graphs() {
+fn plans_of_short_tapes_are_optimal() {
+    let (gaps, infeasible) = compare_with_the_optimum(Search::default());
+    assert!(infeasible.is_empty() && gaps[0] < 1e-9);
+}
+
+#[test]
+fn searched_plans_are_close_to_the_optimum_of_small_graphs() {
+    let (gaps, infeasible) = compare_with_the_optimum(Search { exact: false, ..Search::default() });
+    // The optimum may drop in the middle of a gap, and make values before they are wanted; gaps cannot say so. Now and then a
+    // tight budget needs it.
+    assert!(infeasible.len() * 100 <= gaps.len());
+    assert!(gaps.iter().sum::<f64>() / gaps.len() as f64 <= 0.01 && gaps[0] <= 0.15);
+}
+
+/// How far plans are above the optimum, the worst first; and where there is no plan though there is a way.
+fn compare_with_the_optimum(how: Search) -> (Vec<f64>, Vec<(usize, u64)>) {
     let mut random = Random::new(2);
     let cases = if long() { 600 } else { 60 };
     let (mut gaps, mut exact, mut infeasible, mut impossible) = (vec![], 0, vec![], 0);
     for case in 0..cases {
-        let count = if long() { 6 + random.below(9) } else { 6 + random.below(6) };
+        let count = if long() { 6 + random.below(13) } else { 6 + random.below(6) };
         let tape = tapes::training(&mut random, count);
         let (least, most) = least_and_most(&tape);
         for tenth in [1, 3, 5, 7] {
             let budget = least + (most - least) * tenth / 10;
             let optimum = optimum::least_cost(&tape, budget);
-            match (optimum, plan::plan(&tape, budget, &Search::default())) {
+            match (optimum, plan::plan(&tape, budget, &how)) {
                 (Some(optimum), Ok(plan)) => {
                     assert!(plan.peak <= budget);
                     assert!(plan.recompute >= optimum - 1e-9, "case {case}: better than the optimum");
@@ -71,7 +86,7 @@ fn plans_are_close_to_the_optimum_of_small_graphs() {
                     exact += usize::from(gap < 1e-9);
                     gaps.push((gap, case, tenth));
                 }
-                (Some(optimum), Err(no)) => infeasible.push((case, tenth, budget, no.least, optimum)),
+                (Some(_), Err(_)) => infeasible.push((case, tenth)),
                 (None, Ok(_)) => panic!("case {case}: a plan where there is none"),
                 (None, Err(_)) => impossible += 1,
             }
@@ -86,10 +101,7 @@ fn plans_are_close_to_the_optimum_of_small_graphs() {
         100.0 * gaps[0].0,
         &gaps[..6],
     );
-    // The optimum may drop in the middle of a gap, and make values before they are wanted; plans cannot. Now and then a
-    // tight budget needs it.
-    assert!(infeasible.len() * 100 <= gaps.len());
-    assert!(mean <= 0.01 && gaps[0].0 <= 0.15);
+    (gaps.into_iter().map(|g| g.0).collect(), infeasible)
 }
 
 /// Extra forwards of revolve: P(l, s) = r l − C(s + r, s + 1), r the least with C(s + r, s) ≥ l. Griewank & Walther 2000

@@ -19,6 +19,8 @@ from ..nn.module import zero_grads
 # Parameters, (name, parameter) pairs, or dicts with "params" and settings of their own.
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 Closure = Callable[[], Any]
+# Called at the end of each step, by whoever watches a training.
+after_step: list[Callable[[], None]] = []
 
 
 class Optimizer:
@@ -119,6 +121,8 @@ class Optimizer:
             _core.optimizer_end()
         self._steps += 1
         _core.trace_step(True)
+        for tell in list(after_step):
+            tell()
         if unused:
             warnings.warn(
                 f"{type(self).__name__}.step: no gradient for {', '.join(unused)}; call loss.backward() "

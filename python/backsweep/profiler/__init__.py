@@ -6,7 +6,8 @@ does the same for a script that knows nothing of it.
 
 from __future__ import annotations
 
-from .compare import SCHEMA, difference
+from .capture import SCHEMA
+from .groups import difference
 from .record import Profile, explain, profile
 
 __all__ = ["SCHEMA", "Profile", "difference", "explain", "profile"]

@@ -59,9 +59,9 @@ class Svg:
         side = f' text-anchor="{anchor}"' if anchor != "start" else ""
         self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" font-size="{size:g}"{side}>{escape(text)}</text>')
 
-    def fits(self, text: str, width: float, size: float = 11) -> bool:
-        """Whether words are no wider than that."""
-        return 0.6 * size * len(text) <= width
+    def long(self, text: str, size: float = 11) -> float:
+        """How wide words are; a guess, as the font is the reader's."""
+        return 0.6 * size * len(text)
 
     def finish(self) -> bytes:
         """The picture's file."""
@@ -111,7 +111,7 @@ class Png:
 
     def text(self, x: float, y: float, text: str, fill: str, size: float = 11, anchor: str = "start") -> None:
         """Words on a base line; a dot of the font is one or two pixels wide."""
-        text = text.replace("–", "-").replace("µ", "u").replace("…", "..").encode("ascii", "replace").decode()
+        text = _plain(text)
         dot = 2 if size >= 9 else 1
         left = x * self.SCALE - {"start": 0, "middle": 0.5, "end": 1}[anchor] * 6 * dot * len(text)
         top, color = round(y * self.SCALE) - 7 * dot, _rgb(fill)
@@ -123,9 +123,9 @@ class Png:
                     if bits >> row & 1 and first >= 0 and top + row * dot >= 0:
                         self.dots[top + row * dot : top + (row + 1) * dot, first : first + dot] = color
 
-    def fits(self, text: str, width: float, size: float = 11) -> bool:
-        """Whether words are no wider than that."""
-        return 6 * len(text) * (2 if size >= 9 else 1) / self.SCALE <= width
+    def long(self, text: str, size: float = 11) -> float:
+        """How wide words are."""
+        return 6 * len(_plain(text)) * (2 if size >= 9 else 1) / self.SCALE
 
     def finish(self) -> bytes:
         """The picture's file."""
@@ -138,6 +138,13 @@ class Png:
         head = struct.pack(">IIBBBBB", dots.shape[1], dots.shape[0], 8, 2, 0, 0, 0)
         data = zlib.compress(rows.tobytes(), 9)
         return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def _plain(text: str) -> str:
+    """Text in the characters that the font has."""
+    for own, there in (("–", "-"), ("−", "-"), ("µ", "u"), ("…", ".."), ("√", "sqrt ")):
+        text = text.replace(own, there)
+    return text.encode("ascii", "replace").decode()
 
 
 def _rgb(color: str) -> np.ndarray:

@@ -15,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import errors
+from ..memory import CATEGORIES
 
 MAGIC = b"BSWEEP01"
+# Of the tables and views as JSON; see docs/profiler.md.
+SCHEMA = "backsweep.profile/1"
 EVENT = np.dtype(
     [
         ("nanos", "<u8"),
@@ -54,32 +57,59 @@ class Capture:
 
     @classmethod
     def parse(cls, log: bytes, name: str = "the log") -> Capture:
-        """Read a log in memory."""
+        """Read a log in memory. What lies behind the first damage is left out, and `whole` is false then.
+
+        Raises: ValueError when it is no capture, or one of another version.
+        """
+        if log[:6] == MAGIC[:6] and log[:8] != MAGIC:
+            version = log[6:8].decode(errors="replace")
+            raise _other_version(name, f"log version {version}", MAGIC[6:].decode())
         if log[:8] != MAGIC:
-            found = repr(bytes(log[:8]))
+            found = f"begins with {bytes(log[:8])!r}" if log else "is empty"
             raise errors.ValueError(
-                f"profile: {name} begins with {found}, so it is no capture of this version; a file written by "
-                f"'backsweep profile SCRIPT' or profile(path) is needed"
+                f"profile: {name} {found}, so it is no capture; a file written by 'backsweep profile SCRIPT' or "
+                f"profile(path) is needed"
             )
         chunks: list[Events] = []
-        names: list[str] = []
+        names: list[str] = [""]
         facts: dict[str, Any] = {}
         at, whole = 8, True
         while at < len(log):
             kind, length = log[at : at + 1], int.from_bytes(log[at + 1 : at + 5], "little")
             body = memoryview(log)[at + 5 : at + 5 + length]
-            if at + 5 > len(log) or len(body) < length:
+            try:
+                if at + 5 > len(log) or len(body) < length:
+                    raise ValueError
+                if kind == b"E":
+                    chunks.append(np.frombuffer(body, EVENT))
+                elif kind == b"N":
+                    _read_names(bytes(body), names)
+                elif kind == b"M":
+                    facts.update(json.loads(bytes(body)))
+                else:
+                    raise ValueError
+            except ValueError:
                 whole = False
                 break
             at += 5 + length
-            if kind == b"E":
-                chunks.append(np.frombuffer(body, EVENT))
-            elif kind == b"N":
-                _read_names(bytes(body), names)
-            elif kind == b"M":
-                facts.update(json.loads(bytes(body)))
+        if (schema := facts.get("schema", SCHEMA)) != SCHEMA:
+            raise _other_version(name, f"schema {schema}", SCHEMA, facts.get("backsweep"))
         events = np.concatenate(chunks) if chunks else np.zeros(0, EVENT)
-        return cls(events, names or [""], facts, whole)
+        known = (events["kind"] >= ALLOC) & (events["kind"] <= PLACE) & (events["code"] < len(CATEGORIES))
+        # What a re-tagged block was before.
+        known &= (events["kind"] != RETAG) | (events["extra"] < len(CATEGORIES))
+        for column in ("op", "module", "line"):
+            known &= events[column] < len(names)
+        if not known.all():
+            events, whole = events[: int(np.argmin(known))], False
+        return cls(events, names, facts, whole)
+
+
+def _other_version(name: str, found: str, wanted: str, writer: str | None = None) -> errors.ValueError:
+    by = f"backsweep {writer}, which wrote it" if writer else "the backsweep that wrote it"
+    return errors.ValueError(
+        f"profile: {name} has {found}, and this version reads {wanted}; take the capture again, or read it with {by}"
+    )
 
 
 def _read_names(body: bytes, names: list[str]) -> None:
@@ -87,6 +117,9 @@ def _read_names(body: bytes, names: list[str]) -> None:
     while at < len(body):
         number = int.from_bytes(body[at : at + 4], "little")
         length = int.from_bytes(body[at + 4 : at + 8], "little")
+        # Names come in order; a number far ahead is damage.
+        if number > len(names) + len(body):
+            raise ValueError
         names.extend([""] * (number + 1 - len(names)))
         names[number] = body[at + 8 : at + 8 + length].decode()
         at += 8 + length

@@ -10,11 +10,12 @@ from typing import Any
 
 from .. import errors
 from ..memory import CATEGORIES
-from . import html, picture
+from . import html
 from .capture import WORK
 from .compare import Comparison
+from .drawing import drawn
 
-FORMATS = ("html", "json", "csv", "perfetto", "svg", "png", "treemap.svg", "treemap.png")
+FORMATS = ("html", "json", "csv", "perfetto", "svg", "png", "treemap.svg", "treemap.png", "pareto.svg", "pareto.png")
 
 
 def write(tables: Comparison, path: Path, format: str | None) -> Path:
@@ -24,8 +25,9 @@ def write(tables: Comparison, path: Path, format: str | None) -> Path:
     """
     name = path.name.lower()
     if format is None:
-        guesses = {".perfetto.json": "perfetto", ".treemap.svg": "treemap.svg", ".treemap.png": "treemap.png"}
-        ending = next((f for end, f in guesses.items() if name.endswith(end)), path.suffix.lower().lstrip("."))
+        double = ("perfetto.json", *(f for f in FORMATS if "." in f))
+        ending = next((end for end in double if name.endswith(f".{end}")), path.suffix.lower().lstrip("."))
+        ending = ending.removesuffix(".json")
         format = {"htm": "html"}.get(ending, ending)
     if format not in FORMATS:
         raise errors.ValueError(f"profile.export: format '{format}'; one of {', '.join(FORMATS)} is needed")
@@ -37,10 +39,9 @@ def write(tables: Comparison, path: Path, format: str | None) -> Path:
         data = table_csv(tables.peak()).encode()
     elif format == "perfetto":
         data = json.dumps(perfetto(tables), separators=(",", ":")).encode()
-    elif format.endswith("svg"):
-        data = (picture.treemap_svg if format.startswith("treemap") else picture.timeline_svg)(tables).encode()
     else:
-        data = picture.png(tables, "treemap" if format.startswith("treemap") else "timeline")
+        what, _, kind = format.rpartition(".")
+        data = drawn(tables, what or "timeline", kind)
     path.write_bytes(data)
     return path
 

@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 
 from ..memory import CATEGORIES
-from . import picture, report
+from . import curve, picture, report
 from .capture import BACKWARD, FORWARD, OPTIMIZER, REPLAY, WORK
 from .compare import Comparison
+from .drawing import drawn
 
 MOST_BINS = 1 << 17
 _MOST_ROWS = 3000
 _MOST_OPS = 20_000
+_MOST_PHASES = 30_000
+_MOST_DROPPED = 300
 
 
 def _packed(array: np.ndarray) -> str:
@@ -63,14 +66,15 @@ def data(tables: Comparison) -> dict[str, Any]:
             "seconds": _packed(tables.seconds[at].astype(np.float64)),
             # One row a category; in KiB, so that a float is exact enough.
             "live": _packed((live[:, [CATEGORIES.index(c) for c in order]].T / 1024).astype(np.float32)),
-            "phases": [[round(p["from"], 7), round(p["until"], 7), p["phase"]] for p in tables.phases],
+            "phases": _phases(tables),
             "steps": [round(s["until"], 7) for s in tables.steps()],
+            "trials": _trials(tables),
             "window": [start, end],
             "ops": ops,
             "names": tables.names if ops else [],
             "limit": tables.limit_at(tables.peak_at),
         },
-        "treemap": picture.treemap_svg(tables),
+        "treemap": drawn(tables, "treemap", "svg").decode(),
         "peak": _table(tables.peak(), block),
         "saved": _table(
             sorted(
@@ -99,10 +103,47 @@ def data(tables: Comparison) -> dict[str, Any]:
         "replays": _table(tables.replays(), ("seconds", "count", "flops", "op", "module", "line")),
         "steps": _table(
             tables.steps(),
-            ("step", "peak_bytes", "forward_seconds", "backward_seconds", "replay_seconds", "optimizer_seconds"),
+            ("step", "peak_bytes", "forward_seconds", "backward_seconds", "replay_seconds", "optimizer_seconds", "trial"),
         ),
         "explain": _explained(tables, block),
-        "pareto": tables.pareto(),
+        "pareto": _pareto(tables),
+    }
+
+
+def _phases(tables: Comparison) -> list[list[Any]]:
+    """Phases as a picture can show them: of too many, those wide enough to see."""
+    rows = tables.phases
+    if len(rows) > _MOST_PHASES:
+        least = sorted(p["until"] - p["from"] for p in rows)[-_MOST_PHASES]
+        rows = [p for p in rows if p["until"] - p["from"] >= least]
+    return [[round(p["from"], 7), round(p["until"], 7), p["phase"]] for p in rows]
+
+
+def _trials(tables: Comparison) -> list[list[Any]]:
+    """Stretches of steps on trial: from, until, and what was tried."""
+    tried = {step: rung["budget_bytes"] for rung in tables.capture.facts.get("trials", ()) for step in rung["steps"]}
+    rows: list[list[Any]] = []
+    for step in tables.steps():
+        if step["trial"]:
+            budget = tried.get(step["step"])
+            if rows and rows[-1][2] == budget:
+                rows[-1][1] = round(step["until"], 7)
+            else:
+                rows.append([round(step["from"], 7), round(step["until"], 7), budget])
+    return rows
+
+
+def _pareto(tables: Comparison) -> dict[str, Any] | None:
+    if tables.trade_off is None:
+        return None
+    names = ("module", "op", "state", "values", "bytes", "seconds")
+    dropped = [_rounded(rows[:_MOST_DROPPED], names) for rows in tables.trade_off.dropped]
+    return {
+        **tables.trade_off.to_dict(),
+        "names": names,
+        "dropped": dropped,
+        "methods": curve.METHODS,
+        "colors": curve.METHOD_COLORS,
     }
 
 
@@ -121,7 +162,8 @@ def page(tables: Comparison) -> str:
     return template.replace("/*DATA*/null", text)
 
 
-def fragment(tables: Comparison, svg: str) -> str:
+def fragment(tables: Comparison) -> str:
     """A notebook's display: the summary and the timeline."""
+    svg = drawn(tables, "timeline", "svg").decode()
     text = escape(report.summary(tables.summary()))
     return f'<div style="max-width:1000px">{svg}<pre style="line-height:1.25">{text}</pre></div>'

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +19,8 @@ def seconds(value: float | None) -> str:
     """0.0123 → 12.3 ms"""
     if value is None:
         return "–"
+    if value == 0:
+        return "0"
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if value * scale >= 1 or unit == "µs":
             return f"{value * scale:.3g} {unit}" if value * scale < 1000 else f"{value * scale:.0f} {unit}"
@@ -28,14 +33,42 @@ def flops(value: float) -> str:
     return f"{value / 1000**step:.3g} {' kMGTP'[step].strip()}FLOP"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns under their heads; the last `left` columns stand left, the others right."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+def width() -> int | None:
+    """Columns of the terminal, or what COLUMNS says; None where text goes to a file or a pipe and may be as wide as it is."""
+    if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, less: Sequence[str] = ()) -> str:
+    """Columns under their heads; the last `left` columns stand left, the others right.
+
+    In a terminal too narrow for them, the columns of the heads in `less` are left out, the first one first, and then what
+    stands left is cut short.
+    """
+    columns = [[name, *(row[i] for row in rows)] for i, name in enumerate(head)]
+    aside = [i >= len(head) - left for i in range(len(head))]
+    most = width() or sys.maxsize
+
+    def wide() -> int:
+        return sum(max(map(len, c)) + 2 for c in columns) - 2
+
+    for name in less:
+        if wide() > most and name in head:
+            at = next(i for i, column in enumerate(columns) if column[0] == name)
+            del columns[at], aside[at]
+    while wide() > most:
+        widest = max((i for i, text in enumerate(aside) if text), key=lambda i: max(map(len, columns[i])), default=None)
+        if widest is None or (longest := max(map(len, columns[widest]))) <= 8:
+            break
+        cut = max(longest - max(wide() - most, 1), 8)
+        columns[widest] = [c if len(c) <= cut else f"{c[: cut - 1]}…" for c in columns[widest]]
+    widths = [max(map(len, column)) for column in columns]
     lines = []
-    for row in [head, ["─" * w for w in widths], *rows]:
-        first_left = len(row) - left
-        cells = [cell.ljust(w) if i >= first_left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
+    cells = [list(row) for row in zip(*columns, strict=True)]
+    for row in [cells[0], ["─" * w for w in widths], *cells[1:]]:
+        shown = [c.ljust(w) if a else c.rjust(w) for c, w, a in zip(row, widths, aside, strict=True)]
+        lines.append("  ".join(shown).rstrip())
     return "\n".join(lines)
 
 
@@ -54,32 +87,53 @@ def summary(s: Row) -> str:
     lines = [f"peak {size(s['peak_bytes'])} ({s['peak_bytes']:,} bytes)"]
     if where:
         place = " ".join(filter(None, [where["op"], where["module"] and f"in {where['module']}", where["line"] and f"at {where['line']}"]))
-        lines.append(f"  in step {where['step']}, {where['phase']}: {place or 'outside any op'}")
+        lines.append(f"  in step {where['step']}{_phase(where)}: {place or 'outside any op'}")
     if s["limit_bytes"]:
         lines.append(f"  limit {size(s['limit_bytes'])}, {100 * s['peak_bytes'] / s['limit_bytes']:.1f} % of it used")
     lines += _bars(s["peak_by_category"], sum(s["peak_by_category"].values()))
     if s["peak_bytes"] > sum(s["peak_by_category"].values()):
         lines.append("  a later step, after the last event kept, rose higher than what is taken apart here")
-    lines.append(f"unknown {size(s['unknown_bytes'])}")
-    lines.append("")
-    lines.append(f"kept for backward, at most {size(s['saved_bytes'])}; alive at the end {size(s['end_bytes'])}")
-    count = max(s["steps"], 1)
-    parts = [
-        f"{name} {seconds(s[f'{name}_seconds'] / count)}" for name in ("forward", "backward", "replay", "optimizer")
-    ]
-    of = f"{s['steps']} steps, each on average" if s["steps"] else "no optimizer step; in total"
-    lines.append(f"{of}: {', '.join(parts)} ({flops(s['forward_flops'] / count)} forward)")
-    if s["replay_seconds"]:
-        lines.append(f"recomputation adds {100 * s['recompute_share']:.1f} % to the work")
-    lines += ["", "at the peak, by module"]
-    lines += [f"  {size(r['bytes']):>10}  {r['module'] or '(no module)'}" for r in s["modules"]]
+    lines += ["", f"kept for backward, at most {size(s['saved_bytes'])}; alive at the end {size(s['end_bytes'])}; unknown {size(s['unknown_bytes'])}"]
+    lines += _times(s)
+    if not s["events"] or not (s["steps"] or s["peak_bytes"]):
+        lines.append("nothing was allocated: the run used no tensors while it was captured")
+    if s["modules"]:
+        lines += ["", "at the peak, by module"]
+        lines += [f"  {size(r['bytes']):>10}  {r['module'] or '(no module)'}" for r in s["modules"]]
+    if s["budgets"]:
+        lines += ["", f"budgets for a step like the one taken down, of {size(s['budgets'][0]['of_bytes'])}"]
+        lines += [f"  {size(r['budget_bytes']):>10}  {_more(r['overhead'])} time{_measured(r)}" for r in s["budgets"]]
     if (refused := s["out_of_memory"]) is not None:
         lines += ["", out_of_memory_line(refused)]
     if not s["whole"]:
-        lines += ["", "the capture is cut short: its last events were not written"]
+        lines += ["", "the capture is cut short: the script was killed, or its last events were not written"]
     if "error" in s["facts"]:
         lines += ["", f"the run ended with {s['facts']['error'].splitlines()[0]}"]
     return "\n".join(lines)
+
+
+def _times(s: Row) -> list[str]:
+    step = s["step"] or s
+    parts = [f"{name} {seconds(step[f'{name}_seconds'])}" for name in ("forward", "backward", "replay", "optimizer")]
+    if s["step"] is None:
+        lines = ["no step of an optimizer; in total"]
+    else:
+        lines = [f"{s['steps']} step{'s' * (s['steps'] != 1)}, the usual one {seconds(step['seconds'])}"]
+    lines.append(f"  {', '.join(parts)}")
+    if s["replay_seconds"]:
+        lines.append(f"  recomputation adds {100 * s['recompute_share']:.1f} % to the work")
+    if s["trial_steps"]:
+        lines.append(f"  {s['trial_steps']} more steps were used for measuring budgets, and are not counted here")
+    return lines
+
+
+def _more(share: float | None) -> str:
+    """0.041 → +4.1 %"""
+    return "–" if share is None else f"{'+' if share >= 0 else '−'}{abs(100 * share):.1f} %"
+
+
+def _measured(row: Row) -> str:
+    return "" if row["measured_overhead"] is None else f" planned, {_more(row['measured_overhead'])} measured"
 
 
 def out_of_memory_line(refused: Row) -> str:
@@ -87,21 +141,35 @@ def out_of_memory_line(refused: Row) -> str:
     cap = f" under a limit of {size(refused['limit_bytes'])}" if refused["limit_bytes"] else ""
     place = " ".join(filter(None, [refused["module"] and f"in {refused['module']}", refused["line"] and f"at {refused['line']}"]))
     return (
-        f"out of memory in step {refused['step']}, {refused['phase']}: {refused['op'] or 'an allocation'} {place} asked for "
+        f"out of memory in step {refused['step']}{_phase(refused)}: {refused['op'] or 'an allocation'} {place} asked for "
         f"{size(refused['asked_bytes'])} with {size(refused['live_bytes'])} live{cap}"
     ).replace("  ", " ")
 
 
+def _phase(moment: Row) -> str:
+    return "" if moment["phase"] == "none" else f", {moment['phase']}"
+
+
 def blocks(rows: list[Row], most: int = 30) -> str:
-    """Rows of peak() or saved(), block by block."""
+    """Rows of peak() or saved(), block by block: a line each, or two where a terminal is narrow."""
+    columns = width()
+    if columns is not None and columns < 110:
+        lines = "\n".join(_in_two_lines(r) for r in rows[:most]).splitlines()
+        return "\n".join(c if len(c) <= columns else f"{c[: columns - 1]}…" for c in lines) + _rest(rows, most)
     cells = []
     for r in rows[:most]:
         away = "–" if r.get("ops_away") is None else str(r["ops_away"])
         again = "–" if r["recompute_seconds"] is None else seconds(r["recompute_seconds"])
         what = f"{r['category']} of {r['op'] or '-'}"
         cells.append([size(r["bytes"]), again, away, what, r["module"] or "–", r["line"] or "–", r["why"]])
-    text = table(["bytes", "make again", "ops away", "what", "module", "line", "why alive"], cells, left=4)
-    return text + _rest(rows, most)
+    return table(["bytes", "make again", "ops away", "what", "module", "line", "why alive"], cells, left=4) + _rest(rows, most)
+
+
+def _in_two_lines(r: Row) -> str:
+    place = "".join([f" in {r['module']}" * bool(r["module"]), f" at {r['line']}" * bool(r["line"])])
+    away = f", {r['ops_away']} ops away" if r.get("ops_away") is not None else ""
+    again = f"; {seconds(r['recompute_seconds'])} to make again" if r["recompute_seconds"] is not None else ""
+    return f"{size(r['bytes']):>10}  {r['category']} of {r['op'] or '-'}{place}\n            {r['why']}{away}{again}"
 
 
 def groups(rows: list[Row], most: int = 30) -> str:
@@ -118,7 +186,7 @@ def groups(rows: list[Row], most: int = 30) -> str:
         ]
         for r in rows[:most]
     ]
-    return table(["bytes", "share", "blocks", "make again", by], cells) + _rest(rows, most)
+    return table(["bytes", "share", "blocks", "make again", by], cells, less=("blocks",)) + _rest(rows, most)
 
 
 def _rest(rows: list[Row], most: int) -> str:
@@ -145,20 +213,25 @@ def layers(rows: list[Row]) -> str:
         for r in rows
     ]
     head = ["params", "grads", "optimizer", "kept", "kept incl.", "forward", "backward", "replay", "FLOPs", "module"]
-    return table(head, cells)
+    return table(head, cells, less=("FLOPs", "optimizer", "grads", "replay", "kept"))
 
 
 def timeline(rows: list[Row]) -> str:
     """Live bytes over time, a line a moment."""
-    most = max((r["live"] for r in rows), default=1)
+    if not rows:
+        return "nothing was captured"
+    most = max(r["live"] for r in rows)
+    bar = min((width() or 100) - 36, 60)
     cells = [
-        [seconds(r["seconds"]), size(r["live"]), r["phase"], "█" * round(60 * r["live"] / max(most, 1))] for r in rows
+        [seconds(r["seconds"]), size(r["live"]), r["phase"], "█" * round(bar * r["live"] / max(most, 1))] for r in rows
     ]
     return table(["time", "live", "phase", ""], cells, left=2)
 
 
 def replays(rows: list[Row]) -> str:
     """Values brought back by running their op again."""
+    if not rows:
+        return "nothing was computed twice in this run"
     cells = [
         [seconds(r["seconds"]), str(r["count"]), flops(r["flops"]), r["op"], r["module"] or "–", r["line"] or "–"] for r in rows
     ]
@@ -166,17 +239,81 @@ def replays(rows: list[Row]) -> str:
 
 
 def steps(rows: list[Row]) -> str:
-    """One line a step."""
+    """One line a step; those on trial, that the profiler set budgets, are marked."""
+    if not rows:
+        return "no step ended in this run: a step ends with an optimizer's step()"
     clocks = ("forward_seconds", "backward_seconds", "replay_seconds", "optimizer_seconds")
-    cells = [[str(r["step"]), size(r["peak_bytes"]), *(seconds(r[name]) for name in clocks)] for r in rows]
-    return table(["step", "peak", "forward", "backward", "replay", "optimizer"], cells, left=0)
+    cells = [
+        [str(r["step"]), size(r["peak_bytes"]), *(seconds(r[name]) for name in clocks), "on trial" if r["trial"] else ""]
+        for r in rows
+    ]
+    return table(["step", "peak", "forward", "backward", "replay", "optimizer", ""], cells)
 
 
-def explain(refused: Row | None) -> str:
-    """What was wanted, what was alive, and why."""
+def explain(refused: Row | None, most: int = 30) -> str:
+    """What was wanted, what was alive and why, and what can be done."""
     if refused is None:
         return "no allocation was refused in this capture"
-    return f"{out_of_memory_line(refused)}\nalive then:\n{blocks(refused['rows'])}"
+    lines = [out_of_memory_line(refused), "", "alive then", blocks(refused["rows"], most), "", "ways out"]
+    lines += [f"  {way}" for way in refused["ways_out"]]
+    lines += [f"    {size(r['budget_bytes']):>10}  {_more(r['overhead'])} time" for r in refused["budgets"]]
+    return "\n".join(lines)
+
+
+def pareto(t: Row | None) -> str:
+    """One line a budget: what it would cost, and did."""
+    if t is None:
+        return "this capture knows no step for the planner; take it with --pareto, or profile(pareto=True)"
+    head = ["budget", "peak", "planned", "measured", "√n", "DTR", "peak measured", ""]
+    cells = []
+    for i, r in enumerate(t["rows"]):
+        gone = r["measured_peak_bytes"]
+        # To the byte, where it is not what was foretold.
+        found = "–" if gone is None else "as planned" if gone == r["planned_peak_bytes"] else f"{gone - (r['planned_peak_bytes'] or 0):+} B"
+        note = "keep all" if r["keep_all"] is not None else "knee" if i == t["knee"] else "least" if i == len(t["rows"]) - 1 else ""
+        costs = [_more(r[name]) for name in ("overhead", "measured_overhead", "every_sqrt", "dtr")]
+        cells.append([size(r["budget_bytes"]), size(r["peak_bytes"]), *costs, found, note])
+    bound = f"without a budget the run rises to {size(t['run_peak_bytes'])}: what costs next to nothing to make again is not kept\n"
+    bound += f"no plan can go below {size(t['bound_bytes'])}; alive before the step {size(t['step_base_bytes'])}"
+    step = "" if t["step_seconds"] is None else f" of {seconds(t['step_seconds'])}"
+    return f"time added to a step{step}, by budget\n{table(head, cells, less=('peak', 'peak measured'))}\n{bound}"
+
+
+def forecast(f: Row) -> str:
+    """What a script will need."""
+    lines = [f"peak {size(f['peak_bytes'])} ({f['peak_bytes']:,} bytes), forecast from shapes over {f['steps']} step{'s' * (f['steps'] != 1)}"]
+    lines += _bars(f["peak_by_category"], f["peak_bytes"])
+    if f["unknown_numbers"]:
+        lines.append(f"it read {f['unknown_numbers']} unknown numbers, as NaN; a branch on one may go another way")
+    lines.append("the largest holders")
+    for r in f["largest"]:
+        place = "".join([f" in {r['module']}" * bool(r["module"]), f" at {r['line']}" * bool(r["line"])])
+        lines.append(f"  {size(r['bytes']):>10}  {r['category']} of {r['op'] or '-'}{place}")
+    if f["fits"] is not None:
+        lines.append(f"{'fits' if f['fits'] else 'does not fit'} {size(f['fits_bytes'])}")
+    if f["least_bytes"] is not None and not f["budgets"]:
+        lines.append("no budget would lower that: nothing that is alive then could be dropped")
+    if f["budgets"]:
+        lines.append(f"budgets, from the least feasible one, {size(f['least_bytes'])}, up")
+        lines += [f"  {size(r['budget_bytes']):>10}  {_more(r['overhead'])} time" for r in f["budgets"]]
+    return "\n".join(lines)
+
+
+def forecasts(name: str, rows: list[Row]) -> str:
+    """One line a value of an option."""
+    names = ("activation", "parameter", "optimizer", "gradient")
+    cells = [
+        [
+            r["value"],
+            size(r["peak_bytes"]),
+            *(size(r["peak_by_category"][c]) for c in names),
+            "–" if r["least_bytes"] is None else size(r["least_bytes"]),
+            "" if r["fits"] is None else "fits" if r["fits"] else "does not fit",
+        ]
+        for r in rows
+    ]
+    head = [name, "peak", *(f"{c}s" if c != "optimizer" else c for c in names), "least budget", ""]
+    return table(head, cells, less=("gradients", "parameters", "optimizer"))
 
 
 def difference(d: Row, most: int = 30) -> str:

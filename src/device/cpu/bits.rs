@@ -37,6 +37,18 @@ pub fn keep<E: Float>(dy: &[E], bits: &[u8], dx: &mut [E]) {
     });
 }
 
+/// dx[i] = dy[i] where y[i], a result of `relu`, is above 0 or NaN, else 0.
+pub fn keep_positive<E: Float>(dy: &[E], y: &[E], dx: &mut [E]) {
+    assert!(dx.len() == dy.len() && y.len() == dy.len(), "bug: keep on buffers of other sizes");
+    let dx = Parts::new(dx);
+    pool::run(dy.len().div_ceil(CHUNK), &|c| {
+        let range = c * CHUNK..dy.len().min((c + 1) * CHUNK);
+        // SAFETY: chunks are disjoint.
+        let dx = unsafe { dx.part(range.start, range.len()) };
+        E::dispatch(KeepPositive { dy: &dy[range.clone()], y: &y[range], dx });
+    });
+}
+
 struct Relu<'a, E> {
     x: &'a [E],
     y: &'a mut [E],
@@ -98,6 +110,35 @@ impl<E: Float> Kernel<E> for Keep<'_, E> {
                     if n == L::WIDTH { v.store(to) } else { v.store_first(to, n) }
                 }
                 at += L::WIDTH;
+            }
+        }
+    }
+}
+
+struct KeepPositive<'a, E> {
+    dy: &'a [E],
+    y: &'a [E],
+    dx: &'a mut [E],
+}
+
+impl<E: Float> Kernel<E> for KeepPositive<'_, E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = E>>(self) {
+        let zero = L::lit(0.0);
+        let keep = |dy: L, y: L| L::select(L::or(y.gt(zero), y.is_nan()), dy, zero);
+        let whole = self.dy.len() / L::WIDTH * L::WIDTH;
+        let rest = self.dy.len() - whole;
+        // SAFETY: WIDTH elements from each multiple of it below `whole` on, and `rest` from there, in all three.
+        unsafe {
+            let (dy, y, dx) = (self.dy.as_ptr(), self.y.as_ptr(), self.dx.as_mut_ptr());
+            for at in (0..whole).step_by(L::WIDTH) {
+                keep(L::load(dy.add(at)), L::load(y.add(at))).store(dx.add(at));
+            }
+            if rest > 0 {
+                let (dy, y) = (L::load_first(dy.add(whole), rest), L::load_first(y.add(whole), rest));
+                keep(dy, y).store_first(dx.add(whole), rest);
             }
         }
     }

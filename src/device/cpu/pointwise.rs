@@ -7,20 +7,12 @@ use super::convert::Compute;
 use super::pool;
 use super::simd::{Kernel, Lanes, dispatch_f32};
 use super::view::View;
+use crate::device::formula::{Formula, MOST};
 use crate::dtype::DType;
-use crate::real::{Int, Real};
+use crate::real::Int;
 use crate::shape::broadcast_strides;
 use smallvec::SmallVec;
 use std::mem::MaybeUninit;
-
-/// The most operands a formula may read: three inputs, the output and its gradient, and one to spare.
-pub const MOST: usize = 6;
-
-/// An elementwise function. Reads the first `ARITY` entries.
-pub trait Formula: 'static {
-    const ARITY: usize;
-    fn eval<R: Real>(x: [R; MOST]) -> R;
-}
 
 /// `step` 0 repeats the one element of an operand, 1 reads along.
 type Run<E> = unsafe fn(inputs: &[(*const E, usize); MOST], out: *mut E, n: usize);
@@ -36,74 +28,85 @@ pub struct Kernels {
 
 impl Kernels {
     pub const fn of<F: Formula>() -> Kernels {
-        Kernels { arity: F::ARITY, f32: run_f32::<F>, f64: run_f64::<F>, i64: run_i64::<F> }
+        let i64 = if F::INTEGERS { F::run_i64 } else { never };
+        Kernels { arity: F::ARITY, f32: F::run_f32, f64: F::run_f64, i64 }
     }
 }
 
-struct Loop<'a, F, E> {
+struct Loop<'a, E> {
     inputs: &'a [(*const E, usize); MOST],
     out: *mut E,
     n: usize,
-    formula: std::marker::PhantomData<F>,
 }
 
-impl<F: Formula, E: Copy> Kernel<E> for Loop<'_, F, E> {
+/// A loop over a formula. The formula stands first, so that the loop is compiled with the file that the formula is in.
+impl<F: Formula, E: Copy> Kernel<E> for ([F; 0], Loop<'_, E>) {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes<Elem = E>>(self) {
+        let Loop { inputs, out, n } = self.1;
         let mut x = [L::lit(0.0); MOST];
         let mut i = 0;
         // SAFETY: the caller of `Run` promised n readable elements behind each operand with step 1, one behind the
         // others, and room for n results; a splat reads the one element that is always there.
         unsafe {
-            for (lane, &(ptr, _)) in x.iter_mut().zip(self.inputs).take(F::ARITY) {
+            for (lane, &(ptr, _)) in x.iter_mut().zip(inputs).take(F::ARITY) {
                 *lane = L::splat(*ptr);
             }
-            while i + L::WIDTH <= self.n {
-                for (lane, &(ptr, step)) in x.iter_mut().zip(self.inputs).take(F::ARITY) {
+            while i + L::WIDTH <= n {
+                for (lane, &(ptr, step)) in x.iter_mut().zip(inputs).take(F::ARITY) {
                     if step != 0 {
                         *lane = L::load(ptr.add(i));
                     }
                 }
-                F::eval(x).store(self.out.add(i));
+                F::eval(x).store(out.add(i));
                 i += L::WIDTH;
             }
-            let rest = self.n - i;
+            let rest = n - i;
             if rest > 0 {
-                for (lane, &(ptr, step)) in x.iter_mut().zip(self.inputs).take(F::ARITY) {
+                for (lane, &(ptr, step)) in x.iter_mut().zip(inputs).take(F::ARITY) {
                     if step != 0 {
                         *lane = L::load_first(ptr.add(i), rest);
                     }
                 }
-                F::eval(x).store_first(self.out.add(i), rest);
+                F::eval(x).store_first(out.add(i), rest);
             }
         }
     }
 }
 
-unsafe fn run_f32<F: Formula>(inputs: &[(*const f32, usize); MOST], out: *mut f32, n: usize) {
-    if n > 0 {
-        dispatch_f32(Loop::<F, f32> { inputs, out, n, formula: std::marker::PhantomData });
-    }
-}
-
-unsafe fn run_f64<F: Formula>(inputs: &[(*const f64, usize); MOST], out: *mut f64, n: usize) {
-    if n > 0 {
-        // One level only: f64 is for checking, and each level costs as much code as all of f32's.
-        Loop::<F, f64> { inputs, out, n, formula: std::marker::PhantomData }.run::<f64>();
-    }
-}
-
-unsafe fn run_i64<F: Formula>(inputs: &[(*const i64, usize); MOST], out: *mut i64, n: usize) {
-    let mut x = [Int(0); MOST];
-    for i in 0..n {
-        for (value, &(ptr, step)) in x.iter_mut().zip(inputs).take(F::ARITY) {
-            // SAFETY: as promised by the caller; step is 0 or 1.
-            *value = Int(unsafe { *ptr.add(i * step) });
+/// The three loops of a formula.
+trait Runs: Formula {
+    unsafe fn run_f32(inputs: &[(*const f32, usize); MOST], out: *mut f32, n: usize) {
+        if n > 0 {
+            dispatch_f32(([] as [Self; 0], Loop { inputs, out, n }));
         }
-        // SAFETY: room for n results.
-        unsafe { *out.add(i) = F::eval(x).0 };
     }
+
+    unsafe fn run_f64(inputs: &[(*const f64, usize); MOST], out: *mut f64, n: usize) {
+        if n > 0 {
+            // One level only: f64 is for checking, and each level costs as much code as all of f32's.
+            ([] as [Self; 0], Loop { inputs, out, n }).run::<f64>();
+        }
+    }
+
+    unsafe fn run_i64(inputs: &[(*const i64, usize); MOST], out: *mut i64, n: usize) {
+        let mut x = [Int(0); MOST];
+        for i in 0..n {
+            for (value, &(ptr, step)) in x.iter_mut().zip(inputs).take(Self::ARITY) {
+                // SAFETY: as promised by the caller; step is 0 or 1.
+                *value = Int(unsafe { *ptr.add(i * step) });
+            }
+            // SAFETY: room for n results.
+            unsafe { *out.add(i) = Self::eval(x).0 };
+        }
+    }
+}
+
+impl<F: Formula> Runs for F {}
+
+unsafe fn never(_: &[(*const i64, usize); MOST], _: *mut i64, _: usize) {
+    panic!("bug: a formula of floats was evaluated in integers");
 }
 
 /// Elements of one operand, as the traversal sees them: a byte pointer and a stride for each coalesced axis.

@@ -37,111 +37,145 @@ fn chunks(rows: usize, columns: usize, work: impl Fn(std::ops::Range<usize>) + S
     pool::run(rows.div_ceil(step), &|c| work(c * step..((c + 1) * step).min(rows)));
 }
 
+/// `n` lanes from memory, or all; 0 in the rest.
+///
+/// # Safety
+/// `p` is valid for reads of `n` elements, or of a register.
+#[inline(always)]
+unsafe fn load<L: Lanes>(p: *const L::Elem, n: usize) -> L {
+    // SAFETY: the caller's promise.
+    unsafe { if n < L::WIDTH { L::load_first(p, n) } else { L::load(p) } }
+}
+
+/// # Safety
+/// `p` is valid for writes of `n` elements, or of a register.
+#[inline(always)]
+unsafe fn store<L: Lanes>(x: L, p: *mut L::Elem, n: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { if n < L::WIDTH { x.store_first(p, n) } else { x.store(p) } }
+}
+
+/// The first `n` lanes, or all; 0 in the rest.
+#[inline(always)]
+fn first<L: Lanes>(x: L, n: usize) -> L {
+    if n < L::WIDTH { L::select(L::bits_mask((1 << n) - 1), x, L::lit(0.0)) } else { x }
+}
+
+// Macros, because a closure over lanes is not inlined for certain, and one that is not runs without the instructions of
+// its level, 40 times slower.
+
+/// Runs `$work` for each register of a row: `$n` elements from `$i` on.
+macro_rules! registers {
+    ($lanes:ident, $len:expr, |$i:ident, $n:ident| $work:expr) => {{
+        let len = $len;
+        let mut $i = 0;
+        while $i < len {
+            let $n = len - $i;
+            $work;
+            $i += $lanes::WIDTH;
+        }
+    }};
+}
+
+/// Joins what `$term` says of each register, in `$chains` chains so that none waits for the one before.
+macro_rules! joined {
+    ($lanes:ident, $len:expr, $chains:literal, $start:expr, $join:path, |$i:ident, $n:ident| $term:expr) => {{
+        let len = $len;
+        let mut chains = [$start; $chains];
+        let mut at = 0;
+        while at < len {
+            for (u, chain) in chains.iter_mut().enumerate() {
+                let $i = at + u * $lanes::WIDTH;
+                if $i < len {
+                    let $n = len - $i;
+                    *chain = $join(*chain, $term);
+                }
+            }
+            at += $chains * $lanes::WIDTH;
+        }
+        let mut all = chains[0];
+        for u in 1..$chains {
+            all = $join(all, chains[u]);
+        }
+        all
+    }};
+}
+
+/// The sums over a row of the `$count` things that `$term` says of each register; lanes that are not there must be 0.
+macro_rules! sums {
+    ($lanes:ident, $len:expr, $count:literal in $chains:literal chains, |$i:ident, $n:ident| $term:expr) => {
+        totals(joined!($lanes, $len, $chains, [$lanes::lit(0.0); $count], add, |$i, $n| $term))
+    };
+}
+
+/// y_i = f(x_i, z_i) over a row.
+macro_rules! map {
+    ($lanes:ident, $y:expr, [$x:expr, $z:expr], |$a:ident, $b:ident| $f:expr) => {{
+        let (x, z, y) = ($x.as_ptr(), $z.as_ptr(), $y.as_mut_ptr());
+        // SAFETY: n elements are left, in all three.
+        registers!($lanes, $y.len(), |i, n| unsafe {
+            let ($a, $b): ($lanes, $lanes) = (load(x.add(i), n), load(z.add(i), n));
+            store($f, y.add(i), n);
+        });
+    }};
+}
+
+#[inline(always)]
+fn add<L: Lanes, const N: usize>(mut a: [L; N], b: [L; N]) -> [L; N] {
+    for k in 0..N {
+        a[k] = a[k] + b[k];
+    }
+    a
+}
+
+/// The sums of the lanes of each.
+#[inline(always)]
+fn totals<L: Lanes, const N: usize>(lanes: [L; N]) -> [f64; N]
+where
+    L::Elem: Float,
+{
+    let mut sums = [0.0; N];
+    for k in 0..N {
+        sums[k] = lanes[k].sum_lanes().into();
+    }
+    sums
+}
+
 /// The largest element; NaN wins.
 #[inline(always)]
 fn largest<L: Lanes>(x: &[L::Elem]) -> f64
 where
     L::Elem: Float,
 {
-    let mut best = L::lit(f64::NEG_INFINITY);
-    let whole = x.len() / L::WIDTH * L::WIDTH;
-    let mut i = 0;
-    while i < whole {
-        // SAFETY: WIDTH elements from i on.
-        best = best.max(unsafe { L::load(x.as_ptr().add(i)) });
-        i += L::WIDTH;
-    }
-    for &v in &x[whole..] {
-        best = best.max(L::splat(v));
-    }
+    let low = L::lit(f64::NEG_INFINITY);
+    let best = joined!(L, x.len(), 4, low, L::max, |i, n| {
+        // SAFETY: n elements are left.
+        let v = unsafe { load::<L>(x.as_ptr().add(i), n) };
+        if n < L::WIDTH { L::select(L::bits_mask((1 << n) - 1), v, low) } else { v }
+    });
     best.max_lanes().into()
 }
 
-/// Σ f(x_i) with f evaluated in lanes; `keep` receives the values.
+/// Σ exp(x_i - shift); `keep` receives the terms, unless it is null.
+///
+/// # Safety
+/// `keep` is null or valid for writes of as many elements as x has.
 #[inline(always)]
-fn sum_of_exp<L: Lanes>(x: &[L::Elem], shift: L, mut keep: Option<&mut [L::Elem]>) -> f64
+unsafe fn sum_of_exp<L: Lanes>(x: &[L::Elem], shift: f64, keep: *mut L::Elem) -> f64
 where
     L::Elem: Float,
 {
-    let mut total = L::lit(0.0);
-    let whole = x.len() / L::WIDTH * L::WIDTH;
-    let mut i = 0;
-    while i < whole {
-        // SAFETY: WIDTH elements from i on, in both.
-        unsafe {
-            let e = (L::load(x.as_ptr().add(i)) - shift).exp();
-            total = total + e;
-            if let Some(keep) = &mut keep {
-                e.store(keep.as_mut_ptr().add(i));
-            }
+    let shift = L::lit(shift);
+    let mut sum = L::lit(0.0);
+    // SAFETY: n elements are left, in both.
+    registers!(L, x.len(), |i, n| unsafe {
+        let e = (load::<L>(x.as_ptr().add(i), n) - shift).exp();
+        if !keep.is_null() {
+            store(e, keep.add(i), n);
         }
-        i += L::WIDTH;
-    }
-    let mut rest = 0.0;
-    let mut last = [L::Elem::from_f64(0.0); 16];
-    if whole < x.len() {
-        let n = x.len() - whole;
-        // SAFETY: n elements are left, fewer than WIDTH, which is at most 16.
-        unsafe { (L::load_first(x.as_ptr().add(whole), n) - shift).exp().store_first(last.as_mut_ptr(), n) };
-        if let Some(keep) = &mut keep {
-            keep[whole..].copy_from_slice(&last[..n]);
-        }
-        rest = last[..n].iter().map(|&v| v.into()).sum();
-    }
-    let lanes: f64 = total.sum_lanes().into();
-    lanes + rest
-}
-
-/// y_i = f(x_i, z_i) over a row.
-#[inline(always)]
-fn map<L: Lanes>(x: &[L::Elem], z: &[L::Elem], y: &mut [L::Elem], f: impl Fn(L, L) -> L)
-where
-    L::Elem: Float,
-{
-    let whole = y.len() / L::WIDTH * L::WIDTH;
-    let mut i = 0;
-    while i < whole {
-        // SAFETY: WIDTH elements from i on, in all three.
-        unsafe { f(L::load(x.as_ptr().add(i)), L::load(z.as_ptr().add(i))).store(y.as_mut_ptr().add(i)) };
-        i += L::WIDTH;
-    }
-    if whole < y.len() {
-        let n = y.len() - whole;
-        // SAFETY: n elements are left, fewer than WIDTH.
-        unsafe {
-            let (x, z) = (L::load_first(x.as_ptr().add(whole), n), L::load_first(z.as_ptr().add(whole), n));
-            f(x, z).store_first(y.as_mut_ptr().add(whole), n);
-        }
-    }
-}
-
-/// Σ f(x_i, z_i) over a row; f must give 0 at (0, 0).
-#[inline(always)]
-fn dot<L: Lanes>(x: &[L::Elem], z: &[L::Elem], f: impl Fn(L, L) -> L) -> f64
-where
-    L::Elem: Float,
-{
-    let mut total = L::lit(0.0);
-    let whole = x.len() / L::WIDTH * L::WIDTH;
-    let mut i = 0;
-    while i < whole {
-        // SAFETY: WIDTH elements from i on, in both.
-        total = total + unsafe { f(L::load(x.as_ptr().add(i)), L::load(z.as_ptr().add(i))) };
-        i += L::WIDTH;
-    }
-    let mut rest = 0.0;
-    if whole < x.len() {
-        let n = x.len() - whole;
-        let mut last = [L::Elem::from_f64(0.0); 16];
-        // SAFETY: n elements are left, fewer than WIDTH, which is at most 16.
-        unsafe {
-            let v = f(L::load_first(x.as_ptr().add(whole), n), L::load_first(z.as_ptr().add(whole), n));
-            v.store_first(last.as_mut_ptr(), n);
-        }
-        rest = last[..n].iter().map(|&v| v.into()).sum();
-    }
-    let lanes: f64 = total.sum_lanes().into();
-    lanes + rest
+        sum = sum + first(e, n);
+    });
+    sum.sum_lanes().into()
 }
 
 struct Softmax<'a, E> {
@@ -158,12 +192,17 @@ impl<E: Float> Kernel<E> for Softmax<'_, E> {
         for (x, y) in self.x.chunks(self.columns).zip(self.y.chunks_mut(self.columns)) {
             let top = largest::<L>(x);
             if self.log {
-                let lse = top + sum_of_exp::<L>(x, L::lit(top), None).ln();
-                map::<L>(x, x, y, |x, _| x - lse);
+                // SAFETY: nothing is kept.
+                let lse = top + unsafe { sum_of_exp::<L>(x, top, std::ptr::null_mut()) }.ln();
+                map!(L, y, [x, x], |a, _b| a - lse);
             } else {
-                let total = sum_of_exp::<L>(x, L::lit(top), Some(y));
-                let scale = 1.0 / total;
-                change::<L>(y, x, |y, _| y * scale);
+                // SAFETY: y is as long as x.
+                let scale = 1.0 / unsafe { sum_of_exp::<L>(x, top, y.as_mut_ptr()) };
+                // SAFETY: n elements are left.
+                registers!(L, y.len(), |i, n| unsafe {
+                    let y = y.as_mut_ptr().add(i);
+                    store(load::<L>(y, n) * scale, y, n);
+                });
             }
         }
     }
@@ -198,11 +237,15 @@ impl<E: Float> Kernel<E> for SoftmaxBack<'_, E> {
         let rows = self.y.chunks(self.columns).zip(self.dy.chunks(self.columns)).zip(self.dx.chunks_mut(self.columns));
         for ((y, dy), dx) in rows {
             if self.log {
-                let total = dot::<L>(dy, dy, |a, _| a);
-                map::<L>(y, dy, dx, |y, dy| dy - y.exp() * total);
+                // SAFETY: n elements are left.
+                let [total] = sums!(L, dy.len(), 1 in 4 chains, |i, n| unsafe { [load(dy.as_ptr().add(i), n)] });
+                map!(L, dx, [y, dy], |y, dy| dy - y.exp() * total);
             } else {
-                let total = dot::<L>(y, dy, |y, dy| y * dy);
-                map::<L>(y, dy, dx, |y, dy| y * (dy - total));
+                // SAFETY: n elements are left, in both.
+                let [total] = sums!(L, dy.len(), 1 in 4 chains, |i, n| unsafe {
+                    [load::<L>(y.as_ptr().add(i), n) * load::<L>(dy.as_ptr().add(i), n)]
+                });
+                map!(L, dx, [y, dy], |y, dy| y * (dy - total));
             }
         }
     }
@@ -239,32 +282,29 @@ impl<E: Float> Kernel<E> for Norm<'_, E> {
     fn run<L: Lanes<Elem = E>>(self) {
         let rows = self.x.chunks(self.columns).zip(self.y.chunks_mut(self.columns)).zip(self.stats.chunks_mut(2));
         for ((x, y), stats) in rows {
-            let n = self.columns as f64;
-            let mean = dot::<L>(x, x, |x, _| x) / n;
-            let variance = spread::<L>(x, mean) / n;
-            let rstd = 1.0 / (variance + self.eps).sqrt();
+            let count = self.columns as f64;
+            // SAFETY: n elements are left.
+            let [sum] = sums!(L, x.len(), 1 in 4 chains, |i, n| unsafe { [load(x.as_ptr().add(i), n)] });
+            let mean = sum / count;
+            // SAFETY: as above.
+            let [spread] = sums!(L, x.len(), 1 in 4 chains, |i, n| unsafe {
+                [first((load::<L>(x.as_ptr().add(i), n) - mean).square(), n)]
+            });
+            let rstd = 1.0 / (spread / count + self.eps).sqrt();
             (stats[0], stats[1]) = (E::from_f64(mean), E::from_f64(rstd));
-            map::<L>(x, x, y, |x, _| (x - mean) * rstd);
-            if let Some(weight) = self.weight {
-                change::<L>(y, weight, |y, w| y * w);
-            }
-            if let Some(bias) = self.bias {
-                change::<L>(y, bias, |y, b| y + b);
-            }
+            // SAFETY: n elements are left, in all.
+            registers!(L, y.len(), |i, n| unsafe {
+                let mut v = (load::<L>(x.as_ptr().add(i), n) - mean) * rstd;
+                if let Some(weight) = self.weight {
+                    v = v * load::<L>(weight.as_ptr().add(i), n);
+                }
+                if let Some(bias) = self.bias {
+                    v = v + load::<L>(bias.as_ptr().add(i), n);
+                }
+                store(v, y.as_mut_ptr().add(i), n);
+            });
         }
     }
-}
-
-/// Σ (x_i - mean)²
-#[inline(always)]
-fn spread<L: Lanes>(x: &[L::Elem], mean: f64) -> f64
-where
-    L::Elem: Float,
-{
-    let whole = x.len() / L::WIDTH * L::WIDTH;
-    let body = dot::<L>(&x[..whole], &x[..whole], |x, _| (x - mean).square());
-    let rest: f64 = x[whole..].iter().map(|&v| (v.into() - mean) * (v.into() - mean)).sum();
-    body + rest
 }
 
 /// y = (x - mean) · rstd · weight + bias along rows; `stats` receives mean and rstd of each row.
@@ -305,70 +345,37 @@ impl<E: Float> Kernel<E> for NormBack<'_, E> {
         let rows = self.x.chunks(n).zip(self.dy.chunks(n)).zip(self.dx.chunks_mut(n)).zip(self.stats.chunks(2));
         for (((x, dy), dx), stats) in rows {
             let (mean, rstd): (f64, f64) = (stats[0].into(), stats[1].into());
-            // dx holds g = dy · weight for a moment.
-            match self.weight {
-                Some(weight) => map::<L>(dy, weight, dx, |dy, w| dy * w),
-                None => dx.copy_from_slice(dy),
-            }
-            let sum = dot::<L>(dx, dx, |g, _| g) / n as f64;
-            let along = dot::<L>(dx, x, |g, x| g * (x - mean)) * rstd / n as f64;
-            change::<L>(dx, x, |g, x| (g - sum - (x - mean) * (rstd * along)) * rstd);
-            accumulate::<L>(dy, x, dweight, |dy, x| dy * ((x - mean) * rstd));
-            accumulate::<L>(dy, x, dbias, |dy, _| dy);
+            // SAFETY: n elements are left, in all.
+            let [sum, along] = sums!(L, n, 2 in 2 chains, |i, n| unsafe {
+                let apart = load::<L>(x.as_ptr().add(i), n) - mean;
+                let dy = load::<L>(dy.as_ptr().add(i), n);
+                let (dweight, dbias) = (dweight.as_mut_ptr().add(i), dbias.as_mut_ptr().add(i));
+                store(load::<L>(dweight, n) + dy * (apart * rstd), dweight, n);
+                store(load::<L>(dbias, n) + dy, dbias, n);
+                let g = weighted(dy, self.weight, i, n);
+                [g, g * apart]
+            });
+            let (sum, along) = (sum / n as f64, along * rstd / n as f64);
+            // SAFETY: as above.
+            registers!(L, n, |i, n| unsafe {
+                let apart = load::<L>(x.as_ptr().add(i), n) - mean;
+                let g = weighted(load::<L>(dy.as_ptr().add(i), n), self.weight, i, n);
+                store((g - sum - apart * (rstd * along)) * rstd, dx.as_mut_ptr().add(i), n);
+            });
         }
     }
 }
 
-/// y_i = f(y_i, z_i)
+/// dy · weight, at the register from i on.
+///
+/// # Safety
+/// n elements are left in the weight, or a register.
 #[inline(always)]
-fn change<L: Lanes>(y: &mut [L::Elem], z: &[L::Elem], f: impl Fn(L, L) -> L)
-where
-    L::Elem: Float,
-{
-    let whole = y.len() / L::WIDTH * L::WIDTH;
-    let mut i = 0;
-    while i < whole {
-        // SAFETY: WIDTH elements from i on, in both.
-        unsafe {
-            let at = y.as_mut_ptr().add(i);
-            f(L::load(at), L::load(z.as_ptr().add(i))).store(at);
-        }
-        i += L::WIDTH;
-    }
-    if whole < y.len() {
-        let n = y.len() - whole;
-        // SAFETY: n elements are left, fewer than WIDTH.
-        unsafe {
-            let at = y.as_mut_ptr().add(whole);
-            f(L::load_first(at, n), L::load_first(z.as_ptr().add(whole), n)).store_first(at, n);
-        }
-    }
-}
-
-/// y_i += f(x_i, z_i)
-#[inline(always)]
-fn accumulate<L: Lanes>(x: &[L::Elem], z: &[L::Elem], y: &mut [L::Elem], f: impl Fn(L, L) -> L)
-where
-    L::Elem: Float,
-{
-    let whole = y.len() / L::WIDTH * L::WIDTH;
-    let mut i = 0;
-    while i < whole {
-        // SAFETY: WIDTH elements from i on, in all three.
-        unsafe {
-            let at = y.as_mut_ptr().add(i);
-            (L::load(at) + f(L::load(x.as_ptr().add(i)), L::load(z.as_ptr().add(i)))).store(at);
-        }
-        i += L::WIDTH;
-    }
-    if whole < y.len() {
-        let n = y.len() - whole;
-        // SAFETY: n elements are left, fewer than WIDTH.
-        unsafe {
-            let at = y.as_mut_ptr().add(whole);
-            let more = f(L::load_first(x.as_ptr().add(whole), n), L::load_first(z.as_ptr().add(whole), n));
-            (L::load_first(at, n) + more).store_first(at, n);
-        }
+unsafe fn weighted<L: Lanes>(dy: L, weight: Option<&[L::Elem]>, i: usize, n: usize) -> L {
+    match weight {
+        // SAFETY: the caller's promise.
+        Some(weight) => dy * unsafe { load::<L>(weight.as_ptr().add(i), n) },
+        None => dy,
     }
 }
 
@@ -410,6 +417,13 @@ pub struct Entropy {
     pub smoothing: f64,
 }
 
+#[inline(always)]
+fn log_sum_exp<E: Float, L: Lanes<Elem = E>>(x: &[E]) -> f64 {
+    let top = largest::<L>(x);
+    // SAFETY: nothing is kept.
+    top + unsafe { sum_of_exp::<L>(x, top, std::ptr::null_mut()) }.ln()
+}
+
 struct EntropyRows<'a, E> {
     x: &'a [E],
     target: &'a [i64],
@@ -427,8 +441,7 @@ impl<E: Float> Kernel<E> for EntropyRows<'_, E> {
         let n = self.columns;
         let rows = self.x.chunks(n).zip(self.target).zip(self.loss.iter_mut().zip(self.lse.iter_mut()));
         for ((x, &t), (loss, lse)) in rows {
-            let top = largest::<L>(x);
-            let log_sum = top + sum_of_exp::<L>(x, L::lit(top), None).ln();
+            let log_sum = log_sum_exp::<E, L>(x);
             *lse = E::from_f64(log_sum);
             *loss = E::from_f64(if t == self.how.ignore {
                 0.0
@@ -473,7 +486,7 @@ struct EntropyBack<'a, E> {
     x: &'a [E],
     target: &'a [i64],
     weight: Option<&'a [E]>,
-    lse: &'a [E],
+    lse: Option<&'a [E]>,
     dloss: &'a [E],
     dx: &'a mut [E],
     columns: usize,
@@ -487,18 +500,19 @@ impl<E: Float> Kernel<E> for EntropyBack<'_, E> {
         let n = self.columns;
         let rows = self.x.chunks(n).zip(self.dx.chunks_mut(n)).enumerate();
         for (i, (x, dx)) in rows {
-            let (t, dy, lse) = (self.target[i], self.dloss[i].into(), self.lse[i].into());
+            let (t, dy) = (self.target[i], self.dloss[i].into());
             if t == self.how.ignore || dy == 0.0 {
                 dx.fill(E::from_f64(0.0));
                 continue;
             }
             let t = t as usize;
+            let lse: f64 = self.lse.map_or_else(|| E::from_f64(log_sum_exp::<E, L>(x)), |lse| lse[i]).into();
             let (s, of) = (self.how.smoothing, |j: usize| self.weight.map_or(1.0, |w| w[j].into()));
             let smooth = s / n as f64;
             // d/dx_j = softmax_j · (Σ of the weights in play) - (the weight of j)
             let all = if s == 0.0 { 0.0 } else { smooth * (0..n).map(of).sum::<f64>() };
             let scale = dy * ((1.0 - s) * of(t) + all);
-            map::<L>(x, x, dx, |x, _| (x - lse).exp() * scale);
+            map!(L, dx, [x, x], |a, _b| (a - lse).exp() * scale);
             if s != 0.0 {
                 dx.iter_mut().enumerate().for_each(|(j, v)| *v = E::from_f64((*v).into() - dy * smooth * of(j)));
             }
@@ -513,7 +527,7 @@ pub fn cross_entropy_back<E: Float>(
     x: &[E],
     target: &[i64],
     weight: Option<&[E]>,
-    lse: &[E],
+    lse: Option<&[E]>,
     dloss: &[E],
     how: Entropy,
     dx: &mut [E],
@@ -528,7 +542,7 @@ pub fn cross_entropy_back<E: Float>(
         let range = r.start * columns..r.end * columns;
         // SAFETY: each chunk takes rows of its own.
         let dx = unsafe { out.part(range.start, range.len()) };
-        let (target, lse, dloss) = (&target[r.clone()], &lse[r.clone()], &dloss[r]);
+        let (target, lse, dloss) = (&target[r.clone()], lse.map(|lse| &lse[r.clone()]), &dloss[r]);
         E::dispatch(EntropyBack { x: &x[range], target, weight, lse, dloss, dx, columns, how });
     });
 }

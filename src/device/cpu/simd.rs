@@ -159,41 +159,60 @@ pub trait KernelF32 {
     fn run<L: F32Lanes>(self) -> Self::Out;
 }
 
-struct AsF32<K>(K);
+/// A kernel compiled for one level, as methods of the kernel's own type: the compiler puts each with its kernel, where free
+/// functions would all land in one unit, by far the slowest to build.
+macro_rules! at_levels {
+    ($name:ident: $kernel:path, $wide:ty, $narrow:ty) => {
+        #[cfg(target_arch = "x86_64")]
+        trait $name: $kernel + Sized {
+            /// # Safety
+            /// The processor has these instructions.
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+            unsafe fn avx512(self) -> Self::Out {
+                self.run::<$wide>()
+            }
 
-impl<K: Kernel<f32>> KernelF32 for AsF32<K> {
-    type Out = K::Out;
-    #[inline(always)]
-    fn run<L: F32Lanes>(self) -> K::Out {
-        self.0.run::<L>()
-    }
+            /// # Safety
+            /// The processor has these instructions.
+            #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+            unsafe fn avx2(self) -> Self::Out {
+                self.run::<$narrow>()
+            }
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        impl<K: $kernel> $name for K {}
+    };
 }
+
+at_levels!(AtLevels: Kernel<f32>, F32x16, F32x8);
+at_levels!(AtLevelsF32: KernelF32, F32x16, F32x8);
+at_levels!(AtLevelsF64: Kernel<f64>, f64, f64);
 
 /// Runs a kernel on the widest lanes of this process.
 #[inline]
 pub fn dispatch_f32<K: Kernel<f32>>(kernel: K) -> K::Out {
-    // SAFETY: `level` found the instructions.
-    unsafe { run_f32(level(), AsF32(kernel)) }
+    match level() {
+        // SAFETY: `level` found the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { AtLevels::avx512(kernel) },
+        // SAFETY: `level` found the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { AtLevels::avx2(kernel) },
+        _ => kernel.run::<F32x1>(),
+    }
 }
 
 /// As [`dispatch_f32`], at a level that this process has.
 pub fn dispatch_f32_at<K: KernelF32>(wanted: Level, kernel: K) -> K::Out {
     assert!(wanted <= level(), "bug: {wanted:?} on a processor without it");
-    // SAFETY: `level` found the instructions.
-    unsafe { run_f32(wanted, kernel) }
-}
-
-/// # Safety
-/// The processor has the instructions of `level`.
-#[inline(always)]
-unsafe fn run_f32<K: KernelF32>(level: Level, kernel: K) -> K::Out {
-    match level {
-        // SAFETY: the caller's promise.
+    match wanted {
+        // SAFETY: `level` found the instructions.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { f32_avx512(kernel) },
-        // SAFETY: the caller's promise.
+        Level::Avx512 => unsafe { AtLevelsF32::avx512(kernel) },
+        // SAFETY: `level` found the instructions.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { f32_avx2(kernel) },
+        Level::Avx2 => unsafe { AtLevelsF32::avx2(kernel) },
         _ => kernel.run::<F32x1>(),
     }
 }
@@ -205,36 +224,12 @@ pub fn dispatch_f64<K: Kernel<f64>>(kernel: K) -> K::Out {
     match level() {
         // SAFETY: `level` found the instructions.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { f64_avx512(kernel) },
+        Level::Avx512 => unsafe { AtLevelsF64::avx512(kernel) },
         // SAFETY: `level` found the instructions.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { f64_avx2(kernel) },
+        Level::Avx2 => unsafe { AtLevelsF64::avx2(kernel) },
         _ => kernel.run::<f64>(),
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
-fn f32_avx512<K: KernelF32>(kernel: K) -> K::Out {
-    kernel.run::<F32x16>()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
-fn f32_avx2<K: KernelF32>(kernel: K) -> K::Out {
-    kernel.run::<F32x8>()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
-fn f64_avx512<K: Kernel<f64>>(kernel: K) -> K::Out {
-    kernel.run::<f64>()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
-fn f64_avx2<K: Kernel<f64>>(kernel: K) -> K::Out {
-    kernel.run::<f64>()
 }
 
 /// The arithmetic operators of a lane type, with literals on the right, from four functions of its register.

@@ -10,10 +10,10 @@ use crate::tensor::Tensor;
 /// Integers have no infinity and no fraction to answer with: what has no whole result is refused.
 pub fn check_integers(op: &str, x: &[&Tensor]) -> Result<()> {
     match op {
-        "floor_divide" | "remainder" | "fmod" if x[1].to_f64().contains(&0.0) => Err(Error::value(format!(
+        "floor_divide" | "remainder" | "fmod" if x[1].numbers()?.contains(&0.0) => Err(Error::value(format!(
             "{op}: an integer divided by 0; divisors other than 0 are needed (help: floats give inf or nan)"
         ))),
-        "pow" if x[1].to_f64().iter().any(|&e| e < 0.0) => Err(Error::value(format!(
+        "pow" if x[1].numbers()?.iter().any(|&e| e < 0.0) => Err(Error::value(format!(
             "{op}: an integer to a negative power is no integer; exponents of 0 or more are needed (help: x.float())"
         ))),
         _ => Ok(()),

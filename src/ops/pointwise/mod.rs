@@ -14,8 +14,13 @@ use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, bit, expect_inputs, one_device};
 use crate::arena::on_paper;
-use crate::device::cpu::pointwise::{Formula, Kernels, MOST, launch};
+use crate::device::Device;
+use crate::device::cpu::pointwise::{Kernels, launch};
 use crate::device::cpu::view::View;
+use crate::device::formula::{Formula, MOST};
+use crate::device::gpu::pointwise::{Source, launch as launch_on};
+use crate::device::gpu::text::Text;
+use crate::device::gpu::{self, Gpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::real::Real;
@@ -71,13 +76,17 @@ pub struct Elementwise<P, const N: usize>(PhantomData<P>);
 
 impl<P: Pointwise<N>, const N: usize> Elementwise<P, N> {
     const OP: Elementwise<P, N> = Elementwise(PhantomData);
-    const KERNELS: Kernels = Kernels::of::<Forward<P, N>>();
+    const KERNELS: Kernels = Kernels::of::<(P, Value<N>)>();
     /// One for each input that has a gradient; the other places repeat the first kernels and are never called.
     const SLOPES: [Kernels; 3] = [
-        if P::READS[0] != NEVER { Kernels::of::<Vjp<P, N, 0>>() } else { Self::KERNELS },
-        if N > 1 && P::READS[1 % N] != NEVER { Kernels::of::<Vjp<P, N, 1>>() } else { Self::KERNELS },
-        if N > 2 && P::READS[2 % N] != NEVER { Kernels::of::<Vjp<P, N, 2>>() } else { Self::KERNELS },
+        if P::READS[0] != NEVER { Kernels::of::<(P, Derivative<N, 0>)>() } else { Self::KERNELS },
+        if N > 1 && P::READS[1 % N] != NEVER { Kernels::of::<(P, Derivative<N, 1>)>() } else { Self::KERNELS },
+        if N > 2 && P::READS[2 % N] != NEVER { Kernels::of::<(P, Derivative<N, 2>)>() } else { Self::KERNELS },
     ];
+
+    const TEXT: Text = Text::of::<(P, Value<N>)>();
+    const SLOPE_TEXTS: [Text; 3] =
+        [Text::of::<(P, Derivative<N, 0>)>(), Text::of::<(P, Derivative<N, 1>)>(), Text::of::<(P, Derivative<N, 2>)>()];
 
     fn entry() -> Entry {
         fn build<P: Pointwise<N>, const N: usize>(_: &mut Args) -> Result<OpRef> {
@@ -108,10 +117,12 @@ impl<P: Pointwise<N>, const N: usize> fmt::Debug for Elementwise<P, N> {
     }
 }
 
-struct Forward<P, const N: usize>(PhantomData<P>);
+/// The value, as a formula of x…
+struct Value<const N: usize>;
 
-impl<P: Pointwise<N>, const N: usize> Formula for Forward<P, N> {
+impl<P: Pointwise<N>, const N: usize> Formula for (P, Value<N>) {
     const ARITY: usize = N;
+    const INTEGERS: bool = !matches!(P::RULE, Rule::Float);
     #[inline(always)]
     fn eval<R: Real>(x: [R; MOST]) -> R {
         P::forward(first::<R, N>(x))
@@ -119,10 +130,11 @@ impl<P: Pointwise<N>, const N: usize> Formula for Forward<P, N> {
 }
 
 /// The derivative by input I, as a formula of x…, y, dy.
-struct Vjp<P, const N: usize, const I: usize>(PhantomData<P>);
+struct Derivative<const N: usize, const I: usize>;
 
-impl<P: Pointwise<N>, const N: usize, const I: usize> Formula for Vjp<P, N, I> {
+impl<P: Pointwise<N>, const N: usize, const I: usize> Formula for (P, Derivative<N, I>) {
     const ARITY: usize = N + 2;
+    const INTEGERS: bool = false;
     #[inline(always)]
     fn eval<R: Real>(x: [R; MOST]) -> R {
         if I < N { P::vjp(first::<R, N>(x), x[N], x[N + 1])[I] } else { R::lit(0.0) }
@@ -197,6 +209,22 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
         Ok(())
     }
 
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let compute = Self::compute(x.iter().map(|t| t.dtype()));
+        if P::RULE == Rule::Arithmetic && !compute.is_float() {
+            arithmetic::check_integers(P::NAME, x)?;
+        }
+        let sources: [Source; N] = std::array::from_fn(|i| source(x[i]));
+        launch_on(gpu, P::NAME, &Self::TEXT, compute, &sources, &y[0].buffer())
+    }
+
+    fn takes_numbers(&self) -> bool {
+        true
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
+
     fn vjp(&self, back: &mut Back) -> Result<()> {
         if back.records() {
             return expr::recorded_vjp::<P, N>(back);
@@ -221,7 +249,8 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
                 operands.push(back.output(0)?);
             }
             operands.push(back.dy());
-            let slope = Slope { name: P::NAME, kernels: &Self::SLOPES[i], inputs: N, reads };
+            let (kernels, text) = (&Self::SLOPES[i], &Self::SLOPE_TEXTS[i]);
+            let slope = Slope { name: P::NAME, kernels, text, inputs: N, reads };
             let dx = back.apply(slope, &operands)?;
             back.give(i, dx);
         }
@@ -242,6 +271,7 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
 struct Slope {
     name: &'static str,
     kernels: &'static Kernels,
+    text: &'static Text,
     inputs: usize,
     reads: u8,
 }
@@ -259,7 +289,8 @@ impl Op for Slope {
 
     fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
         let dtype = x.iter().map(|m| m.dtype).filter(|d| d.is_float()).reduce(DType::promote).unwrap_or(DType::F32);
-        Ok(SmallVec::from_iter([Meta { layout: elementwise_layout(self.name, x)?, dtype, device: x[0].device }]))
+        let device = one_device(self.name, x)?;
+        Ok(SmallVec::from_iter([Meta { layout: elementwise_layout(self.name, x)?, dtype, device }]))
     }
 
     fn layouts(&self, _input: usize) -> Layouts {
@@ -279,6 +310,24 @@ impl Op for Slope {
         views.push(take(true));
         launch(self.kernels, y[0].dtype().compute(), &views, &y[0].view());
         Ok(())
+    }
+
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let mut given = x.iter();
+        let mut take =
+            |read: bool| if read { given.next().map_or(Source::Absent, |t| source(t)) } else { Source::Absent };
+        let mut sources: SmallVec<[Source; MOST]> =
+            (0..self.inputs).map(|k| take(self.reads & (1 << k) != 0)).collect();
+        sources.push(take(self.reads & Y != 0));
+        sources.push(take(true));
+        launch_on(gpu, self.name, self.text, y[0].dtype().compute(), &sources, &y[0].buffer())
+    }
+
+    fn takes_numbers(&self) -> bool {
+        true
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
 
     fn vjp(&self, _back: &mut Back) -> Result<()> {
@@ -316,19 +365,38 @@ struct Identity;
 
 impl Formula for Identity {
     const ARITY: usize = 1;
+    const INTEGERS: bool = true;
     #[inline(always)]
     fn eval<R: Real>(x: [R; MOST]) -> R {
         x[0]
     }
 }
 
-/// Copies `from`, broadcast, into every element of `to`, converting as needed.
-pub fn copy_into(from: &Tensor, to: &Tensor) {
+/// Copies `from`, broadcast, into every element of `to`, converting as needed; both are on one device, or `from` is a number.
+pub fn copy_into(from: &Tensor, to: &Tensor) -> Result<()> {
     if on_paper() {
-        return;
+        return Ok(());
+    }
+    if let Device::Gpu(number) = to.device() {
+        return copy_on(gpu::open(number)?, from, to);
     }
     const COPY: Kernels = Kernels::of::<Identity>();
     launch(&COPY, from.dtype().compute(), &[Some(from.view())], &to.view());
+    Ok(())
+}
+
+/// As `copy_into`, on a GPU.
+pub fn copy_on(gpu: &Gpu, from: &Tensor, to: &Tensor) -> Result<()> {
+    const COPY: Text = Text::of::<Identity>();
+    launch_on(gpu, "copy", &COPY, from.dtype().compute(), &[source(from)], &to.buffer())
+}
+
+/// What a kernel of a GPU reads of a tensor: a buffer, or the number that a tensor of the host is.
+fn source(t: &Tensor) -> Source<'_> {
+    match t.device() {
+        Device::Cpu => Source::Number(t.first()),
+        Device::Gpu(_) => Source::Buffer(t.buffer()),
+    }
 }
 
 /// The shapes every formula is tried on: plain, broadcast both ways, 0-d, empty, and longer than any vector.

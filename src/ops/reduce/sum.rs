@@ -1,7 +1,8 @@
 //! Sums and means. Floats are summed in blocks that a wider total takes up, so that long sums stay exact.
 
-use super::{Over, run_fold};
+use super::{Over, run_fold, sum_on};
 use crate::device::cpu::fold::Fold;
+use crate::device::gpu::Gpu;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::args::{Args, flag, signed};
@@ -78,6 +79,12 @@ impl Op for Sum {
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         run_fold(Total { scale: 1.0 }, x[0], &self.over.flags("sum", x[0].shape())?, None, &y[0])
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        sum_on(gpu, "sum", x[0], &self.over.flags("sum", x[0].shape())?, 1.0, &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
         let dx = self.over.spread(back, dy)?;
@@ -126,6 +133,13 @@ impl Op for Mean {
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let scale = 1.0 / self.over.count("mean", x[0].shape())? as f64;
         run_fold(Total { scale }, x[0], &self.over.flags("mean", x[0].shape())?, None, &y[0])
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let scale = 1.0 / self.over.count("mean", x[0].shape())? as f64;
+        sum_on(gpu, "mean", x[0], &self.over.flags("mean", x[0].shape())?, scale, &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let scale = 1.0 / self.over.count("mean", back.input_meta(0).shape())? as f64;

@@ -8,6 +8,7 @@ use super::geometry::{Chunk, Correlation, Tiling, Walk};
 use super::lanes::{self, load_some, multiply_add, store_some};
 use super::pack::{self, Panels, Which};
 use super::{Float, Shared};
+use crate::device::cpu::gemm::tile::prefetch;
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::{Kernel, Lanes};
 
@@ -19,6 +20,9 @@ const PIXELS: usize = 64;
 /// From this many elements on a packed weight is better not written to memory, if there are enough panels to share out.
 const LARGE: usize = 1 << 20;
 const OWN_JOBS: usize = 8;
+
+/// Rows of the packed weight by which it is fetched ahead: most panels are larger than the first cache.
+const AHEAD: usize = 8;
 
 /// The pixels of a tile at the most.
 const MOST: usize = 8;
@@ -330,6 +334,7 @@ impl<E: Float> Tiles<E> {
                     let mut x = self.source.add(row * self.walk.row_stride + col * self.walk.col_stride);
                     let end = x.add(self.walk.run);
                     while x < end {
+                        prefetch(w.wrapping_add(AHEAD * V * L::WIDTH));
                         let mut weights = [start[0]; V];
                         for v in 0..V {
                             weights[v] = L::load(w.add(v * L::WIDTH));

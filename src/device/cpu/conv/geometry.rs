@@ -9,8 +9,9 @@ use std::ops::Range;
 /// Packed weights are padded to this many channels, which is a multiple of every lane width.
 pub(super) const PAD: usize = 16;
 
-/// The most elements of the source that a chunk may read: about a third of a second-level cache in f32.
-const WINDOW: usize = 96 * 1024;
+/// The most elements of the source that a chunk may read: less than half of a second-level cache of 512 KiB in
+/// f32.
+const WINDOW: usize = 48 * 1024;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Axis {

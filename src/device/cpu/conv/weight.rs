@@ -14,8 +14,11 @@ use std::ops::Range;
 
 /// Jobs that are enough to share out evenly.
 const JOBS: usize = 16;
-/// Pixels of a chunk at the most; a tile's sums are loaded and stored once a chunk.
+/// Pixels of a chunk at the most.
 const PIXELS: usize = 1024;
+/// Pixels whose rows of dy are laid side by side for all tiles, to stay in the first cache: rows as far apart as they are
+/// in dy compete for a few places there. A tile's sums are loaded and stored once for them.
+const BLOCK: usize = 128;
 /// The rows of a tile at the most.
 const MOST: usize = 12;
 
@@ -40,10 +43,15 @@ fn sums(c: &Correlation) -> (usize, usize) {
     }
 }
 
+/// Elements of a block of dy, with room to begin at a cache line.
+fn block() -> usize {
+    (BLOCK + 1) * lanes::WIDEST
+}
+
 pub(super) fn workspace(s: &Conv) -> usize {
     let c = Correlation::forward(s);
     let (shared, own) = sums(&c);
-    shared + (window(&c) + own) * pool::threads()
+    shared + (window(&c) + own + block()) * pool::threads()
 }
 
 /// # Safety
@@ -54,7 +62,8 @@ pub(super) unsafe fn run<E: Float>(s: &Conv, x: *const E, dy: *const E, dweight:
     let (tiling, slices, window) = (tiling(&c), slices(&c), window(&c));
     let (shared, own) = sums(&c);
     let (sums, scratch) = workspace.split_at_mut(shared);
-    let slots = scratch.len().checked_div(window + own).unwrap_or(usize::MAX);
+    let slot_size = window + own + block();
+    let slots = scratch.len() / slot_size;
     let (sums, scratch, dweight) = (Shared(sums.as_mut_ptr()), Shared(scratch.as_mut_ptr()), Shared(dweight));
     let (x, dy) = (Shared(x.cast_mut()), Shared(dy.cast_mut()));
     let (chunks, stride) = (c.chunks(&tiling), shared / slices);
@@ -63,7 +72,7 @@ pub(super) unsafe fn run<E: Float>(s: &Conv, x: *const E, dy: *const E, dweight:
         let (slice, which) = (job % slices, which(job / slices));
         // SAFETY: a slot's scratch is used by one thread at a time; a job writes the sums of its slice and panel.
         unsafe {
-            let scratch = scratch.get().add(slot * (window + own));
+            let scratch = scratch.get().add(slot * slot_size);
             let sums =
                 if slices == 1 { scratch.add(window) } else { sums.get().add(slice * stride + panels.offset(which)) };
             E::dispatch(Job {
@@ -77,6 +86,7 @@ pub(super) unsafe fn run<E: Float>(s: &Conv, x: *const E, dy: *const E, dweight:
                 dy: dy.get(),
                 sums,
                 scratch,
+                block: scratch.add(window + own),
             });
             if slices == 1 {
                 panels.unpack(which, sums, dweight.get());
@@ -136,6 +146,7 @@ struct Job<'a, E> {
     dy: *const E,
     sums: *mut E,
     scratch: *mut E,
+    block: *mut E,
 }
 
 impl<E: Float> Kernel<E> for Job<'_, E> {
@@ -149,14 +160,10 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
             // SAFETY: `run` of this module says what the pointers are.
             unsafe {
                 let window = self.c.view(&chunk, self.group, self.x, self.scratch);
-                let tiles = self.tiles(&chunk, &window, index == first);
                 match (L::WIDTH, self.channels > L::WIDTH) {
-                    (1, _) if self.channels == 8 => tiles.run::<L, 8, true>(),
-                    (1, _) => tiles.run::<L, 8, false>(),
-                    (_, true) if self.channels == 2 * L::WIDTH => tiles.run::<L, 2, true>(),
-                    (_, true) => tiles.run::<L, 2, false>(),
-                    (_, false) if self.channels == L::WIDTH => tiles.run::<L, 1, true>(),
-                    (_, false) => tiles.run::<L, 1, false>(),
+                    (1, _) => self.chunk::<L, 8>(&chunk, &window, index == first),
+                    (_, true) => self.chunk::<L, 2>(&chunk, &window, index == first),
+                    (_, false) => self.chunk::<L, 1>(&chunk, &window, index == first),
                 }
             }
         }
@@ -164,52 +171,60 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
 }
 
 impl<E: Float> Job<'_, E> {
-    fn tiles(&self, chunk: &Chunk, window: &Window<E>, fresh: bool) -> Tiles<E> {
+    /// Adds the pixels of one chunk to the sums, or begins the sums with them.
+    #[inline(always)]
+    unsafe fn chunk<L: Lanes<Elem = E>, const V: usize>(&self, chunk: &Chunk, window: &Window<E>, mut fresh: bool) {
         let c = self.c;
         let [vertical, horizontal] = &c.axes;
         let out_channels = c.out_channels();
-        let row_stride = horizontal.out * out_channels;
-        let image_stride = vertical.out * row_stride;
-        let at = chunk.images.start * image_stride
-            + chunk.rows.start * row_stride
-            + chunk.cols.start * out_channels
-            + self.group * c.width
-            + self.channel;
-        Tiles {
-            walk: Walk::new(c, window),
-            images: chunk.images.len(),
-            rows: chunk.rows.len(),
-            cols: chunk.cols.len(),
-            x: window.data,
-            x_strides: [window.image_stride, vertical.step * window.row_stride, horizontal.step * window.pixel_stride],
-            dy: self.dy.wrapping_add(at),
-            dy_strides: [image_stride, row_stride, out_channels],
-            channels: self.channels,
-            sums: self.sums,
-            fresh,
+        let at = self.group * c.width + self.channel;
+        let block = self.block.wrapping_add(self.block.align_offset(64).min(lanes::WIDEST));
+        let (mut places, mut count) = ([0; BLOCK], 0);
+        let (images, rows, cols) = (chunk.images.len(), chunk.rows.len(), chunk.cols.len());
+        for line in 0..images * rows {
+            let (image, row) = (line / rows, line % rows);
+            let y = (chunk.images.start + image) * vertical.out + chunk.rows.start + row;
+            // SAFETY: pixels of the chunk, and at most `BLOCK` of them in the block.
+            unsafe {
+                let mut dy = self.dy.add((y * horizontal.out + chunk.cols.start) * out_channels + at);
+                let mut place = image * window.image_stride + row * vertical.step * window.row_stride;
+                for col in 0..cols {
+                    places[count] = place;
+                    for v in 0..V {
+                        let d = load_some::<L>(dy.add(v * L::WIDTH), self.channels, v * L::WIDTH);
+                        d.store(block.add((count * V + v) * L::WIDTH));
+                    }
+                    count += 1;
+                    dy = dy.add(out_channels);
+                    place += horizontal.step * window.pixel_stride;
+                    let last = line + 1 == images * rows && col + 1 == cols;
+                    if count == BLOCK || last {
+                        let places = &places[..count];
+                        Tiles { walk: Walk::new(c, window), x: window.data, places, dy: block, sums: self.sums, fresh }
+                            .run::<L, V>();
+                        (fresh, count) = (false, 0);
+                    }
+                }
+            }
         }
     }
 }
 
-/// All taps and source channels of one panel, over the pixels of one chunk. Strides are for images, rows, columns.
-struct Tiles<E> {
+/// All taps and source channels of one panel, over the pixels of a block.
+struct Tiles<'a, E> {
     walk: Walk,
-    images: usize,
-    rows: usize,
-    cols: usize,
     x: *const E,
-    x_strides: [usize; 3],
+    /// What the first tap of each pixel reads first, from x on.
+    places: &'a [usize],
     dy: *const E,
-    dy_strides: [usize; 3],
-    channels: usize,
     sums: *mut E,
     /// Whether the sums begin here.
     fresh: bool,
 }
 
-impl<E: Float> Tiles<E> {
+impl<E: Float> Tiles<'_, E> {
     #[inline(always)]
-    unsafe fn run<L: Lanes<Elem = E>, const V: usize, const FULL: bool>(&self) {
+    unsafe fn run<L: Lanes<Elem = E>, const V: usize>(&self) {
         let most = match L::WIDTH {
             16 => MOST,
             8 => 6,
@@ -227,18 +242,18 @@ impl<E: Float> Tiles<E> {
                     // SAFETY: m elements of the run, and their rows of sums.
                     unsafe {
                         match m {
-                            12 if L::WIDTH == 16 => self.tile::<L, V, 12, FULL>(x, sums),
-                            11 if L::WIDTH == 16 => self.tile::<L, V, 11, FULL>(x, sums),
-                            10 if L::WIDTH == 16 => self.tile::<L, V, 10, FULL>(x, sums),
-                            9 if L::WIDTH == 16 => self.tile::<L, V, 9, FULL>(x, sums),
-                            8 if L::WIDTH == 16 => self.tile::<L, V, 8, FULL>(x, sums),
-                            7 if L::WIDTH == 16 => self.tile::<L, V, 7, FULL>(x, sums),
-                            6 if L::WIDTH >= 8 => self.tile::<L, V, 6, FULL>(x, sums),
-                            5 if L::WIDTH >= 8 => self.tile::<L, V, 5, FULL>(x, sums),
-                            4 => self.tile::<L, V, 4, FULL>(x, sums),
-                            3 => self.tile::<L, V, 3, FULL>(x, sums),
-                            2 => self.tile::<L, V, 2, FULL>(x, sums),
-                            _ => self.tile::<L, V, 1, FULL>(x, sums),
+                            12 if L::WIDTH == 16 => self.tile::<L, V, 12>(x, sums),
+                            11 if L::WIDTH == 16 => self.tile::<L, V, 11>(x, sums),
+                            10 if L::WIDTH == 16 => self.tile::<L, V, 10>(x, sums),
+                            9 if L::WIDTH == 16 => self.tile::<L, V, 9>(x, sums),
+                            8 if L::WIDTH == 16 => self.tile::<L, V, 8>(x, sums),
+                            7 if L::WIDTH == 16 => self.tile::<L, V, 7>(x, sums),
+                            6 if L::WIDTH >= 8 => self.tile::<L, V, 6>(x, sums),
+                            5 if L::WIDTH >= 8 => self.tile::<L, V, 5>(x, sums),
+                            4 => self.tile::<L, V, 4>(x, sums),
+                            3 => self.tile::<L, V, 3>(x, sums),
+                            2 => self.tile::<L, V, 2>(x, sums),
+                            _ => self.tile::<L, V, 1>(x, sums),
                         }
                         x = x.add(m);
                         sums = sums.add(m * V * L::WIDTH);
@@ -251,13 +266,9 @@ impl<E: Float> Tiles<E> {
     }
 
     #[inline(always)]
-    unsafe fn tile<L: Lanes<Elem = E>, const V: usize, const M: usize, const FULL: bool>(
-        &self,
-        x: *const E,
-        out: *mut E,
-    ) {
+    unsafe fn tile<L: Lanes<Elem = E>, const V: usize, const M: usize>(&self, x: *const E, out: *mut E) {
         let mut sums = [[L::splat(E::default()); V]; M];
-        // SAFETY: pixels of the chunk; M rows of sums.
+        // SAFETY: pixels of the block; M rows of sums.
         unsafe {
             if !self.fresh {
                 for i in 0..M {
@@ -266,26 +277,20 @@ impl<E: Float> Tiles<E> {
                     }
                 }
             }
-            for image in 0..self.images {
-                for row in 0..self.rows {
-                    let mut x = x.add(image * self.x_strides[0] + row * self.x_strides[1]);
-                    let mut dy = self.dy.add(image * self.dy_strides[0] + row * self.dy_strides[1]);
-                    for _ in 0..self.cols {
-                        let mut d = [L::splat(E::default()); V];
-                        for v in 0..V {
-                            let p = dy.add(v * L::WIDTH);
-                            d[v] = if FULL { L::load(p) } else { load_some(p, self.channels, v * L::WIDTH) };
-                        }
-                        for i in 0..M {
-                            let value = L::splat(*x.add(i));
-                            for v in 0..V {
-                                sums[i][v] = multiply_add(value, d[v], sums[i][v]);
-                            }
-                        }
-                        x = x.add(self.x_strides[2]);
-                        dy = dy.add(self.dy_strides[2]);
+            let mut dy = self.dy;
+            for &place in self.places {
+                let x = x.add(place);
+                let mut d = [L::splat(E::default()); V];
+                for v in 0..V {
+                    d[v] = L::load(dy.add(v * L::WIDTH));
+                }
+                for i in 0..M {
+                    let value = L::splat(*x.add(i));
+                    for v in 0..V {
+                        sums[i][v] = multiply_add(value, d[v], sums[i][v]);
                     }
                 }
+                dy = dy.add(V * L::WIDTH);
             }
             for i in 0..M {
                 for v in 0..V {

@@ -1,0 +1,53 @@
+//! What stands in for GPUs in a build without them: an empty list, and a type without a value.
+
+use super::kernel::{Grid, Kernel, Params};
+use super::{Counts, Info};
+use crate::arena::space::Place;
+use crate::error::{Error, Result};
+
+/// No value of this type exists.
+pub enum Gpu {}
+
+pub fn list() -> &'static [Info] {
+    &[]
+}
+
+pub fn why_none() -> String {
+    "this build has no GPU support; install a wheel, or build with the cargo feature `gpu`".into()
+}
+
+pub fn open(_number: u8) -> Result<&'static Gpu> {
+    Err(Error::device(format!("gpu: {}", why_none())))
+}
+
+impl Gpu {
+    pub fn run(&self, _: &Kernel, _: &[(&str, u32)], _: &[Place], _: &dyn Params, _: Grid) -> Result<()> {
+        match *self {}
+    }
+    pub fn run_text(
+        &self,
+        _: &str,
+        _: &[u32],
+        _: &dyn Fn() -> String,
+        _: &[Place],
+        _: &dyn Params,
+        _: Grid,
+    ) -> Result<()> {
+        match *self {}
+    }
+    pub fn upload(&self, _: Place, _: usize, _: &[u8]) -> Result<()> {
+        match *self {}
+    }
+    pub fn download(&self, _: Place, _: usize, _: &mut [u8]) -> Result<()> {
+        match *self {}
+    }
+    pub fn copy(&self, _: Place, _: usize, _: Place, _: usize, _: usize) -> Result<()> {
+        match *self {}
+    }
+    pub fn counts(&self) -> Counts {
+        match *self {}
+    }
+    pub fn wait(&self) -> Result<()> {
+        match *self {}
+    }
+}

@@ -1,0 +1,108 @@
+//! Matrix products in float32.
+
+use super::Gpu;
+use super::kernel::{Grid, Kernel, index, params};
+use super::pointwise::Buffer;
+use crate::error::Result;
+use crate::shape::broadcast_strides;
+use smallvec::SmallVec;
+
+params!(Params {
+    m: u32,
+    k: u32,
+    n: u32,
+    batch: u32,
+    size1: u32,
+    size2: u32,
+    a_at: u32,
+    a_m: i32,
+    a_k: i32,
+    a_step0: i32,
+    a_step1: i32,
+    a_step2: i32,
+    b_at: u32,
+    b_k: i32,
+    b_n: i32,
+    b_step0: i32,
+    b_step1: i32,
+    b_step2: i32,
+    bias_at: u32,
+    y_at: u32,
+});
+
+static GEMM: Kernel = Kernel::new("matmul", include_str!("gemm.wgsl"), Params::WGSL);
+
+/// Batch dims that the kernel takes after neighbours have been merged.
+pub const BATCH_DIMS: usize = 3;
+
+/// y [.., m, n] = a [.., m, k] · b [.., k, n] + bias [n]; y is contiguous. False when the batch has too many dims of
+/// different strides: then the sides must be copied first.
+pub fn product(gpu: &Gpu, a: &Buffer, b: &Buffer, bias: Option<&Buffer>, y: &Buffer) -> Result<bool> {
+    let shape = y.layout.shape();
+    let outer = shape.len() - 2;
+    let (m, n) = (shape[outer], shape[outer + 1]);
+    let k = a.layout.shape()[a.layout.rank() - 1];
+    let steps = |x: &Buffer| {
+        let own = x.layout.rank() - 2;
+        let mut full: SmallVec<[usize; 6]> = SmallVec::from_slice(&shape[..outer]);
+        full.extend_from_slice(&x.layout.shape()[own..]);
+        broadcast_strides(x.layout, &full)
+    };
+    let (left, right) = (steps(a), steps(b));
+    let mut sizes: SmallVec<[usize; 6]> = SmallVec::new();
+    let mut strides: [SmallVec<[isize; 6]>; 2] = [SmallVec::new(), SmallVec::new()];
+    for axis in (0..outer).filter(|&i| shape[i] != 1) {
+        let size = shape[axis] as isize;
+        let here = [left[axis], right[axis]];
+        if !sizes.is_empty() && (0..2).all(|i| strides[i].last() == Some(&(here[i] * size))) {
+            *sizes.last_mut().expect("bug: an axis to merge into") *= shape[axis];
+            (0..2).for_each(|i| *strides[i].last_mut().expect("bug: an axis to merge into") = here[i]);
+        } else {
+            sizes.push(shape[axis]);
+            (0..2).for_each(|i| strides[i].push(here[i]));
+        }
+    }
+    if sizes.len() > BATCH_DIMS {
+        return Ok(false);
+    }
+    while sizes.len() < BATCH_DIMS {
+        sizes.insert(0, 1);
+        strides.iter_mut().for_each(|s| s.insert(0, 0));
+    }
+    let batch: usize = sizes.iter().product();
+    let number = |v: usize| index("matmul", v);
+    let step = |v: isize| index("matmul", v.unsigned_abs()).map(|_| v as i32);
+    let params = Params {
+        m: number(m)?,
+        k: number(k)?,
+        n: number(n)?,
+        batch: number(batch)?,
+        size1: number(sizes[1])?,
+        size2: number(sizes[2])?,
+        a_at: number(a.offset)?,
+        a_m: step(left[outer])?,
+        a_k: step(left[outer + 1])?,
+        a_step0: step(strides[0][0])?,
+        a_step1: step(strides[0][1])?,
+        a_step2: step(strides[0][2])?,
+        b_at: number(b.offset)?,
+        b_k: step(right[outer])?,
+        b_n: step(right[outer + 1])?,
+        b_step0: step(strides[1][0])?,
+        b_step1: step(strides[1][1])?,
+        b_step2: step(strides[1][2])?,
+        bias_at: number(bias.map_or(0, |b| b.offset))?,
+        y_at: number(y.offset)?,
+    };
+    number(y.layout.numel())?;
+    let constants = [
+        ("A_BY_ROWS", u32::from(left[outer].unsigned_abs() < left[outer + 1].unsigned_abs())),
+        ("B_BY_ROWS", u32::from(right[outer + 1].unsigned_abs() < right[outer].unsigned_abs())),
+        ("HAS_BIAS", u32::from(bias.is_some())),
+    ];
+    // Without a bias its binding shows something else that is not read.
+    let bindings = [a.place, b.place, bias.map_or(y.place, |b| b.place), y.place];
+    let tiles = batch * m.div_ceil(64) * n.div_ceil(64);
+    gpu.run(&GEMM, &constants, &bindings, &params, Grid::groups(tiles))?;
+    Ok(true)
+}

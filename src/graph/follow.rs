@@ -1,0 +1,59 @@
+//! What a plan does before an op, done: values dropped, and values made again ahead of their use.
+
+use super::replay;
+use super::resident::{self, Key};
+use crate::arena::{self, Context};
+use crate::error::Result;
+use crate::tensor::Tensor;
+use rustc_hash::FxHashMap;
+
+#[derive(Clone, Copy)]
+pub enum Action<V> {
+    Drop(V),
+    /// The maker of the value runs again; all its outputs that were away stay until they are dropped.
+    Make(V),
+}
+
+/// Values made again that no saved slot waits for: only the plan holds them.
+pub type Held = FxHashMap<Key, Tensor>;
+
+/// Does it all, in order. Errors when something made again does not fit: the budget's policy then goes on alone.
+pub fn perform(actions: &[Action<Key>], held: &mut Held) -> Result<()> {
+    let before = (Context::get(), arena::by_engine(true));
+    let result = actions.iter().try_for_each(|action| match *action {
+        Action::Drop(key) => {
+            if held.remove(&key).is_none() {
+                resident::drop_value(key);
+            }
+            Ok(())
+        }
+        Action::Make(key) => make(key, held),
+    });
+    before.0.set();
+    arena::by_engine(before.1);
+    result
+}
+
+fn make(key: Key, held: &mut Held) -> Result<()> {
+    let id = key.0;
+    let outputs = replay::run_again(replay::recipe(id)?, |key| held.get(&key).cloned())?;
+    for (k, value) in outputs.into_iter().enumerate() {
+        let key = (id, k as u32);
+        if held.contains_key(&key) || resident::find(key).is_some() {
+            continue;
+        }
+        if resident::awaited(key) {
+            replay::restore(key, &value);
+        } else {
+            held.insert(key, value);
+        }
+    }
+    Ok(())
+}
+
+/// Lets go of all that only the plan held.
+pub fn release(held: &mut Held) {
+    let before = arena::by_engine(true);
+    held.clear();
+    arena::by_engine(before);
+}

@@ -1,0 +1,138 @@
+"""The same programs on a GPU. A software driver will do; without any adapter the tests say so and end.
+
+`BACKSWEEP_TEST_DEVICE=gpu` makes a missing adapter a failure.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import backsweep as bs
+import backsweep.nn.functional as F
+from backsweep import nn, optim
+
+THERE = len(bs.devices()) > 1
+
+
+def test_a_wanted_gpu_is_there() -> None:
+    if os.environ.get("BACKSWEEP_TEST_DEVICE") == "gpu":
+        assert THERE, bs._core.why_no_gpu()
+    assert bs.devices()[0] == {"name": "cpu"}
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(bs.errors.DeviceError, match="zeros: there is no device 'tpu'; 'cpu', 'gpu', 'gpu:1'"):
+        bs.zeros(2, device="tpu")
+    with pytest.raises(bs.errors.DeviceError, match="zeros: there is no gpu:9"):
+        bs.zeros(2, device="gpu:9")
+
+
+if THERE:
+
+    def test_numbers_go_there_and_come_back() -> None:
+        data = np.arange(24, dtype="f4").reshape(2, 3, 4)
+        for dtype in (bs.float32, bs.float16, bs.bfloat16, bs.int32, bs.int64, bs.uint8, bs.bool):
+            near = bs.from_numpy(data).to(dtype)
+            there = near.to("gpu")
+            assert there.device == "gpu" and there.dtype is dtype
+            assert there.cpu().tolist() == near.tolist()
+            # Views are windows on the GPU's memory as they are on the CPU's.
+            assert there[1, ::2, 1:].tolist() == near[1, ::2, 1:].tolist()
+            assert there.permute(2, 0, 1).contiguous().tolist() == near.permute(2, 0, 1).tolist()
+
+    def test_windows_of_small_types_are_written_without_touching_their_neighbours() -> None:
+        for dtype in (bs.uint8, bs.float16, bs.bool):
+            near = bs.zeros(5, 7, dtype=dtype)
+            there = near.to("gpu")
+            for x in (near, there):
+                x[1:4, 2:5] = 1
+                x[::2, 6] = 1
+            assert there.tolist() == near.tolist()
+
+    def test_creation_takes_a_device() -> None:
+        bs.manual_seed(3)
+        want = [bs.randn(3), bs.rand(3), bs.zeros(2), bs.ones(2), bs.full((2,), 7), bs.arange(5), bs.eye(2)]
+        bs.manual_seed(3)
+        how = {"device": "gpu"}
+        got = [
+            bs.randn(3, **how), bs.rand(3, **how), bs.zeros(2, **how), bs.ones(2, **how), bs.full((2,), 7, **how),
+            bs.arange(5, **how), bs.eye(2, **how),
+        ]  # fmt: skip
+        for a, b in zip(want, got, strict=True):
+            assert b.device == "gpu" and a.tolist() == b.tolist() and a.dtype is b.dtype
+        assert bs.zeros_like(got[0]).device == "gpu" and bs.tensor([1.0], device="gpu").device == "gpu"
+
+    def test_numbers_of_the_host_stand_beside_tensors_of_a_gpu() -> None:
+        x = bs.ones(3, device="gpu")
+        assert (x * 2 + bs.tensor(1.0)).tolist() == [3.0, 3.0, 3.0]
+        with pytest.raises(bs.errors.DeviceError, match="add: tensors are on gpu and cpu; move them to one device"):
+            x + bs.ones(3)
+
+    def test_an_array_is_refused_until_the_tensor_is_copied() -> None:
+        x = bs.ones(3, device="gpu")
+        with pytest.raises(bs.errors.DeviceError, match=r"numpy: the tensor is on gpu.*help: x\.cpu\(\)"):
+            x.numpy()
+        assert x.cpu().numpy().tolist() == [1.0, 1.0, 1.0]
+
+    def test_float64_is_refused() -> None:
+        with pytest.raises(bs.errors.DeviceError, match="full: GPUs have no float64 here"):
+            bs.zeros(2, dtype=bs.float64, device="gpu")
+        with pytest.raises(bs.errors.DeviceError, match="cast: GPUs have no float64 here"):
+            bs.ones(2, device="gpu").double()
+
+    def test_gradients_cross_between_devices() -> None:
+        near = bs.tensor([1.0, 2.0], requires_grad=True)
+        there = near.to("gpu")
+        (there * there).sum().cpu().backward()
+        assert near.grad is not None and near.grad.device == "cpu" and near.grad.tolist() == [2.0, 4.0]
+        weight = bs.tensor(3.0, requires_grad=True)
+        (weight * there.detach()).sum().backward()
+        assert weight.grad is not None and weight.grad.device == "cpu" and weight.grad.item() == 3.0
+
+    def losses(device: str, rule: str, steps: int = 30) -> list[float]:
+        bs.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, 10))
+        model = model.to(device)
+        how: dict = {"sgd": {"lr": 0.1, "momentum": 0.9}, "adamw": {"lr": 1e-3}}[rule]
+        optimizer = {"sgd": optim.SGD, "adamw": optim.AdamW}[rule](model.parameters(), **how)
+        numbers = np.random.default_rng(0)
+        x = bs.from_numpy(numbers.normal(size=(256, 64)).astype("f4")).to(device)
+        y = bs.from_numpy(numbers.normal(size=(256, 10)).astype("f4")).to(device)
+        seen = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            seen.append(loss.detach())
+        return [loss.item() for loss in seen]
+
+    @pytest.mark.parametrize("rule", ["sgd", "adamw"])
+    def test_training_follows_the_cpu(rule: str) -> None:
+        want, got = losses("cpu", rule), losses("gpu", rule)
+        assert want[-1] < 0.9 * want[0]
+        np.testing.assert_allclose(got, want, rtol=2e-4)
+
+    def test_a_step_sends_little_and_waits_for_nothing() -> None:
+        losses("gpu", "sgd", 3)
+        before = bs._core.gpu_counts("gpu")
+        losses("gpu", "sgd", 10)
+        counts = {name: n - before[name] for name, n in bs._core.gpu_counts("gpu").items()}
+        # Ten losses were read at the end, and nothing else.
+        assert counts["downloaded_bytes"] == 40
+        assert counts["pipelines"] == 0
+        assert counts["submissions"] < counts["dispatches"] / 10 + 20
+
+    def test_the_bill_of_a_gpu_is_its_own() -> None:
+        live = bs.memory.stats("gpu")["live"]
+        x = bs.zeros(1000, device="gpu")
+        stats = bs.memory.stats("gpu")
+        assert stats["live"] == live + 4096 and stats["reserved"] >= stats["live"]
+        assert any(block["bytes"] == 4096 for block in bs.memory.snapshot("gpu"))
+        with pytest.raises(bs.OutOfMemoryError, match="would exceed the limit"), bs.memory.limit(stats["live"], "gpu"):
+            bs.zeros(1000, device="gpu")
+        del x
+        assert bs.memory.stats("gpu")["live"] == live
