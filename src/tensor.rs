@@ -267,7 +267,7 @@ impl Tensor {
         let first = self.offset.wrapping_add_signed(low);
         let count = if self.numel() == 0 { 0 } else { (high - low) as usize + 1 };
         // From a whole word on.
-        let start = first * width & !3;
+        let start = (first * width) & !3;
         let skipped = first - start / width;
         let bytes = (skipped + count) * width;
         let span = Meta {

@@ -1,9 +1,10 @@
 //! Elementwise formulas. Goal: 0.80 of the bandwidth of the memory they go through.
 
 use crate::measure::{Bench, Work, noise, row};
-use backsweep::device::cpu::pointwise::{Formula, Kernels, MOST, launch};
+use backsweep::device::cpu::pointwise::{Kernels, launch};
 use backsweep::device::cpu::view::View;
 use backsweep::device::cpu::{bits, pointwise};
+use backsweep::device::formula::{Formula, MOST};
 use backsweep::dtype::DType;
 use backsweep::real::Real;
 use backsweep::shape::Layout;
@@ -14,6 +15,7 @@ macro_rules! formulas {
 
         impl Formula for $name {
             const ARITY: usize = $arity;
+            const INTEGERS: bool = false;
 
             #[inline(always)]
             fn eval<R: Real>($x: [R; MOST]) -> R {

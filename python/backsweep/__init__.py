@@ -40,16 +40,6 @@ from . import data, nn, optim, profiler  # isort: skip
 __version__: str = _core.__version__
 
 
-def devices() -> list[dict[str, str]]:
-    """The CPU and the GPUs of this machine: the names to use, and how the drivers describe them.
-
-    Example:
-        >>> bs.devices()[0]["name"]
-        'cpu'
-    """
-    return [{"name": "cpu"}, *_core.devices()]
-
-
 def cpu_info() -> dict[str, object]:
     """Threads and instruction set in use."""
     return dict(_core.cpu_info())

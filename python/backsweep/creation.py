@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from array import array
 from collections.abc import Sequence
 from itertools import chain
@@ -19,6 +20,7 @@ from .types import DType, Number
 __all__ = [
     "arange",
     "as_tensor",
+    "devices",
     "empty",
     "empty_like",
     "eye",
@@ -45,7 +47,26 @@ def check_device(op: str, device: str | None) -> str:
 
     Raises: DeviceError when there is no such device
     """
-    return "cpu" if device is None or device == "cpu" else _core.device_name(op, device)
+    if device is None or device == "cpu":
+        return "cpu"
+    _prepare()
+    return _core.device_name(op, device)
+
+
+def _prepare() -> None:
+    # A layer of Mesa's drivers asks the desktop which GPU is its own, and complains aloud where there is none.
+    os.environ.setdefault("NODEVICE_SELECT", "1")
+
+
+def devices() -> list[dict[str, str]]:
+    """The CPU and the GPUs of this machine: the names to use, and how the drivers describe them.
+
+    Example:
+        >>> bs.devices()[0]["name"]
+        'cpu'
+    """
+    _prepare()
+    return [{"name": "cpu"}, *_core.devices()]
 
 
 def placed(op: str, value: Tensor, device: str | None) -> Tensor:
@@ -196,21 +217,21 @@ def empty(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of whatever the memory holds."""
-    return _leaf(_core.empty(_sizes("empty", size), dtype or float32, device), requires_grad)
+    return _leaf(_core.empty(_sizes("empty", size), dtype or float32, check_device("empty", device)), requires_grad)
 
 
 def zeros(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of zeros."""
-    return _leaf(_core.full(_sizes("zeros", size), 0.0, dtype or float32, device), requires_grad)
+    return _leaf(_core.full(_sizes("zeros", size), 0.0, dtype or float32, check_device("zeros", device)), requires_grad)
 
 
 def ones(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of ones."""
-    return _leaf(_core.full(_sizes("ones", size), 1.0, dtype or float32, device), requires_grad)
+    return _leaf(_core.full(_sizes("ones", size), 1.0, dtype or float32, check_device("ones", device)), requires_grad)
 
 
 def full(
@@ -227,7 +248,7 @@ def full(
         dtype = bool_ if isinstance(fill_value, bool) else int64 if isinstance(fill_value, int) else float32
     if dtype.is_floating_point or dtype is bool_ or -(2**31) <= fill_value < 2**31:
         _check_range("full", fill_value, dtype)
-        return _leaf(_core.full(sizes, float(fill_value), dtype, device), requires_grad)
+        return _leaf(_core.full(sizes, float(fill_value), dtype, check_device("full", device)), requires_grad)
     # By way of one element, as a float does not hold every int64.
     return placed("full", apply("contiguous", apply("expand", tensor(int(fill_value), dtype=dtype), sizes)), device)
 

@@ -9,6 +9,7 @@ use super::node::{Node, Saved};
 use super::region::{self, Region};
 use super::store::{self, NodeId};
 use super::{Var, session};
+use crate::device::Device;
 use crate::ops::{Mask, Op, bit};
 use crate::tensor::{Meta, Storage, Tensor};
 use parking_lot::Mutex;
@@ -200,7 +201,8 @@ pub fn track(id: NodeId, op: &dyn Op, x: &[&Var], y: &[Tensor], bases: &[Option<
         let made = |t: &Tensor| Made {
             storage: Arc::downgrade(t.storage()),
             version: t.storage().version(),
-            bytes: t.storage().charged_bytes(),
+            // A budget is on the host's memory: what lies elsewhere is never dropped for it.
+            bytes: if t.device() == Device::Cpu { t.storage().charged_bytes() } else { 0 },
             slots: SmallVec::new(),
             hint: Hint::None,
         };

@@ -25,7 +25,7 @@ pub struct Transfer {
 
 impl Transfer {
     fn build(args: &mut Args) -> Result<OpRef> {
-        Ok(Transfer { to: Device::from_name("to", &args.text("device")?)? }.into())
+        Ok(Transfer { to: Device::from_name("to", args.text("device")?)? }.into())
     }
 
     fn samples() -> Vec<Sample> {

@@ -2,13 +2,11 @@
 
 use backsweep::arena;
 use backsweep::arena::ledger::{Category, Event};
-use backsweep::device::Device;
 use backsweep::dtype::DType;
 use backsweep::error::Result;
 use backsweep::graph::{self, Request, Var};
-use backsweep::ops::laws::{Domain, Exact, Sample};
-use backsweep::ops::registry::{self, Entry};
-use backsweep::ops::{Back, Engine, OpRef, Saves, V, bit, run};
+use backsweep::ops::laws::{Exact, Sample};
+use backsweep::ops::{Back, Engine, OpRef, Saves, V, bit, registry, run};
 use backsweep::shape::Layout;
 use backsweep::tensor::{Meta, Tensor};
 use samples::*;
