@@ -268,7 +268,7 @@ def words(batch: int, length: int, count: int) -> Callable[[], bs.Tensor]:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], bs.Tensor]]] = {
-    "vgg16": (Vgg16, images(8, 224)),
+    "vgg16": (Vgg16, images(64, 224)),
     "resnet50": (ResNet50, images(8, 224)),
     "mobilenetv2": (MobileNetV2, images(8, 224)),
     "unet": (UNet, images(2, 256)),

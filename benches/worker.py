@@ -19,6 +19,11 @@ import numpy as np
 
 from workloads import WORKLOADS, Workload, initial_weights
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 CHECKED_STEPS = 20
 
 
@@ -174,7 +179,37 @@ def answers(peer: str, workload: Workload) -> dict[str, Callable[..., Any]]:
     def kept() -> int | None:
         return session.kept_bytes(*session.batches[0])
 
-    return {"load": load, "losses": losses, "steps": steps, "phases": phases, "kept": kept}
+    def peak() -> int:
+        # before `kept` and `phases`, which hold more than a step does
+        return peak_process_bytes()
+
+    def faults(count: int) -> float:
+        before = minor_faults()
+        steps(count)
+        return (minor_faults() - before) / count
+
+    return {
+        "load": load,
+        "losses": losses,
+        "steps": steps,
+        "phases": phases,
+        "kept": kept,
+        "peak": peak,
+        "faults": faults,
+    }
+
+
+def peak_process_bytes() -> int:
+    """The most memory that this process has had resident, libraries and all; 0 where the system does not say."""
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def minor_faults() -> int:
+    """Pages that the system has handed to this process so far."""
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def serve(peer: str, workload: Workload) -> None:

@@ -99,9 +99,9 @@ def scatter(
     input: Tensor, dim: int, index: Tensor, src: Operand | None = None, *, value: Number | None = None
 ) -> Tensor:
     """A copy of input with src, or a value, written where index names places along dim; of several at one place, the last stays."""
-    if (src is None) == (value is None):
-        raise errors.ValueError("scatter: src and value are both given, or neither; one of them is needed")
     source = value if src is None else src
+    if source is None or (src is not None and value is not None):
+        raise errors.ValueError("scatter: src and value are both given, or neither; one of them is needed")
     index, values = as_index("scatter", index), _like("scatter", input, source)
     values = values if isinstance(source, Tensor) else apply("expand", values, index.shape)
     return apply("scatter", input, index, values, dim)

@@ -32,19 +32,20 @@ def save(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: 
 
     Raises: ValueError for names the format cannot hold; OSError as the system gives it.
     """
+    if metadata and not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+        raise errors.DTypeError("save: metadata with something else than texts; texts under texts are needed")
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    parts: list[bytes] = []
-    offset = 0
     for name, tensor in tensors.items():
         _check_name("save", name)
         if not isinstance(tensor, Tensor):
             raise errors.DTypeError(f"save: '{name}' is a {type(tensor).__name__}; tensors are saved")
-        data = _core.to_bytes(tensor.detach())
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype.name],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + len(data)],
-        }
+        header[name] = {"dtype": _NAMES[tensor.dtype.name], "shape": list(tensor.shape)}
+    parts: list[bytes] = []
+    offset = 0
+    # The widest elements first, so that all lie at multiples of their size.
+    for name in sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize):
+        data = _core.to_bytes(tensors[name].detach())
+        header[name]["data_offsets"] = [offset, offset + len(data)]
         parts.append(data)
         offset += len(data)
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -86,7 +87,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         tensors = {}
         for name, (dtype, shape, begin, end) in header.items():
             file.seek(start + begin)
-            tensors[name] = _core.from_bytes(file.read(end - begin), shape, getattr(_core, dtype))
+            data = file.read(end - begin)
+            if dtype == "bool" and data.translate(None, b"\0\1"):
+                raise _wrong(os.fspath(path), f"has bools in '{name}' that are neither 0 nor 1")
+            tensors[name] = _core.from_bytes(data, shape, getattr(_core, dtype))
         return tensors
 
 
@@ -103,7 +107,9 @@ def _wrong(path: str, what: str) -> errors.ValueError:
 
 
 def _check_name(op: str, name: str) -> None:
-    plain = isinstance(name, str) and 0 < len(name.encode()) <= MOST_NAME_BYTES and "\0" not in name
+    # A lone surrogate has no bytes in UTF-8.
+    size = len(name.encode(errors="ignore")) if isinstance(name, str) else 0
+    plain = 0 < size <= MOST_NAME_BYTES and "\0" not in name and name.encode(errors="ignore").decode() == name
     if not plain or name == "__metadata__":
         raise errors.ValueError(f"{op}: the name {name!r} of a tensor; a text of 1 to {MOST_NAME_BYTES} bytes is needed")
 
@@ -116,12 +122,15 @@ def _read_json(file: Any, size: int, path: str) -> tuple[dict[str, Any], int]:
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({name for name, _ in pairs}) != len(pairs):
-            raise _wrong(path, "names a tensor twice")
+            raise _wrong(path, "uses a name twice")
         return dict(pairs)
 
+    text = file.read(length)
     try:
-        raw = json.loads(file.read(length).decode(), object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raw = json.loads(text.decode(), object_pairs_hook=unique)
+    except errors.ValueError:
+        raise
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep, or a number of too many digits
         raise _wrong(path, f"has a header that is no JSON ({error})") from None
     if not isinstance(raw, dict) or len(raw) > MOST_TENSORS:
         raise _wrong(path, "has a header that is no table of tensors")
@@ -139,14 +148,17 @@ def _read_header(file: Any, size: int, path: str) -> tuple[dict[str, tuple[str, 
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise _wrong(path, f"describes '{name}' by something else than dtype, shape and data_offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if dtype not in _DTYPES:
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise _wrong(path, f"has '{name}' of type {dtype!r}; known are {' '.join(_DTYPES)}")
         if not _whole(shape) or len(shape) > MOST_RANK or not _whole(offsets) or len(offsets) != 2:
-            raise _wrong(path, f"gives '{name}' the shape {shape!r} and the offsets {offsets!r}")
-        elements = 1
+            raise _wrong(path, f"gives '{name}' the shape {str(shape)[:80]} and the offsets {str(offsets)[:80]}")
+        width = getattr(_core, _DTYPES[dtype]).itemsize
+        elements, reach = 1, width
         for extent in shape:
             elements *= extent
-        width = getattr(_core, _DTYPES[dtype]).itemsize
+            reach *= max(extent, 1)
+        if reach >= 2**63 or offsets[0] % width:
+            raise _wrong(path, f"gives '{name}' the shape {shape} at byte {offsets[0]}, which no memory or {dtype} allows")
         if offsets[1] - offsets[0] != elements * width:
             raise _wrong(path, f"gives '{name}' {offsets[1] - offsets[0]} bytes for {elements} elements of {width}")
         entries[name] = (_DTYPES[dtype], shape, offsets[0], offsets[1])

@@ -12,6 +12,8 @@ pub enum Delta {
         id: u32,
         bytes: u64,
         engine: bool,
+        /// It had a role that outlives steps.
+        lasting: bool,
     },
     /// The block now holds this value of the tape.
     Holds {

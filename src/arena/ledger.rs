@@ -45,6 +45,10 @@ impl Category {
         }
     }
 
+    /// Roles that outlive a step: what takes one of them is there in later steps as well.
+    pub fn lasts(self) -> bool {
+        matches!(self, Category::Parameter | Category::Buffer | Category::Optimizer)
+    }
     pub fn from_name(name: &str) -> Option<Category> {
         Category::ALL.into_iter().find(|c| c.name() == name)
     }
@@ -195,6 +199,11 @@ impl Ledger {
 
     pub fn category(&self, id: u32) -> Category {
         self.tag(id).category
+    }
+
+    /// True when the block is alive in a role that outlives steps.
+    pub fn lasts(&self, id: u32) -> bool {
+        self.records.get(id as usize).copied().flatten().is_some_and(|record| record.tag.category.lasts())
     }
 
     pub fn snapshot(&self) -> Snapshot {

@@ -280,6 +280,12 @@ pub fn alloc_in(space: Space, bytes: usize, category: Category) -> Result<Block>
     }
 }
 
+/// Of these blocks of the host, those that are alive in a role that outlives steps.
+pub fn lasting(blocks: impl Iterator<Item = u32>) -> Vec<u32> {
+    let arena = ARENA.lock();
+    blocks.filter(|id| arena.ledger.lasts(*id)).collect()
+}
+
 pub fn stats() -> Stats {
     stats_of(Space::HOST)
 }
@@ -460,8 +466,9 @@ impl Arena {
     }
 
     fn free(&mut self, ptr: NonNull<u8>, bytes: usize, origin: Origin, record: u32) {
+        let lasting = self.ledger.lasts(record);
         self.ledger.free(record);
-        self.deltas.push(|engine| Delta::Free { id: record, bytes: bytes as u64, engine });
+        self.deltas.push(|engine| Delta::Free { id: record, bytes: bytes as u64, engine, lasting });
         match origin {
             Origin::Small { class } => self.small[class as usize].push(ptr),
             Origin::Large { chunk } | Origin::Slab { chunk, .. } => self.large.give(chunk),

@@ -44,9 +44,23 @@ pub struct Capture {
     blocks: FxHashMap<u32, u32>,
     ids: FxHashMap<Key, u32>,
     keys: Vec<Key>,
+    /// Of each value: its release is on the tape.
+    released: Vec<bool>,
     /// Values that somebody besides their slots may still hold.
     pinned: Vec<u32>,
     deltas: Vec<Delta>,
+    /// Blocks that hold no value and came in this step: where on the tape they did.
+    came: FxHashMap<u32, Place>,
+    /// Bytes of blocks from before the step that went, of roles that outlive steps.
+    went: Vec<u64>,
+}
+
+/// Where an event is on the tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    op: u32,
+    outer: bool,
+    at: u32,
 }
 
 impl Capture {
@@ -81,6 +95,7 @@ impl Capture {
             let Some(at) = self.deltas.iter().rposition(own) else { continue };
             let value = self.tape.values.len() as u32;
             self.tape.values.push(Value { bytes, maker });
+            self.released.push(false);
             self.keys.push((recorded.node, k as u32));
             self.ids.insert((recorded.node, k as u32), value);
             self.pinned.push(value);
@@ -96,7 +111,10 @@ impl Capture {
                     }
                     inner.push(Event::Make(ValueId(value)));
                 }
-                None => inner.extend(self.event(delta)),
+                None => {
+                    let place = Place { op: maker, outer: false, at: inner.len() as u32 };
+                    inner.extend(self.event(delta, place));
+                }
             }
         }
         self.recycle(deltas);
@@ -114,6 +132,9 @@ impl Capture {
     /// A value now lives in the block `to`, and what lived there goes when `from` goes.
     pub fn moved(&mut self, key: Key, from: u32, to: u32) {
         if let Some(value) = self.value(key) {
+            if let Some(place) = self.came.remove(&to) {
+                self.came.insert(from, place);
+            }
             let old = self.blocks.insert(to, value);
             match old {
                 Some(old) => self.blocks.insert(from, old),
@@ -124,9 +145,10 @@ impl Capture {
 
     /// A value goes that is not there.
     pub fn vanished(&mut self, key: Key) {
+        self.flush();
         if let Some(value) = self.value(key) {
-            self.flush();
-            self.append(vec![Event::Release(ValueId(value))]);
+            let events = self.release(value).into_iter().collect();
+            self.append(events);
         }
     }
 
@@ -141,7 +163,31 @@ impl Capture {
     pub fn finish(mut self) -> (Tape, Hints) {
         self.flush();
         self.unpin();
+        self.settle();
         (std::mem::take(&mut self.tape), std::mem::take(&mut self.hints))
+    }
+
+    /// What came to stay, such as the state of an optimizer in its first step, will be there before the next step like this
+    /// one: it is no part of the tape. Where as many bytes of such roles went, a step replaces them each time.
+    fn settle(&mut self) {
+        let staying = arena::lasting(self.came.keys().copied());
+        let mut places: Vec<Place> = staying.iter().map(|block| self.came[block]).collect();
+        places.sort_unstable();
+        let bytes = |tape: &Tape, place: Place| {
+            let op = &tape.ops[place.op as usize];
+            let events = if place.outer { &op.outer } else { &op.inner };
+            if let Event::Alloc(bytes) = events[place.at as usize] { bytes } else { 0 }
+        };
+        for went in std::mem::take(&mut self.went) {
+            if let Some(replaced) = places.iter().position(|place| bytes(&self.tape, *place) == went) {
+                places.remove(replaced);
+            }
+        }
+        for place in places.into_iter().rev() {
+            let op = &mut self.tape.ops[place.op as usize];
+            let events = if place.outer { &mut op.outer } else { &mut op.inner };
+            events.remove(place.at as usize);
+        }
     }
 
     fn values(&self, keys: &[Key]) -> Vec<ValueId> {
@@ -157,11 +203,20 @@ impl Capture {
     fn flush(&mut self) {
         arena::drain_deltas(&mut self.deltas);
         let deltas = std::mem::take(&mut self.deltas);
+        let (op, outer, from) = self.tape.ops.last().map_or((0, false, 0), |op| {
+            let from = if op.forward { op.outer.len() } else { op.inner.len() };
+            (self.tape.ops.len() as u32 - 1, op.forward, from)
+        });
         let mut events = Vec::new();
         for delta in &deltas {
-            events.extend(self.event(delta));
+            let place = Place { op, outer, at: (from + events.len()) as u32 };
+            events.extend(self.event(delta, place));
         }
         self.recycle(deltas);
+        if self.tape.ops.is_empty() {
+            self.came.clear();
+            self.went.clear();
+        }
         self.append(events);
     }
 
@@ -174,20 +229,34 @@ impl Capture {
         }
     }
 
-    /// A delta as an event of a step without drops.
-    fn event(&mut self, delta: &Delta) -> Option<Event> {
+    /// A delta as an event of a step without drops, and where that will be.
+    fn event(&mut self, delta: &Delta, place: Place) -> Option<Event> {
         match *delta {
             Delta::Holds { id, value } => {
                 self.blocks.insert(id, value);
                 None
             }
-            Delta::Alloc { bytes, engine, .. } => (!engine).then_some(Event::Alloc(bytes)),
-            Delta::Free { id, bytes, engine } => match self.blocks.remove(&id) {
+            Delta::Alloc { engine: true, .. } => None,
+            Delta::Alloc { id, bytes, .. } => {
+                self.came.insert(id, place);
+                Some(Event::Alloc(bytes))
+            }
+            Delta::Free { id, bytes, engine, lasting } => match self.blocks.remove(&id) {
                 _ if engine => None,
-                Some(value) => Some(Event::Release(ValueId(value))),
-                None => Some(Event::Free(bytes)),
+                Some(value) => self.release(value),
+                None => {
+                    if self.came.remove(&id).is_none() && lasting {
+                        self.went.push(bytes);
+                    }
+                    Some(Event::Free(bytes))
+                }
             },
         }
+    }
+
+    fn release(&mut self, value: u32) -> Option<Event> {
+        let before = std::mem::replace(&mut self.released[value as usize], true);
+        (!before).then_some(Event::Release(ValueId(value)))
     }
 
     /// Notes the values that only saved slots hold from here on.

@@ -6,6 +6,7 @@ use super::node::Saved;
 use super::replay;
 use super::store::{self, NodeId};
 use crate::arena::ledger::Category;
+use crate::device::Device;
 use crate::error::Result;
 use crate::ops::{Mask, Op, bit};
 use crate::tensor::{Meta, Tensor};
@@ -59,6 +60,10 @@ pub fn spared(op: &dyn Op, x: &[&Var], y: &[Tensor], saves: Mask, needs: Mask) -
 /// A value that is kept for the vjp of another op: where its own maker can read it too, that keeps nothing beside it.
 pub fn share(v: &Var) {
     let Some(node) = v.node.as_ref().filter(|node| node.output() == 0) else { return };
+    // Kernels of a GPU read bits.
+    if v.tensor.device() != Device::Cpu {
+        return;
+    }
     // A value that was written to in place is not what its maker made, whatever its handle says.
     if v.tensor.meta.bytes() < LEAST_BYTES || v.tensor.storage().version() != 0 || v.tensor.offset() != 0 {
         return;

@@ -101,7 +101,8 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         let mut table = TABLE.lock();
         table.leave(self.id, &self.slots);
-        let unwanted = |key: &Key| table.made(*key).is_some_and(|made| made.slots.is_empty() && made.alive().is_none());
+        let gone = |made: &Made| made.slots.is_empty() && made.storage.strong_count() == 0;
+        let unwanted = |key: &Key| table.made(*key).is_some_and(gone);
         let vanished: SmallVec<[Key; 2]> = self.slots.iter().flatten().copied().filter(unwanted).collect();
         if table.makers.remove(&self.id).is_some() {
             COUNT.fetch_sub(1, Relaxed);

@@ -372,6 +372,46 @@ TABLE = [
         "state_dict() are needed (help: strict=False loads only the keys that match)",
     ),
     (
+        'bs.save({"a": ones(1)}, "x", metadata={"a": 1})',
+        "DTypeError",
+        "save: metadata with something else than texts; texts under texts are needed",
+    ),
+    (
+        "bs.tensor([250], dtype=bs.uint8) + 300",
+        "ValueError",
+        "add: the number 300 is out of range; uint8 holds 0 to 255",
+    ),
+    (
+        "bs.tensor([1], dtype=bs.int32).masked_fill(bs.tensor([True]), 2**40)",
+        "ValueError",
+        "where: the number 1099511627776 is out of range; int32 holds -2147483648 to 2147483647",
+    ),
+    (
+        "ones(2) * 2**70",
+        "ValueError",
+        "number: an integer of more than 64 bits; -2^63 to 2^63 - 1 is needed (help: float(n))",
+    ),
+    (
+        "ones(2, 3).stride(2)",
+        "IndexError",
+        "stride: dim 2 is out of range for [2, 3]; valid dims are -2 to 1",
+    ),
+    (
+        "bs.tensor(1.0).stride(0)",
+        "IndexError",
+        "stride: dim 0 is out of range for a 0-d tensor; valid dims are -1 and 0",
+    ),
+    (
+        "ones(2, 3).scatter(1, bs.tensor([[0]]))",
+        "ValueError",
+        "scatter: src and value are both given, or neither; one of them is needed",
+    ),
+    (
+        "bs.from_dlpack([1, 2])",
+        "DTypeError",
+        "from_dlpack: a list has no __dlpack__; an array is needed",
+    ),
+    (
         'bs.save({"a": 1}, "x")',
         "DTypeError",
         "save: 'a' is a int; tensors are saved",
@@ -609,6 +649,19 @@ FILES = {
     image({"a": entry(shape=[-1])}, bytes(4)): "gives 'a' the shape [-1]",
     image({"a": entry(shape=[1 << 62, 1 << 62], offsets=[0, 4])}, bytes(4)): "gives 'a' the shape",
     image({"a": entry(offsets=["0", 4])}, bytes(4)): "gives 'a' the shape",
+    image({"a": entry(shape=[1] * 10_000)}, bytes(4)): "gives 'a' the shape [1, 1",
+    image({"a": entry(shape=[0, 1 << 61], offsets=[0, 0])}): "gives 'a' the shape [0, 2305843009213693952] at byte 0",
+    image({"a": entry("BOOL", offsets=[0, 1]), "b": entry(offsets=[1, 5])}, bytes(5)): "gives 'b' the shape [1] at byte 1",
+    image({"a": entry("BOOL", offsets=[0, 1])}, b"\7"): "has bools in 'a' that are neither 0 nor 1",
+    image({"a": entry(["F32"])}, bytes(4)): "has 'a' of type ['F32']",  # type: ignore[arg-type]
+    image({"a": {**entry(), "more": 1}}, bytes(4)): "describes 'a' by something else",
+    image({"a": entry(), "b": entry(offsets=[8, 12])}, bytes(12)): "leaves a gap or an overlap of bytes before 'b'",
+    image({"__metadata__": {"a": 1}}): "has metadata that is no table of texts",
+    image(b'{"a": 1, "a": 2}'): "uses a name twice",
+    image(b'{"a": {"shape": [' + b"9" * 5000 + b"]}}"): "has a header that is no JSON",
+    image(b"[" * 100_000): "has a header that is no JSON",
+    image(b'{"\xff": 1}'): "has a header that is no JSON",
+    struct.pack("<Q", 17 << 20) + b" " * (17 << 20): "has 17825800 bytes and a header said to have 17825792",
 }
 
 
@@ -619,6 +672,14 @@ def test_a_corrupt_weight_file_is_refused_by_name(data: bytes, text: str, tmp_pa
     with pytest.raises(errors.ValueError) as caught:
         bs.load(path)
     assert str(caught.value).startswith(f"load: '{path}' ") and text in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "\\u0000", "\\ud800", "x" * 1025])
+def test_a_name_that_is_no_plain_text_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(image(b'{"%s": %s}' % (name.encode(), json.dumps(entry()).encode()), bytes(4)))
+    with pytest.raises(errors.ValueError, match=r"load: the name .* of a tensor; a text of 1 to 1024 bytes is needed"):
+        bs.load(path)
 
 
 def test_a_truncated_or_bent_weight_file_never_loads_wrong(tmp_path: Path) -> None:

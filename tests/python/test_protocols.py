@@ -57,6 +57,50 @@ def test_an_array_outlives_its_tensor_and_a_tensor_its_array() -> None:
     assert array[99_999] == 99_999 and tensor[99_999].item() == 99_999
 
 
+def test_dlpack_shares_memory_both_ways() -> None:
+    tensor = bs.arange(3.0)
+    array = np.from_dlpack(tensor)
+    array[0] = 7.0
+    assert tensor.tolist() == [7.0, 1.0, 2.0] and tensor.__dlpack_device__() == (1, 0)
+    back = bs.from_dlpack(array)
+    back[1] = 8.0
+    assert tensor[1].item() == 8.0
+    assert bs.from_dlpack(tensor).shares_memory(tensor)
+
+
+def test_dlpack_of_a_saved_value_cannot_be_written() -> None:
+    x = bs.ones(3).requires_grad_()
+    y = x.exp()
+    with pytest.raises(BufferError):
+        y.detach().__dlpack__()
+    assert not np.from_dlpack(y.detach()).flags.writeable
+    with pytest.raises(bs.GraphError):
+        y.__dlpack__()
+    with pytest.raises(bs.DTypeError):
+        bs.ones(3).to(bs.bfloat16).__dlpack__()
+
+
+def test_arrays_and_scalars_of_numpy_meet_tensors_in_operators() -> None:
+    x = bs.ones(2, 3).requires_grad_()
+    array = np.arange(3, dtype=np.float32)
+    for y in (x * array, array * x):
+        assert isinstance(y, bs.Tensor) and y.requires_grad and y[0].tolist() == [0.0, 1.0, 2.0]
+    for scalar in (np.float32(2), np.float64(2), np.int64(2), np.int16(2)):
+        assert (x * scalar).dtype is bs.float32 and (scalar - x).sum().item() == 6.0
+    assert ((bs.ones(2) > np.zeros(2)) & (bs.ones(2) < np.int32(2))).all()
+
+
+def test_operators_with_an_equals_sign_write_into_the_tensor() -> None:
+    x = bs.tensor([7.0, -7.0])
+    same = x
+    x //= 2
+    assert same.tolist() == [3.0, -4.0]
+    x **= 2
+    assert same.tolist() == [9.0, 16.0]
+    x %= 5
+    assert same is x and same.tolist() == [4.0, 1.0]
+
+
 def test_read_only_arrays_are_copied() -> None:
     array = np.ones(3, dtype=np.float32)
     array.flags.writeable = False

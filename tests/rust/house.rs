@@ -82,3 +82,16 @@ fn unsafe_stays_in_its_rooms_and_python_in_the_bindings() {
         }
     }
 }
+
+/// A closure over lanes is not inlined for certain, and one that is not runs without the instructions of its level, many
+/// times slower; a macro is what it looks like.
+#[test]
+fn functions_over_lanes_take_no_closures() {
+    for (path, text) in sources() {
+        for function in code(&text).split("fn ").skip(1) {
+            let signature = function.split(['{', ';']).next().unwrap();
+            let closure = ["Fn(", "FnMut(", "FnOnce("].iter().any(|word| signature.contains(word));
+            assert!(!(closure && signature.contains("Lanes")), "{}: fn {signature}", path.display());
+        }
+    }
+}

@@ -6,10 +6,9 @@ use backsweep::dtype::DType;
 use backsweep::error::Result;
 use backsweep::graph::{self, Request, Var};
 use backsweep::ops::laws::{Exact, Sample};
-use backsweep::ops::registry;
-use backsweep::ops::{Back, Engine, OpRef, Saves, V, bit, run};
+use backsweep::ops::{Back, Engine, OpRef, Saves, V, bit, registry, run};
 use backsweep::shape::Layout;
-use backsweep::tensor::Tensor;
+use backsweep::tensor::{Meta, Tensor};
 use samples::*;
 use std::sync::Mutex;
 

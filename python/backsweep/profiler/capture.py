@@ -96,6 +96,8 @@ class Capture:
             raise _other_version(name, f"schema {schema}", SCHEMA, facts.get("backsweep"))
         events = np.concatenate(chunks) if chunks else np.zeros(0, EVENT)
         known = (events["kind"] >= ALLOC) & (events["kind"] <= PLACE) & (events["code"] < len(CATEGORIES))
+        # What a re-tagged block was before.
+        known &= (events["kind"] != RETAG) | (events["extra"] < len(CATEGORIES))
         for column in ("op", "module", "line"):
             known &= events[column] < len(names)
         if not known.all():

@@ -4,6 +4,8 @@ seconds since the capture began. Nothing here formats.
 
 from __future__ import annotations
 
+import bisect
+import shlex
 import statistics
 from functools import cached_property
 
@@ -59,6 +61,10 @@ class Comparison(Blocks):
 
     def steps(self) -> list[Row]:
         """One row a step: peak bytes, and seconds by kind of work; `trial` says that the profiler set it a budget."""
+        return [dict(row) for row in self._steps]
+
+    @cached_property
+    def _steps(self) -> list[Row]:
         e, at = self.events, self.step_ends
         ends = [float(self.seconds[i]) for i in at]
         rows: list[Row] = [
@@ -70,7 +76,7 @@ class Comparison(Blocks):
         for row, i, before in zip(rows, at.tolist(), [-1, *at.tolist()], strict=False):
             row["events"] = i - before > 1
         for span in self.spans:
-            row_at = int(np.searchsorted(ends, span["from"], "right"))
+            row_at = bisect.bisect_right(ends, span["from"])
             if row_at < len(rows):
                 row = rows[row_at]
                 row[clock(span)] += own_seconds(span)
@@ -175,7 +181,7 @@ class Comparison(Blocks):
         begun = np.flatnonzero(~np.isin(self.events["kind"], (LIMIT, PRESENT)))
         end = float(self.seconds[-1])
         start = float(self.seconds[begun[0]]) if len(begun) else 0.0
-        steps = [s for s in self.steps() if s["events"]]
+        steps = [s for s in self._steps if s["events"]]
         if len(steps) <= _MOST_STEPS:
             return start, end, f"{len(steps)} step{'s' * (len(steps) != 1)}" if steps else "the whole capture"
         at = min(self.step_at(self.peak_at), len(steps)) - 1
@@ -202,7 +208,7 @@ class Comparison(Blocks):
             names = self.spans[span_at] if span_at >= 0 else e[at]
             where = {name: self.names[names[name]] for name in ("op", "module", "line")}
             where |= {"seconds": float(self.seconds[at]), "step": self.step_at(at), "phase": self.phase_at(at)}
-        steps = self.steps()
+        steps = self._steps
         on_trial = [row for row in steps if row["trial"]]
         refusal = self.explain()
         return {
@@ -253,30 +259,32 @@ class Comparison(Blocks):
         """What the error said would help, and where to learn more."""
         lines = str(self.capture.facts.get("error", "")).splitlines()
         said = next((i for i, line in enumerate(lines) if line.startswith("help: ")), len(lines))
-        ways = [line.strip() for line in " ".join(lines[said:]).removeprefix("help: ").split("; ") if line.strip()]
-        command = self.capture.facts.get("command") or []
-        script = " ".join(command) if command and str(command[0]).endswith(".py") else "SCRIPT"
-        if self.trade_off is None:
-            ways.append(f"a budget: `backsweep profile forecast --budgets {script}` tells the least feasible one, without running it")
-        else:
+        ways = lines[said].removeprefix("help: ").split("; ") if said < len(lines) else []
+        # What the engine knows of budgets comes after, a line each.
+        ways += [line.removeprefix("help: ").strip() for line in lines[said + 1 :]]
+        command = [str(word) for word in self.capture.facts.get("command") or ()]
+        script = shlex.join(command) if command and command[0].endswith(".py") else "SCRIPT"
+        if self.trade_off is not None:
             ways.append("a budget, such as `with bs.memory.budget(bytes):` around the training, at these costs:")
+        elif not any("least budget found" in way for way in ways):
+            ways.append(f"a budget: `backsweep profile forecast --budgets {script}` tells the least one, without running it")
         return ways
 
     @cached_property
     def trade_off(self) -> TradeOff | None:
         """Budgets and what they cost, where the run has taken a step down for the planner."""
-        return TradeOff(self.capture, self.steps()) if "tape" in self.capture.facts else None
+        return TradeOff(self.capture, self._steps, self.peak_bytes) if "tape" in self.capture.facts else None
 
     def pareto(self) -> list[Row]:
         """Budget against recomputation, the largest budget first; empty when the run has taken no step down."""
         return [] if self.trade_off is None else self.trade_off.rows
 
     def _advice(self) -> list[Row]:
-        """A few budgets and their costs: at the knee, half way down from there, and the least."""
+        """A few budgets and their costs: half way to the knee, at the knee, and the least."""
         if self.trade_off is None:
             return []
         rows, knee = self.trade_off.rows, self.trade_off.knee
-        picked = sorted({knee, (knee + len(rows) - 1) // 2, len(rows) - 1} - {0})
+        picked = [i for i in sorted({knee // 2, knee, len(rows) - 1}) if rows[i]["overhead"] > 0]
         names = ("budget_bytes", "overhead", "measured_overhead")
         return [{name: rows[i][name] for name in names} | {"of_bytes": self.trade_off.tape.peak} for i in picked]
 

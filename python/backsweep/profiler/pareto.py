@@ -23,7 +23,8 @@ _RUNGS = 8
 class TradeOff:
     """The Pareto table of a step, and what each of its plans drops."""
 
-    def __init__(self, capture: Capture, steps: list[Row]) -> None:
+    def __init__(self, capture: Capture, steps: list[Row], peak_bytes: int) -> None:
+        self._peak_bytes = peak_bytes
         self.tape = _core.Tape.from_json(capture.facts["tape"])
         self._trials: list[Row] = capture.facts.get("trials", [])
         self._steps = {row["step"]: row for row in steps}
@@ -110,6 +111,7 @@ class TradeOff:
     def to_dict(self) -> Row:
         """The table, and what holds for all of it."""
         return {
+            "run_peak_bytes": self._peak_bytes,
             "step_peak_bytes": self.tape.peak,
             "step_base_bytes": self.tape.base,
             "least_bytes": self._plans[-1][1].peak,

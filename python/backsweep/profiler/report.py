@@ -87,7 +87,7 @@ def summary(s: Row) -> str:
     lines = [f"peak {size(s['peak_bytes'])} ({s['peak_bytes']:,} bytes)"]
     if where:
         place = " ".join(filter(None, [where["op"], where["module"] and f"in {where['module']}", where["line"] and f"at {where['line']}"]))
-        lines.append(f"  in step {where['step']}, {where['phase']}: {place or 'outside any op'}")
+        lines.append(f"  in step {where['step']}{_phase(where)}: {place or 'outside any op'}")
     if s["limit_bytes"]:
         lines.append(f"  limit {size(s['limit_bytes'])}, {100 * s['peak_bytes'] / s['limit_bytes']:.1f} % of it used")
     lines += _bars(s["peak_by_category"], sum(s["peak_by_category"].values()))
@@ -141,16 +141,21 @@ def out_of_memory_line(refused: Row) -> str:
     cap = f" under a limit of {size(refused['limit_bytes'])}" if refused["limit_bytes"] else ""
     place = " ".join(filter(None, [refused["module"] and f"in {refused['module']}", refused["line"] and f"at {refused['line']}"]))
     return (
-        f"out of memory in step {refused['step']}, {refused['phase']}: {refused['op'] or 'an allocation'} {place} asked for "
+        f"out of memory in step {refused['step']}{_phase(refused)}: {refused['op'] or 'an allocation'} {place} asked for "
         f"{size(refused['asked_bytes'])} with {size(refused['live_bytes'])} live{cap}"
     ).replace("  ", " ")
+
+
+def _phase(moment: Row) -> str:
+    return "" if moment["phase"] == "none" else f", {moment['phase']}"
 
 
 def blocks(rows: list[Row], most: int = 30) -> str:
     """Rows of peak() or saved(), block by block: a line each, or two where a terminal is narrow."""
     columns = width()
     if columns is not None and columns < 110:
-        return "\n".join(_in_two_lines(r) for r in rows[:most]) + _rest(rows, most)
+        lines = "\n".join(_in_two_lines(r) for r in rows[:most]).splitlines()
+        return "\n".join(c if len(c) <= columns else f"{c[: columns - 1]}…" for c in lines) + _rest(rows, most)
     cells = []
     for r in rows[:most]:
         away = "–" if r.get("ops_away") is None else str(r["ops_away"])
@@ -268,7 +273,8 @@ def pareto(t: Row | None) -> str:
         note = "keep all" if r["keep_all"] is not None else "knee" if i == t["knee"] else "least" if i == len(t["rows"]) - 1 else ""
         costs = [_more(r[name]) for name in ("overhead", "measured_overhead", "every_sqrt", "dtr")]
         cells.append([size(r["budget_bytes"]), size(r["peak_bytes"]), *costs, found, note])
-    bound = f"no plan can go below {size(t['bound_bytes'])}; alive before the step {size(t['step_base_bytes'])}"
+    bound = f"without a budget the run rises to {size(t['run_peak_bytes'])}: what costs next to nothing to make again is not kept\n"
+    bound += f"no plan can go below {size(t['bound_bytes'])}; alive before the step {size(t['step_base_bytes'])}"
     step = "" if t["step_seconds"] is None else f" of {seconds(t['step_seconds'])}"
     return f"time added to a step{step}, by budget\n{table(head, cells, less=('peak', 'peak measured'))}\n{bound}"
 
@@ -277,12 +283,16 @@ def forecast(f: Row) -> str:
     """What a script will need."""
     lines = [f"peak {size(f['peak_bytes'])} ({f['peak_bytes']:,} bytes), forecast from shapes over {f['steps']} step{'s' * (f['steps'] != 1)}"]
     lines += _bars(f["peak_by_category"], f["peak_bytes"])
+    if f["unknown_numbers"]:
+        lines.append(f"it read {f['unknown_numbers']} unknown numbers, as NaN; a branch on one may go another way")
     lines.append("the largest holders")
     for r in f["largest"]:
         place = "".join([f" in {r['module']}" * bool(r["module"]), f" at {r['line']}" * bool(r["line"])])
         lines.append(f"  {size(r['bytes']):>10}  {r['category']} of {r['op'] or '-'}{place}")
     if f["fits"] is not None:
         lines.append(f"{'fits' if f['fits'] else 'does not fit'} {size(f['fits_bytes'])}")
+    if f["least_bytes"] is not None and not f["budgets"]:
+        lines.append("no budget would lower that: nothing that is alive then could be dropped")
     if f["budgets"]:
         lines.append(f"budgets, from the least feasible one, {size(f['least_bytes'])}, up")
         lines += [f"  {size(r['budget_bytes']):>10}  {_more(r['overhead'])} time" for r in f["budgets"]]

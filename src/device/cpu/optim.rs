@@ -3,6 +3,7 @@
 use super::parts::Parts;
 use super::pool;
 use super::rows::Float;
+use super::simd::{Kernel, Lanes};
 
 const CHUNK: usize = 16 * 1024;
 
@@ -109,15 +110,32 @@ pub fn sum_of_squares<T: Float>(x: &[T]) -> f64 {
     let out = Parts::new(&mut parts);
     pool::run(x.len().div_ceil(CHUNK), &|c| {
         let x = &x[c * CHUNK..x.len().min((c + 1) * CHUNK)];
-        let mut lanes = [0.0f64; 8];
-        for eight in x.chunks(8) {
-            eight.iter().zip(&mut lanes).for_each(|(&v, lane)| {
-                let v: f64 = v.into();
-                *lane += v * v;
-            });
-        }
         // SAFETY: each chunk writes its own sum.
-        unsafe { out.part(c, 1)[0] = lanes.iter().sum() };
+        unsafe { out.part(c, 1)[0] = T::dispatch(Squares(x)) };
     });
     parts.iter().sum()
+}
+
+/// A kernel, so that it is compiled for the level of the processor; lanes of f32 are of no use to it.
+struct Squares<'a, T>(&'a [T]);
+
+impl<T: Float> Kernel<T> for Squares<'_, T> {
+    type Out = f64;
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = T>>(self) -> f64 {
+        let mut lanes = [0.0f64; 16];
+        let (whole, rest) = self.0.as_chunks::<16>();
+        for x in whole {
+            for i in 0..16 {
+                let v: f64 = x[i].into();
+                lanes[i] += v * v;
+            }
+        }
+        for (i, &v) in rest.iter().enumerate() {
+            let v: f64 = v.into();
+            lanes[i] += v * v;
+        }
+        lanes.iter().sum()
+    }
 }

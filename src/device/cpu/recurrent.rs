@@ -407,11 +407,14 @@ struct Step<T> {
 impl<T: Element> Step<T> {
     unsafe fn run(&self, rows: usize, columns: usize) {
         let shape = T::tile_shape();
-        for row in (0..rows).step_by(shape.rows) {
+        let mut row = 0;
+        // Tiles of nearly equal size: one of a few rows waits for its own sums.
+        for left in (1..=rows.div_ceil(shape.rows)).rev() {
+            let here = (rows - row).div_ceil(left);
             // SAFETY: the promise of the caller: whole matrices, and a panel of the tile's width.
             unsafe {
                 T::tile(&Tile {
-                    rows: shape.rows.min(rows - row),
+                    rows: here,
                     columns,
                     depth: self.depth,
                     runs: &[0],
@@ -427,6 +430,7 @@ impl<T: Element> Step<T> {
                     bias: self.bias.map_or(Bias::None, Bias::Columns),
                 });
             }
+            row += here;
         }
     }
 }
