@@ -180,7 +180,9 @@ def show(row: dict[str, Any]) -> str:
     head = f"{row['workload']:10} {row['share']:>6}"
     if not row["feasible"]:
         verdict = "pass" if passed(row) else "SHORT"
-        return f"{head} {row['budget'] / 2**20:9.2f} MiB  refused; the least is {row['least'] / 2**20:.2f} MiB  {verdict}"
+        return (
+            f"{head} {row['budget'] / 2**20:9.2f} MiB  refused; the least is {row['least'] / 2**20:.2f} MiB  {verdict}"
+        )
     budget = "" if row["budget"] is None else f"{row['budget'] / 2**20:.2f} MiB"
     foretold = f"{row['planned_steps']} steps planned, {row['off']} B off" if row["budget"] else f"{row['off']} B off"
     time_ratio = row["seconds"] / row["base_seconds"]
@@ -253,9 +255,12 @@ def show_plans(row: dict[str, Any]) -> str:
         lines.append(f"  {share:6.1f} " + "".join(f"{v:>13}" for v in values))
     part = row["peak"] - row["base"]
     lowest = (f"{(row['least'][m] - row['base']) / part:.3f}" if m in row["least"] else "-" for m in methods)
-    lines.append("   least " + "".join(f"{v:>13}" for v in lowest) + f"   (bound {(row['bound'] - row['base']) / part:.3f})")
+    lines.append(
+        "   least " + "".join(f"{v:>13}" for v in lowest) + f"   (bound {(row['bound'] - row['base']) / part:.3f})"
+    )
     complaints = wrong(row)
-    lines += complaints and [f"  SHORT: {text}" for text in complaints] or ["  pass: no method is cheaper at a budget, or lower"]
+    lines += [f"  SHORT: {text}" for text in complaints]
+    lines += [] if complaints else ["  pass: no method is cheaper at a budget, or lower"]
     return "\n".join(lines)
 
 

@@ -45,6 +45,5 @@ def cpu_info() -> dict[str, object]:
     return dict(_core.cpu_info())
 
 
-Tensor.__array_ufunc__ = None
 _method(softmax)
 _method(log_softmax)

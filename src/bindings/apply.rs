@@ -147,6 +147,11 @@ pub fn run(py: Python<'_>, op: OpRef, inputs: &[&Var]) -> PyResult<Vars> {
     result.map_err(raise)
 }
 
+/// As `run` for two values on which other threads need not run meanwhile, already noted; `None` when they should.
+pub fn run_small(op: &OpRef, a: &Var, b: &Var) -> Option<Result<Vars, Error>> {
+    (a.tensor.numel() + b.tensor.numel() <= RELEASE_ABOVE).then(|| graph::apply(op.clone(), &[a, b]))
+}
+
 pub fn wrap(py: Python<'_>, mut outputs: Vars) -> PyResult<Py<PyAny>> {
     if outputs.len() == 1 {
         return Ok(Py::new(py, PyTensor::new(outputs.swap_remove(0)))?.into_any());

@@ -62,6 +62,7 @@ pub fn add_hook(_py: Python<'_>, var: &Var, hook: Py<PyAny>) -> PyResult<u64> {
     var.add_hook(Arc::new(call)).map_err(raise)
 }
 
+/// True where what is computed on this thread is recorded.
 #[pyfunction]
 fn is_grad_enabled() -> bool {
     graph::grad_enabled()

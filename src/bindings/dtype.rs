@@ -11,6 +11,7 @@ pub struct PyDType(pub DType);
 
 #[pymethods]
 impl PyDType {
+    /// What it is called: "float32".
     #[getter]
     fn name(&self) -> &'static str {
         self.0.name()
@@ -20,6 +21,7 @@ impl PyDType {
     fn itemsize(&self) -> usize {
         self.0.bytes()
     }
+    /// True for float16, bfloat16, float32 and float64.
     #[getter]
     fn is_floating_point(&self) -> bool {
         self.0.is_float()
@@ -38,9 +40,10 @@ pub fn object(py: Python<'_>, dtype: DType) -> PyResult<Py<PyDType>> {
     OBJECTS[dtype as usize].get_or_try_init(py, || Py::new(py, PyDType(dtype))).map(|o| o.clone_ref(py))
 }
 
+/// The type that an operation on two types has.
 #[pyfunction]
-fn promote_types(py: Python<'_>, a: &PyDType, b: &PyDType) -> PyResult<Py<PyDType>> {
-    object(py, DType::promote(a.0, b.0))
+fn promote_types(py: Python<'_>, type1: &PyDType, type2: &PyDType) -> PyResult<Py<PyDType>> {
+    object(py, DType::promote(type1.0, type2.0))
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

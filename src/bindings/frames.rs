@@ -7,12 +7,15 @@ use crate::arena::names::Name;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use rustc_hash::FxHashMap;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// Frames of our own package looked through before the line of the enclosing module call is taken instead.
 const DEEPEST: usize = 3;
 /// The same where no module call encloses them.
 const DEEPEST_OUTSIDE: usize = 12;
+
+/// A code object by its address, the instruction in it, and the line that they stand for.
+type Place = (usize, i32, Name);
 
 #[derive(Default)]
 struct Seen {
@@ -20,12 +23,15 @@ struct Seen {
     codes: FxHashMap<usize, (bool, Py<PyAny>)>,
     lines: FxHashMap<(usize, i32), Name>,
     package: String,
-    /// The module path and calling line of each module call in progress.
-    modules: Vec<(Name, Name)>,
 }
 
+// Never borrowed across a call into Python: that may collect garbage, and a finalizer may well run an op.
 thread_local! {
     static SEEN: RefCell<Seen> = RefCell::default();
+    /// The latest place: most ops are called from where the last one was.
+    static LATEST: Cell<Option<Place>> = const { Cell::new(None) };
+    /// The module path and calling line of each module call in progress.
+    static MODULES: RefCell<Vec<(Name, Name)>> = const { RefCell::new(vec![]) };
 }
 
 static GET_FRAME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -35,35 +41,46 @@ fn frame(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     get.bind(py).call0()
 }
 
-fn user_line(py: Python<'_>, seen: &mut Seen) -> PyResult<Option<Name>> {
+/// True for code of our own package.
+fn is_ours(py: Python<'_>, code: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let key = code.as_ptr() as usize;
+    if let Some(ours) = SEEN.with_borrow(|seen| seen.codes.get(&key).map(|(ours, _)| *ours)) {
+        return Ok(ours);
+    }
+    if SEEN.with_borrow(|seen| seen.package.is_empty()) {
+        let file: String = py.import("backsweep")?.getattr("__file__")?.extract()?;
+        SEEN.with_borrow_mut(|seen| seen.package = file.trim_end_matches("__init__.py").to_string());
+    }
+    let file: String = code.getattr("co_filename")?.extract()?;
+    SEEN.with_borrow_mut(|seen| {
+        let ours = file.starts_with(&seen.package);
+        seen.codes.insert(key, (ours, code.clone().unbind()));
+        Ok(ours)
+    })
+}
+
+/// The line in the user's code that is running, looked for in `deepest` frames.
+fn user_line(py: Python<'_>, deepest: usize) -> PyResult<Option<Name>> {
     let mut at = frame(py)?;
-    for _ in 0..if seen.modules.is_empty() { DEEPEST_OUTSIDE } else { DEEPEST } {
+    let latest = LATEST.get();
+    for _ in 0..deepest {
         let code = at.getattr(pyo3::intern!(py, "f_code"))?;
         let key = code.as_ptr() as usize;
-        let ours = match seen.codes.get(&key) {
-            Some((ours, _)) => *ours,
-            None => {
-                if seen.package.is_empty() {
-                    let file: String = py.import("backsweep")?.getattr("__file__")?.extract()?;
-                    seen.package = file.trim_end_matches("__init__.py").to_string();
-                }
-                let file: String = code.getattr("co_filename")?.extract()?;
-                let ours = file.starts_with(&seen.package);
-                seen.codes.insert(key, (ours, code.unbind()));
-                ours
-            }
-        };
-        if !ours {
+        let same = latest.filter(|latest| latest.0 == key);
+        if same.is_some() || !is_ours(py, &code)? {
             let instruction: i32 = at.getattr(pyo3::intern!(py, "f_lasti"))?.extract()?;
-            if let Some(name) = seen.lines.get(&(key, instruction)) {
-                return Ok(Some(*name));
+            if let Some((_, _, name)) = same.filter(|latest| latest.1 == instruction) {
+                return Ok(Some(name));
             }
-            let code = at.getattr("f_code")?;
-            let file: String = code.getattr("co_filename")?.extract()?;
-            let line: Option<usize> = at.getattr("f_lineno")?.extract()?;
-            let file = file.rsplit(['/', '\\']).next().unwrap_or(&file).to_string();
-            let name = Name::intern(&format!("{file}:{}", line.unwrap_or(0)));
-            seen.lines.insert((key, instruction), name);
+            let known = SEEN.with_borrow(|seen| seen.lines.get(&(key, instruction)).copied());
+            let name = match known {
+                Some(name) => name,
+                None => line_of(&at, &code)?,
+            };
+            if known.is_none() {
+                SEEN.with_borrow_mut(|seen| seen.lines.insert((key, instruction), name));
+            }
+            LATEST.set(Some((key, instruction, name)));
             return Ok(Some(name));
         }
         let back = at.getattr(pyo3::intern!(py, "f_back"))?;
@@ -75,6 +92,19 @@ fn user_line(py: Python<'_>, seen: &mut Seen) -> PyResult<Option<Name>> {
     Ok(None)
 }
 
+fn line_of(frame: &Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<Name> {
+    let file: String = code.getattr("co_filename")?.extract()?;
+    let line: Option<usize> = frame.getattr("f_lineno")?.extract()?;
+    let file = file.rsplit(['/', '\\']).next().unwrap_or(&file).to_string();
+    Ok(Name::intern(&format!("{file}:{}", line.unwrap_or(0))))
+}
+
+/// The module call in progress, and how many frames are looked through inside it.
+fn module() -> ((Name, Name), usize) {
+    let last = MODULES.with_borrow(|modules| modules.last().copied());
+    (last.unwrap_or((Name::NONE, Name::NONE)), if last.is_some() { DEEPEST } else { DEEPEST_OUTSIDE })
+}
+
 /// Sets the context of this thread to the user's line and the module call in progress; the op names itself later.
 pub fn note(py: Python<'_>) -> PyResult<()> {
     note_as(py, "")
@@ -82,29 +112,25 @@ pub fn note(py: Python<'_>) -> PyResult<()> {
 
 /// As `note`, for what is made without an op.
 pub fn note_as(py: Python<'_>, op: &'static str) -> PyResult<()> {
-    SEEN.with_borrow_mut(|seen| {
-        let (module, call) = seen.modules.last().copied().unwrap_or((Name::NONE, Name::NONE));
-        let line = user_line(py, seen)?.unwrap_or(call);
-        Context { op, module, line }.set();
-        Ok(())
-    })
+    let ((module, call), deepest) = module();
+    let line = user_line(py, deepest)?.unwrap_or(call);
+    Context { op, module, line }.set();
+    Ok(())
 }
 
 /// Enters a module call: what is computed until `pop_module` belongs to `path`.
 #[pyfunction]
 fn push_module(py: Python<'_>, path: &str) -> PyResult<()> {
-    SEEN.with_borrow_mut(|seen| {
-        let outer = seen.modules.last().map_or(Name::NONE, |m| m.1);
-        let line = user_line(py, seen)?.unwrap_or(outer);
-        seen.modules.push((Name::intern(path), line));
-        Ok(())
-    })
+    let ((_, call), deepest) = module();
+    let line = user_line(py, deepest)?.unwrap_or(call);
+    MODULES.with_borrow_mut(|modules| modules.push((Name::intern(path), line)));
+    Ok(())
 }
 
 #[pyfunction]
 fn pop_module() {
-    SEEN.with_borrow_mut(|seen| {
-        seen.modules.pop();
+    MODULES.with_borrow_mut(|modules| {
+        modules.pop();
     });
 }
 

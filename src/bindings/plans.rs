@@ -76,6 +76,7 @@ impl PyTape {
         Tape::from_json(text).map(|tape| PyTape(Arc::new(tape))).map_err(raise)
     }
 
+    /// As text that `from_json` reads.
     fn json(&self) -> String {
         self.0.to_json()
     }
@@ -192,6 +193,7 @@ impl PyPlan {
         Plan::from_json(text).map(PyPlan).map_err(raise)
     }
 
+    /// As text that `from_json` reads.
     fn json(&self) -> String {
         self.0.to_json()
     }

@@ -1,10 +1,11 @@
 //! The handle that Python holds. Attributes and operators; all other methods are Python's, in `backsweep/tensor.py`.
 
-use super::apply::{in_place, operand, run, wrap};
+use super::apply::{in_place, operand, run, run_small, wrap};
 use super::arrays;
 use super::autograd;
 use super::dtype::{PyDType, object};
 use super::errors::raise;
+use super::frames;
 use crate::arena::ledger::Category;
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
@@ -36,6 +37,14 @@ impl PyTensor {
     }
     fn read<T>(&self, f: impl FnOnce(&Var) -> T) -> T {
         f(&self.var.lock())
+    }
+    /// As `read`, of two, which may be one. Both are locked meanwhile, so `f` must neither run Python nor give up its lock.
+    fn read_both<T>(&self, other: &PyTensor, f: impl FnOnce(&Var, &Var) -> T) -> T {
+        let mine = self.var.lock();
+        if std::ptr::eq(self, other) {
+            return f(&mine, &mine);
+        }
+        f(&mine, &other.var.lock())
     }
 }
 
@@ -93,6 +102,13 @@ type Other<'a, 'py> = &'a Bound<'py, PyAny>;
 
 fn binary(slf: &Bound<'_, PyTensor>, other: Other, op: &OpRef, reflected: bool) -> PyResult<Py<PyAny>> {
     let py = slf.py();
+    if let Ok(theirs) = other.cast::<PyTensor>() {
+        frames::note(py)?;
+        let (a, b) = if reflected { (theirs.get(), slf.get()) } else { (slf.get(), theirs.get()) };
+        if let Some(outputs) = a.read_both(b, |a, b| run_small(op, a, b)) {
+            return wrap(py, outputs.map_err(raise)?);
+        }
+    }
     let var = slf.get().var();
     let Some(other) = operand(op.name(), other, var.tensor.dtype())? else {
         return Ok(py.NotImplemented());
@@ -236,32 +252,40 @@ impl PyTensor {
         update(slf, other, &OPERATORS.div)
     }
 
+    /// The sizes of the dims.
     #[getter]
     fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        self.read(|v| PyTuple::new(py, v.tensor.shape()))
+        // Making a tuple may collect garbage, whose finalizers may ask this very tensor.
+        let layout = self.read(|v| v.tensor.layout().clone());
+        PyTuple::new(py, layout.shape())
     }
+    /// The number of dims.
     #[getter]
     fn ndim(&self) -> usize {
         self.read(|v| v.tensor.shape().len())
     }
+    /// The element type.
     #[getter]
     fn dtype(&self, py: Python<'_>) -> PyResult<Py<PyDType>> {
         object(py, self.read(|v| v.tensor.dtype()))
     }
+    /// Where the elements are.
     #[getter]
     fn device(&self) -> &'static str {
         self.read(|v| v.tensor.meta.device.name())
     }
+    /// The number of elements.
     fn numel(&self) -> usize {
         self.read(|v| v.tensor.numel())
     }
+    /// Bytes of one element.
     fn element_size(&self) -> usize {
         self.read(|v| v.tensor.dtype().bytes())
     }
     /// Steps between neighbours on each axis, or on one, in elements.
     #[pyo3(signature = (dim=None))]
     fn stride(&self, py: Python<'_>, dim: Option<i64>) -> PyResult<Py<PyAny>> {
-        let layout = self.read(|v| v.tensor.meta.layout.clone());
+        let layout = self.read(|v| v.tensor.layout().clone());
         let strides = layout.strides();
         Ok(match dim {
             None => PyTuple::new(py, strides)?.into_any().unbind(),
@@ -272,9 +296,11 @@ impl PyTensor {
             }
         })
     }
+    /// True when the elements lie in row-major order without gaps.
     fn is_contiguous(&self) -> bool {
         self.read(|v| v.tensor.layout().is_contiguous())
     }
+    /// The address of the first element.
     fn data_ptr(&self) -> usize {
         self.read(|v| v.tensor.view().bytes_ptr() as usize)
     }
@@ -289,6 +315,7 @@ impl PyTensor {
         self.read(|v| v.tensor.shares_storage(&other.tensor))
     }
 
+    /// True when gradients reach this tensor.
     #[getter]
     fn requires_grad(&self) -> bool {
         self.read(Var::requires_grad)
@@ -315,6 +342,7 @@ impl PyTensor {
         }
         Ok(())
     }
+    /// True for a tensor that no recorded op made.
     #[getter]
     fn is_leaf(&self) -> bool {
         self.read(Var::is_leaf)
@@ -324,6 +352,7 @@ impl PyTensor {
     fn grad_fn(&self) -> Option<&'static str> {
         self.read(Var::op_name)
     }
+    /// The gradient that sweeps have summed up here, or None.
     #[getter]
     fn grad(&self) -> Option<PyTensor> {
         let slot = self.read(Var::grad_slot)?;
@@ -362,9 +391,11 @@ impl PyTensor {
         drop(old);
         Ok(())
     }
+    /// Keep the gradient of this tensor in `.grad`, though it is no leaf.
     fn retain_grad(&self) -> PyResult<()> {
         self.var().retain_grad().map_err(raise)
     }
+    /// The same memory without the history.
     fn detach(&self) -> PyTensor {
         PyTensor::new(self.var().detach())
     }

@@ -277,8 +277,8 @@ class Program:
                 part.backward(retain_graph=i + 1 < len(parts))
             loss = parts[-1]
         elif self.way == "second":
-            (dx,) = bs.autograd.grad(loss, [self.leaves[0]], create_graph=True)
-            (loss + dx.square().sum()).backward()
+            (dx,) = bs.autograd.grad(loss, [self.leaves[0]], create_graph=True, allow_unused=True)
+            (loss if dx is None else loss + dx.square().sum()).backward()
             del dx
         else:
             if self.way == "twice":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -172,3 +173,31 @@ def test_the_demo_learns_and_reports(tmp_path):
     assert report["steps"] == 20 and report["device"] == "cpu" and report["val_loss"] < 4.2
     assert report["bill"]["total"] == sum(report["bill"]["by_category"].values())
     assert set(bs.load(report["weights"])) >= {"token.weight", "norm.weight"}
+
+
+class Loud:
+    """Runs ops when it is collected, as garbage: anywhere that Python allocates."""
+
+    runs = 0
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        assert (bs.ones(3) * 2).sum().item() == 6.0
+        Loud.runs += 1
+
+
+def test_a_finalizer_may_run_ops_in_the_middle_of_an_op():
+    before = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        x = bs.ones(3).requires_grad_()
+        layer = nn.Linear(3, 3)
+        for _ in range(200):
+            Loud()
+            layer(x * x.shape[0]).sum().backward()
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert Loud.runs == 200

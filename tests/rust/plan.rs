@@ -69,7 +69,7 @@ fn searched_plans_are_close_to_the_optimum_of_small_graphs() {
 /// How far plans are above the optimum, the worst first; and where there is no plan though there is a way.
 fn compare_with_the_optimum(how: Search) -> (Vec<f64>, Vec<(usize, u64)>) {
     let mut random = Random::new(2);
-    let cases = if long() { 600 } else { 60 };
+    let cases = if long() { 150 } else { 60 };
     let (mut gaps, mut exact, mut infeasible, mut impossible) = (vec![], 0, vec![], 0);
     for case in 0..cases {
         let count = if long() { 6 + random.below(13) } else { 6 + random.below(6) };

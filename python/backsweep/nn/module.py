@@ -526,6 +526,7 @@ class Module:
 
 
 def _forward_is_missing(self: Module, *args: Any, **kwargs: Any) -> Any:
+    """What the module computes; a subclass defines it, and calling the module runs it."""
     raise NotImplementedError(f"{type(self).__name__}: forward is missing; define forward(self, ...)")
 
 
