@@ -65,7 +65,7 @@ pub fn share(v: &Var) {
         return;
     }
     // A value that was written to in place is not what its maker made, whatever its handle says.
-    if v.tensor.meta.bytes() < LEAST_BYTES || v.tensor.storage().version() != 0 || v.tensor.offset() != 0 {
+    if v.tensor.storage().version() != 0 || v.tensor.offset() != 0 {
         return;
     }
     let freed = store::with_mut(node.id(), |maker| {

@@ -74,18 +74,25 @@ def test_a_loss_follows_its_formula_under_each_reduction(
 
 
 @pytest.mark.parametrize(
-    "loss",
+    ("loss", "name"),
     [
-        nn.L1Loss, nn.MSELoss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.KLDivLoss,
-        nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.HingeEmbeddingLoss,
+        (nn.L1Loss, "l1_loss"),
+        (nn.MSELoss, "mse_loss"),
+        (nn.SmoothL1Loss, "smooth_l1_loss"),
+        (nn.HuberLoss, "huber_loss"),
+        (nn.BCELoss, "binary_cross_entropy"),
+        (nn.BCEWithLogitsLoss, "binary_cross_entropy_with_logits"),
+        (nn.KLDivLoss, "kl_div"),
+        (nn.PoissonNLLLoss, "poisson_nll_loss"),
+        (nn.SoftMarginLoss, "soft_margin_loss"),
+        (nn.HingeEmbeddingLoss, "hinge_embedding_loss"),
     ],
-)  # fmt: skip
-def test_a_loss_refuses_to_broadcast_and_names_both_shapes(loss: Callable[[], nn.Module]):
+)
+def test_a_loss_refuses_to_broadcast_and_names_both_shapes(loss: Callable[[], nn.Module], name: str):
     with pytest.raises(ShapeError) as caught:
         loss()(bs.zeros(4, 1), bs.zeros(4))
     assert str(caught.value) == (
-        f"{loss.__name__}: input [4, 1] and target [4] differ in shape; "
-        f"equal shapes are needed, as a loss does not broadcast (help: target.reshape(4, 1))"
+        f"{name}: input [4, 1] and target [4]; the shapes must be equal (help: target.reshape(4, 1))"
     )
     with pytest.raises(ShapeError, match=r"\[4, 3\] and target \[1, 3\]"):
         loss()(bs.zeros(4, 3), bs.zeros(1, 3))

@@ -1069,7 +1069,7 @@ def test_cross_entropy_takes_classes_weights_smoothing_and_probabilities():
 
 def test_the_batch_mean_of_kl_is_the_divergence():
     wanted = (P * (np.log(P) - log_softmax(X))).sum(axis=1).mean()
-    close(nn.KLDivLoss("batchmean")(tensor(log_softmax(X)), tensor(P)), np.array(wanted))
+    close(nn.KLDivLoss(reduction="batchmean")(tensor(log_softmax(X)), tensor(P)), np.array(wanted))
 
 
 

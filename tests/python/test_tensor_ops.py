@@ -699,19 +699,19 @@ def reference_losses() -> dict[str, tuple[Callable[..., bs.Tensor], Callable[...
             lambda x, t: 0.5 * (t + (x - t) ** 2 / np.exp(t)) + 0.5 * np.log(2 * np.pi),
         ),
         "soft margin": (
-            lambda x, t, reduction: F.soft_margin_loss(x, t.detach().sign(), reduction),
+            lambda x, t, reduction: F.soft_margin_loss(x, t.detach().sign(), reduction=reduction),
             lambda x, t: np.log1p(np.exp(-np.sign(t) * x)),
         ),
         "hinge": (
-            lambda x, t, reduction: F.hinge_embedding_loss(x, t.detach().sign(), 0.7, reduction),
+            lambda x, t, reduction: F.hinge_embedding_loss(x, t.detach().sign(), 0.7, reduction=reduction),
             lambda x, t: np.where(t > 0, x, np.maximum(0, 0.7 - x)),
         ),
         "ranking": (
-            lambda x, t, reduction: F.margin_ranking_loss(x, t.flip(0), t.detach().sign(), 0.3, reduction),
+            lambda x, t, reduction: F.margin_ranking_loss(x, t.flip(0), t.detach().sign(), 0.3, reduction=reduction),
             lambda x, t: np.maximum(0, 0.3 - np.sign(t) * (x - t[::-1])),
         ),
         "cosine": (
-            lambda x, t, reduction: F.cosine_embedding_loss(x, t, t.detach()[:, 0].sign(), 0.1, reduction),
+            lambda x, t, reduction: F.cosine_embedding_loss(x, t, t.detach()[:, 0].sign(), 0.1, reduction=reduction),
             lambda x, t: np.where(t[:, 0] > 0, 1 - cosine(x, t), np.maximum(0, cosine(x, t) - 0.1)),
         ),
         "triplet": (

@@ -74,7 +74,7 @@ def test_an_assertion_on_gradients_is_one_line_of_a_users_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytester.makepyfile(
-        test_budget="""
+        test_same_under_budget="""
         import backsweep as bs, pytest
         from backsweep import nn
         from backsweep.testing import assert_same_under_budget

@@ -195,6 +195,9 @@ impl Engine for Witness<'_> {
         self.read.outputs |= bit(i);
         Ok(self.push(self.y[i].clone()))
     }
+    fn has_output(&self, i: usize) -> bool {
+        self.declared.outputs & bit(i) != 0
+    }
     fn records(&self) -> bool {
         self.recorded
     }
