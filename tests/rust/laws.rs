@@ -472,7 +472,8 @@ fn on_paper_every_op_is_billed_as_for_real_and_no_number_is_written() {
             for (tensors, grad) in [(&tensors, true), (&tensors, false), (&turned, true), (&turned, false)] {
                 let (real, _) = events(&case, tensors, &dy, grad);
                 // Blocks of every small size, so that what is handed out next has known bytes.
-                let sizes = (4..13).flat_map(|log| std::iter::repeat_n(1usize << log, 64));
+                let sizes = [16, 32].into_iter().chain((64..=4096).step_by(64));
+                let sizes = sizes.flat_map(|bytes| std::iter::repeat_n(bytes, 12));
                 let poison: Vec<Tensor> = sizes
                     .map(|n| Tensor::from_slice("law", &[n], &vec![POISON; n], Category::Temporary).unwrap())
                     .collect();
