@@ -42,10 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} steps; one or more are needed")
-    return value
+    return int(text)
 
 
 def _gpus(found: list[dict[str, str]]) -> dict[str, str]:

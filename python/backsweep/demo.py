@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -101,7 +102,7 @@ class Text:
         self.train, self.validation = data[:cut], data[cut:]
         if len(self.validation) <= CONTEXT + 1:
             raise bs.errors.ValueError(
-                f"demo: a text of {len(text)} characters; {10 * (CONTEXT + 2)} or more are needed"
+                f"a text of {len(text)} characters; {10 * (CONTEXT + 2)} or more are needed"
             )
 
     @staticmethod
@@ -202,22 +203,47 @@ class Progress:
 
 def run(options: argparse.Namespace) -> int:
     """The command `backsweep demo`."""
-    if options.device not in ("cpu", "auto"):
-        print(f"demo: device '{options.device}' is not there; cpu is", file=sys.stderr)
-        return 2
+    out = Path(options.out)
     try:
+        if options.device not in ("cpu", "auto"):
+            raise bs.DeviceError(f"the demo trains on the cpu so far, not on {options.device!r}")
         text = Text.read(options.data)
-    except (OSError, UnicodeDecodeError, bs.BacksweepError) as error:
+        out.mkdir(parents=True, exist_ok=True)
+        report = train(text, options)
+    except (OSError, UnicodeDecodeError, bs.DeviceError, bs.errors.ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    report = train(text, options)
-    out = Path(options.out)
+    except KeyboardInterrupt:
+        print(f"demo: stopped by Ctrl-C; weights, if any were learned, are in {out}", file=sys.stderr)
+        return 130
     (out / "report.json").write_text(json.dumps(asdict(report), indent=2), encoding="utf-8")
     if options.json:
         print(json.dumps(asdict(report)))
     elif not options.quiet:
         show(report, out)
     return 130 if report.interrupted else 0
+
+
+class Interrupt:
+    """Ctrl-C as a wish: heard the first time, obeyed at once the second."""
+
+    def __init__(self) -> None:
+        self.heard = False
+
+    def __enter__(self) -> Interrupt:
+        # Who was started deaf to Ctrl-C stays deaf.
+        self.before = signal.getsignal(signal.SIGINT)
+        if self.before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self.hear)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def hear(self, *_: object) -> None:
+        if self.heard:
+            raise KeyboardInterrupt
+        self.heard = True
 
 
 def train(text: Text, options: argparse.Namespace) -> Report:
@@ -230,11 +256,10 @@ def train(text: Text, options: argparse.Namespace) -> Report:
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = optim.AdamW(groups, lr=RATE, betas=BETAS)
     progress = Progress(options.steps, options.quiet or options.json)
-    start, step, interrupted, loss = time.perf_counter(), 0, False, float("nan")
-    activation_bytes, peak_bill, norms = 0, [], {}
+    start, step, activation_bytes, peak_bill = time.perf_counter(), 0, 0, []
     bs.memory.reset_peak()
-    try:
-        while step < options.steps:
+    with Interrupt() as interrupt:
+        while step < options.steps and not interrupt.heard:
             tokens, targets = text.batch(text.train, random)
             for group in optimizer.param_groups:
                 group["lr"] = rate(step, options.steps)
@@ -250,19 +275,17 @@ def train(text: Text, options: argparse.Namespace) -> Report:
                 optimizer.step()
             if billed:
                 peak_bill = bill.at_peak()
-            loss = value.item()
-            del value
             step += 1
-            progress.show(step, loss)
-    except KeyboardInterrupt:
-        interrupted = True
+            progress.show(step, value.item())
+            del value
     seconds = time.perf_counter() - start
     progress.end()
-    norms = gradient_norms(model)
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    weights = out / "model.safetensors"
+    weights = Path(options.out) / "model.safetensors"
     bs.save(model.state_dict(), weights)
+    # What the next step would do, before clipping makes all norms smaller.
+    optimizer.zero_grad()
+    loss_of(model, *text.batch(text.train, random)).backward()
+    norms = gradient_norms(model)
     return Report(
         val_loss=evaluate(model, text, text.validation, options.seed + 1),
         train_loss=evaluate(model, text, text.train, options.seed + 2),
@@ -274,11 +297,11 @@ def train(text: Text, options: argparse.Namespace) -> Report:
         device="cpu",
         version=bs.__version__,
         seed=options.seed,
-        interrupted=interrupted,
+        interrupted=interrupt.heard,
         sample=generate(model, text, 300, options.seed),
         weights=str(weights),
         gradient_norms=norms,
-        diagnosis=diagnose(norms) if norms else "no step was finished",
+        diagnosis=diagnose(norms),
         bill=bs.memory.bill(peak_bill),
     )
 
@@ -301,7 +324,7 @@ def show(report: Report, out: Path) -> None:
     print(f"loss         train {report.train_loss:.4f}, validation {report.val_loss:.4f}")
     print(f"speed        {report.tokens_per_second:,.0f} tokens/s, {report.steps} steps in {report.seconds:.1f} s")
     print(f"\nsample\n{report.sample}\n")
-    print("gradient norms of the last step")
+    print("gradient norms of the next step")
     for name, value in report.gradient_norms.items():
         print(f"  {name:12} {value:.4f}")
     print(f"  {report.diagnosis}\n")

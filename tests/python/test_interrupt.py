@@ -50,16 +50,35 @@ def test_a_sweep_stops_soon_and_the_next_step_works() -> None:
 
 def test_the_demo_keeps_what_it_learned(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    command = [sys.executable, "-m", "backsweep", "demo", "--steps", "1000000", "--json", "--out", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "backsweep", "demo", "--steps", "1000000", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            time.sleep(3.0)
+            # The first line of progress: a step is done.
+            assert process.stderr is not None and process.stderr.readline()
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=100)
         finally:
             process.kill()
-    report = json.loads(output)
+    report = json.loads((out / "report.json").read_text())
     assert process.returncode == 130 and report["interrupted"] and 0 < report["steps"] < 1_000_000
-    assert report == json.loads((out / "report.json").read_text())
+    assert f"stopped by Ctrl-C after {report['steps']} steps; what was learned is kept" in output
+    assert all(norm > 0 for norm in report["gradient_norms"].values()) and "blocks.3" in report["gradient_norms"]
     weights = bs.load(report["weights"])
     assert weights["token.weight"].shape[1] == 128
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--data", "missing.txt"], "demo: [Errno 2] No such file or directory: 'missing.txt'"),
+        (["--data", "short.txt"], "demo: a text of 3 characters; 660 or more are needed"),
+        (["--device", "moon"], "demo: the demo trains on the cpu so far, not on 'moon'"),
+        (["--out", "short.txt/x"], "demo: [Errno 20] Not a directory: 'short.txt/x'"),
+        (["--steps", "many"], "argument --steps: many steps; one or more are needed"),
+    ],
+)
+def test_what_the_demo_cannot_do_it_says_before_it_trains(options: list[str], text: str, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("abc")
+    command = [sys.executable, "-m", "backsweep", "demo", *options]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 2 and run.stderr.rstrip().endswith(text) and not run.stdout
