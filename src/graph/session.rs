@@ -193,8 +193,13 @@ pub fn hinted(key: Key, hint: Hint) {
     }
 }
 
-pub fn after_sweep() {
+/// A sweep has ended. The step of one that failed is no step to plan by.
+pub fn after_sweep(whole: bool) {
     if let Some(session) = SESSION.lock().as_mut() {
+        if !whole {
+            session.capture = None;
+            session.following = None;
+        }
         session.swept = session.capture.is_some();
     }
 }

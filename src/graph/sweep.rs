@@ -39,7 +39,7 @@ pub fn sweep(request: Request) -> Result<Vec<Option<Var>>> {
     record::set_grad_enabled(before.1);
     before.0.set();
     if session::active() {
-        session::after_sweep();
+        session::after_sweep(result.is_ok());
     }
     result
 }

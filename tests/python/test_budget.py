@@ -245,6 +245,38 @@ def test_a_parameter_changed_between_forward_and_backward_is_refused_under_a_pla
     assert all(p.grad is not None for p in net.parameters())
 
 
+def test_a_sweep_that_failed_is_no_step_to_plan_by() -> None:
+    net, optimizer, x = perceptron()
+
+    def forward() -> bs.Tensor:
+        optimizer.zero_grad()
+        return net(x).square().mean()
+
+    with bs.memory.capture() as steps:
+        forward().backward()
+    plan = steps.tape.least()
+    optimizer.zero_grad()
+    gc.collect()
+    budget = plan.peak - steps.tape.base + bs.memory.stats()["live"]
+
+    def fail(_: bs.Tensor) -> None:
+        raise KeyError("no such layer")
+
+    weight = net[4][0].weight
+    handle = weight.register_hook(fail)
+    with bs.memory.budget(budget):
+        loss = forward()
+        with pytest.raises(KeyError):
+            loss.backward()
+        del loss
+    handle.remove()
+    gc.collect()
+    with bs.memory.budget(budget):
+        forward().backward()
+        followed = bs.memory.current_plan()
+    assert followed is not None and followed.peak == budget
+
+
 def test_what_a_write_without_recording_made_of_a_value_is_what_is_replayed() -> None:
     def run(budget: int | None) -> tuple[bytes, int]:
         x = bs.linspace(-1, 1, 4096).requires_grad_()
