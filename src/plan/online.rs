@@ -3,8 +3,10 @@
 //! Kirisame et al. 2021, arXiv:2006.09616. Here for comparison, and for where its evictions make a good first plan. What
 //! it brings back stays until it is evicted again; values that are released, or locked by the running op, are no choice.
 
+use super::exact::Step;
 use super::problem::Problem;
 use super::simulate::{NO_GAP, State};
+use super::tape::ValueId;
 
 /// Which value is evicted: the one with the least score.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,12 +23,13 @@ pub enum Heuristic {
     Msps,
 }
 
-/// What happened: the peak, the cost of what ran again, and the states that come closest.
+/// What happened: the peak, the cost of what ran again, each eviction and replay as a step, and the states that come closest.
 pub struct Online {
     pub peak: i64,
     pub recompute: f64,
     pub replays: usize,
     pub states: Vec<State>,
+    pub steps: Vec<Step>,
 }
 
 struct Runtime<'a> {
@@ -70,7 +73,7 @@ pub fn run(problem: &Problem, budget: u64, heuristic: Heuristic) -> Option<Onlin
         clock: 0.0,
         live: script.base,
         brought: vec![],
-        result: Online { peak: script.base, recompute: 0.0, replays: 0, states: problem.start.clone() },
+        result: Online { peak: script.base, recompute: 0.0, replays: 0, states: problem.start.clone(), steps: vec![] },
     };
     let mut away = 0;
     for p in 0..script.ops {
@@ -97,6 +100,9 @@ pub fn run(problem: &Problem, budget: u64, heuristic: Heuristic) -> Option<Onlin
             if !needed && r.resident[v as usize] && !reads.contains(&v) {
                 r.resident[v as usize] = false;
                 r.live -= script.bytes[v as usize];
+                if p + 1 < script.ops {
+                    r.result.steps.push(Step { before: p as u32 + 1, value: ValueId(v), make: false });
+                }
             }
         }
         away = script.level[p] - r.live;
@@ -133,6 +139,7 @@ impl Runtime<'_> {
         self.room(script.rise[f], p)?;
         self.result.recompute += script.cost[f];
         self.result.replays += 1;
+        self.result.steps.push(Step { before: p as u32, value: ValueId(v), make: true });
         self.clock += script.cost[f];
         self.live += script.net[f];
         for &w in script.makes.get(f) {
@@ -171,6 +178,7 @@ impl Runtime<'_> {
             let (_, v) = best?;
             self.resident[v] = false;
             self.live -= script.bytes[v];
+            self.result.steps.push(Step { before: p as u32, value: ValueId(v as u32), make: false });
             self.result.states[self.gap[v] as usize] = State::LATE;
         }
         self.result.peak = self.result.peak.max(self.live + more);

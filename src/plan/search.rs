@@ -260,6 +260,12 @@ impl<'a> Planner<'a> {
             if let Some(online) = online::run(self.problem, budget, heuristic) {
                 let found = self.fit_from(online.states, false, budget, SCORES[0], name);
                 found.into_iter().for_each(|c| self.keep(c));
+                // Hints are said by the states of gaps, of which steps know nothing.
+                if self.problem.free.iter().all(|free| *free) {
+                    let outcome = exact::follow(&self.problem.script, &online.steps);
+                    let states = self.problem.start.clone();
+                    self.keep(Candidate { states, lean: false, outcome, steps: online.steps, method: name });
+                }
             }
         }
     }

@@ -9,7 +9,7 @@
 mod rows;
 pub mod views;
 
-use super::gemm::pack::Panel;
+use super::gemm::pack::Panels;
 use super::gemm::tile::{Bias, Element, Tile};
 use super::pool;
 use super::random::Stream;
@@ -527,14 +527,8 @@ unsafe fn pack<T: Element>(
     to: *mut T,
 ) {
     let width = T::tile_shape().columns;
-    for first in (0..lines).step_by(width) {
-        // SAFETY: the promise of the caller; `to` has room for whole panels.
-        unsafe {
-            let from = from.offset(first as isize * line_stride);
-            let to = to.add(first * depth);
-            Panel { from, line_stride, depth_stride, lines: width.min(lines - first), depth, to, width }.pack();
-        }
-    }
+    // SAFETY: the promise of the caller; `to` has room for whole panels.
+    unsafe { Panels { from, line_stride, depth_stride, lines, each: width, depth, to, width }.pack() };
 }
 
 unsafe fn clear<T: Element>((to, stride): (*mut T, isize), rows: usize, width: usize) {

@@ -17,7 +17,7 @@ pub mod tile;
 
 use super::pool;
 use super::simd::{self, Level};
-use pack::Panel;
+use pack::Panels;
 use std::ops::Range;
 use tile::{Bias, Element, Tile};
 
@@ -399,8 +399,10 @@ enum PackB {
     First,
 }
 
-/// k is cut into blocks of at most this many bytes a line, so that a panel of B stays in the first cache or nearly.
+/// k is cut into blocks of at most this many bytes a line, so that a panel of B stays in the first cache or nearly. The widest
+/// tiles take it from the second cache as fast, and more from fewer visits to C.
 const DEPTH_BYTES: usize = 384 * 4;
+const WIDE_DEPTH_BYTES: usize = 768 * 4;
 const MOST_ROWS: usize = 2016;
 const MOST_COLUMNS: usize = 2048;
 /// An unpacked operand that is read often must fit here, with the gaps between its rows.
@@ -412,7 +414,8 @@ impl Blocks {
         let shape = T::tile_shape();
         let size = size_of::<T>();
         let row_tiles = m.div_ceil(shape.rows).max(1);
-        let block = k.min(DEPTH_BYTES / size);
+        let depth_bytes = if shape.lanes == 16 { WIDE_DEPTH_BYTES } else { DEPTH_BYTES };
+        let block = k.min(depth_bytes / size);
         let reach = |stride: isize, count: usize| stride.unsigned_abs() * count * size;
 
         let pack_b = if b.column == 1 && (row_tiles <= 4 || reach(b.row, block) <= DIRECT_BYTES) {
@@ -534,42 +537,55 @@ impl<T: Element> Pass<'_, T> {
         if panels == 0 {
             return;
         }
-        let one = |panel: usize| {
-            // SAFETY: panels are disjoint parts of scratch memory.
-            unsafe {
-                if panel < a_panels {
-                    let row = self.rows.start + panel * blocks.rows;
-                    Panel {
-                        from: self.a(row),
-                        line_stride: blocks.a.row,
-                        depth_stride: blocks.a.column,
-                        lines: blocks.rows.min(self.rows.end - row),
-                        depth: self.depth,
-                        to: self.packed_a.at(panel * blocks.a_width * self.depth).start,
-                        width: blocks.a_width,
-                    }
-                    .pack();
-                } else {
-                    let panel = panel - a_panels;
-                    let column = self.columns.start + panel * blocks.b_width;
-                    self.pack_b(column, self.packed_b.at(panel * blocks.b_width * self.depth).start);
-                }
-            }
-        };
         let elements = (self.depth * blocks.b_width) as f64;
         let group = if threads == 1 { panels } else { pool::chunk_rows(panels, elements * 0.25) };
-        pool::run(panels.div_ceil(group), &|chunk| part(chunk, group, panels).for_each(&one));
+        pool::run(panels.div_ceil(group), &|chunk| {
+            let range = part(chunk, group, panels);
+            // SAFETY: panels are disjoint parts of scratch memory.
+            unsafe {
+                self.pack_a(range.start.min(a_panels)..range.end.min(a_panels));
+                let b = range.start.max(a_panels) - a_panels..range.end.max(a_panels) - a_panels;
+                if !b.is_empty() {
+                    let to = self.packed_b.at(b.start * blocks.b_width * self.depth).start;
+                    let column = |panel: usize| self.columns.start + panel * blocks.b_width;
+                    self.pack_b(column(b.start)..self.columns.end.min(column(b.end)), to);
+                }
+            }
+        });
     }
 
-    unsafe fn pack_b(&self, column: usize, to: *mut T) {
+    unsafe fn pack_a(&self, panels: Range<usize>) {
+        if panels.is_empty() {
+            return;
+        }
         let blocks = self.blocks;
-        // SAFETY: the caller hands over room for a panel.
+        let first = self.rows.start + panels.start * blocks.rows;
+        // SAFETY: the caller hands over panels of A.
         unsafe {
-            Panel {
-                from: self.b(column),
+            Panels {
+                from: self.a(first),
+                line_stride: blocks.a.row,
+                depth_stride: blocks.a.column,
+                lines: (panels.len() * blocks.rows).min(self.rows.end - first),
+                each: blocks.rows,
+                depth: self.depth,
+                to: self.packed_a.at(panels.start * blocks.a_width * self.depth).start,
+                width: blocks.a_width,
+            }
+            .pack();
+        }
+    }
+
+    unsafe fn pack_b(&self, columns: Range<usize>, to: *mut T) {
+        let blocks = self.blocks;
+        // SAFETY: the caller hands over room for the panels.
+        unsafe {
+            Panels {
+                from: self.b(columns.start),
                 line_stride: blocks.b.column,
                 depth_stride: blocks.b.row,
-                lines: blocks.b_width.min(self.columns.end - column),
+                lines: columns.len(),
+                each: blocks.b_width,
                 depth: self.depth,
                 to,
                 width: blocks.b_width,
@@ -597,8 +613,14 @@ impl<T: Element> Pass<'_, T> {
         let blocks = self.blocks;
         let (row_tiles, strips) = (self.rows.len().div_ceil(blocks.rows), self.columns.len().div_ceil(blocks.strip));
         if slots == 1 {
-            // SAFETY: the caller's promise; the only thread uses slot 0.
-            return unsafe { self.group(self.rows.clone(), self.columns.clone(), 0) };
+            // About 16 tiles of rows share a block of A in the second cache, unless B is packed as it is used.
+            let tall = if blocks.pack_b == PackB::OnUse { row_tiles } else { 16 };
+            for row in self.rows.clone().step_by(tall.max(1) * blocks.rows) {
+                let rows = row..self.rows.end.min(row + tall * blocks.rows);
+                // SAFETY: the caller's promise; the only thread uses slot 0.
+                unsafe { self.group(rows, self.columns.clone(), 0) };
+            }
+            return;
         }
         let nanos = (blocks.rows * blocks.strip * self.depth) as f64 / rate::<T>();
         let tiles = pool::chunk_rows(row_tiles * strips, nanos.max(CHUNK_NANOS / 64.0));
@@ -652,7 +674,7 @@ impl<T: Element> Pass<'_, T> {
                     }
                     _ => {
                         let own = self.own.at(slot * self.own_size).start;
-                        self.pack_b(column, own);
+                        self.pack_b(column..columns.end.min(column + blocks.b_width), own);
                         (own.cast_const(), blocks.b_width, blocks.b_width.min(left))
                     }
                 };

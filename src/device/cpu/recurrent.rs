@@ -7,7 +7,7 @@
 //! Leaves out the plain RNN, which is composed, and the gradients of weights and inputs: one product each, of the
 //! caller.
 
-use super::gemm::pack::Panel;
+use super::gemm::pack::Panels;
 use super::gemm::tile::{Bias, Element, Tile, prefetch};
 use super::pool;
 use super::simd::{Kernel, Lanes};
@@ -217,8 +217,10 @@ pub fn forward<C: Cell, T: Element>(sizes: Sizes, weights: Weights<T>, data: For
             let from = w_hh[(gate * hidden + panel * columns) * hidden..].as_ptr();
             let to = to[gate * hidden * columns..].as_mut_ptr();
             let (line_stride, depth_stride) = (hidden as isize, 1);
+            let panel =
+                Panels { from, line_stride, depth_stride, lines, each: columns, depth: hidden, to, width: columns };
             // SAFETY: `lines` rows of the weight, and as many panels as gates.
-            unsafe { Panel { from, line_stride, depth_stride, lines, depth: hidden, to, width: columns }.pack() };
+            unsafe { panel.pack() };
         }
     });
     let (slots, slot_size) = (pool::threads(), sizes.slot::<T>(C::GATES));
@@ -301,8 +303,9 @@ pub fn backward<C: Cell, T: Element>(sizes: Sizes, weights: Weights<T>, data: Ba
     pack_panels(packed, depth * columns, |panel, to| {
         let (lines, from) = (columns.min(hidden - panel * columns), w_hh[panel * columns..].as_ptr());
         let (line_stride, depth_stride, to) = (1, hidden as isize, to.as_mut_ptr());
+        let panel = Panels { from, line_stride, depth_stride, lines, each: columns, depth, to, width: columns };
         // SAFETY: `lines` columns of the weight, and a whole panel.
-        unsafe { Panel { from, line_stride, depth_stride, lines, depth, to, width: columns }.pack() };
+        unsafe { panel.pack() };
     });
     let (slots, slot_size) = (pool::threads(), sizes.slot::<T>(1));
     let (scratch, carried, dh0) = (Shared::of(scratch), Shared::of(carried), Shared::of(dh0));

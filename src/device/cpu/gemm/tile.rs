@@ -258,6 +258,12 @@ where
     L::Elem: Element,
 {
     let mut sums = [[L::splat(L::Elem::ZERO); V]; M];
+    // C is wanted at the end: its rows are far apart, and each would be waited for.
+    for i in 0..M {
+        for v in (0..V).step_by(64 / size_of::<L>().min(64)) {
+            prefetch(tile.c.wrapping_offset(i as isize * tile.c_stride + (v * L::WIDTH) as isize));
+        }
+    }
     // SAFETY: the promise of the caller of `Element::tile`.
     unsafe {
         let mut b = tile.b;
