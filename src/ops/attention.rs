@@ -9,6 +9,7 @@ use super::run::{relaid, workspace};
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_float, output};
 use crate::arena::ledger::Category;
 use crate::arena::on_paper;
+use crate::device::Device;
 use crate::device::cpu::attention::views::{Gradients, Job, takes};
 use crate::device::cpu::attention::{Dropout, Number};
 use crate::device::cpu::random::Stream;
@@ -296,7 +297,7 @@ impl Op for Attention {
     fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>> {
         let metas: Vec<Meta> = x
             .iter()
-            .map(|x| Meta::contiguous("attention", &x.shape, DType::F64, crate::device::Device::Cpu))
+            .map(|x| Meta::contiguous("attention", &x.shape, DType::F64, Device::Cpu))
             .collect::<Result<_>>()
             .ok()?;
         let sizes = Sizes::of(&metas.iter().collect::<Vec<_>>()).ok()?;
@@ -391,6 +392,10 @@ impl Attention {
             let seen: Vec<u8> =
                 (0..sizes.queries * sizes.keys).map(|at| u8::from(at % sizes.keys <= at / sizes.keys)).collect();
             let seen = Tensor::from_slice("attention", &[sizes.queries, sizes.keys], &seen, Category::Temporary)?;
+            let seen = match back.input_meta(0).device {
+                Device::Cpu => seen,
+                there => super::transfer::moved(&seen, there, Category::Temporary)?,
+            };
             let seen = back.constant(seen);
             let seen = back.cast(seen, DType::Bool)?;
             s = back.call("where", &[seen, s, never], &[])?;

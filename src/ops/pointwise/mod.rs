@@ -24,7 +24,7 @@ use crate::device::gpu::{self, Gpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::real::Real;
-use crate::shape::{self, Dims, Layout};
+use crate::shape::{self, Dims, Layout, Strides};
 use crate::tensor::{Meta, Tensor};
 use smallvec::SmallVec;
 use std::fmt;
@@ -388,7 +388,18 @@ pub fn copy_into(from: &Tensor, to: &Tensor) -> Result<()> {
 /// As `copy_into`, on a GPU.
 pub fn copy_on(gpu: &Gpu, from: &Tensor, to: &Tensor) -> Result<()> {
     const COPY: Text = Text::of::<Identity>();
+    if from.dtype() == DType::I64 && to.dtype() == DType::I64 && from.device() == to.device() {
+        return copy_on(gpu, &words(from), &words(to));
+    }
     launch_on(gpu, "copy", &COPY, from.dtype().compute(), &[source(from)], &to.buffer())
+}
+
+/// int64 as pairs of words, so that a copy loses nothing where numbers are computed in 32 bits.
+fn words(t: &Tensor) -> Tensor {
+    let shape: Dims = t.shape().iter().copied().chain([2]).collect();
+    let strides: Strides = t.layout().strides().iter().map(|s| 2 * s).chain([1]).collect();
+    let meta = Meta { layout: Layout::strided(&shape, &strides), dtype: DType::I32, device: t.device() };
+    Tensor::on(meta, t.storage().clone(), 2 * t.offset())
 }
 
 /// What a kernel of a GPU reads of a tensor: a buffer, or the number that a tensor of the host is.
