@@ -4,10 +4,13 @@
 //! op, or text made from its formula (`text`, `pointwise`). Drivers are looked for when a GPU is first asked for, so that a
 //! program without one pays nothing. Without the cargo feature `gpu` there are no GPUs, and `Gpu` has no value.
 
+pub mod attention;
+pub mod clip;
 pub mod faults;
 pub mod fold;
 pub mod gemm;
 pub mod kernel;
+pub mod many;
 pub mod optim;
 pub mod places;
 pub mod pointwise;

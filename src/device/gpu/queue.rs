@@ -69,6 +69,7 @@ pub struct Gpu {
     pub(super) slabs: RwLock<Vec<wgpu::Buffer>>,
     features: wgpu::Features,
     checked: bool,
+    largest_binding: usize,
     param_layout: wgpu::BindGroupLayout,
     param_align: usize,
     stream: Mutex<Stream>,
@@ -172,13 +173,15 @@ impl Gpu {
             watched: false,
             _bill: arena::bill(space, PAGE + PARAM_BYTES + STAGING + faults::BYTES, Category::Workspace),
         };
-        arena::register(space, slabs::of(&limits));
+        let slabs = slabs::of(&limits);
+        arena::register(space, slabs);
         let faults = plain("faults", faults::BYTES, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC);
         Ok(Gpu {
             space,
             device,
             queue,
             slabs: RwLock::new(vec![faults]),
+            largest_binding: slabs.largest_block,
             features,
             checked: cfg!(debug_assertions) || std::env::var_os("BACKSWEEP_GPU_CHECKED").is_some(),
             param_layout,
@@ -216,6 +219,11 @@ impl Gpu {
     /// Whose memory it has.
     pub fn space(&self) -> Space {
         self.space
+    }
+
+    /// The most bytes of a slab that a kernel sees at once.
+    pub fn largest_binding(&self) -> usize {
+        self.largest_binding
     }
 
     pub fn counts(&self) -> Counts {
