@@ -4,12 +4,15 @@
 //! op, or text made from its formula (`text`, `pointwise`). Drivers are looked for when a GPU is first asked for, so that a
 //! program without one pays nothing. Without the cargo feature `gpu` there are no GPUs, and `Gpu` has no value.
 
+pub mod channels;
+pub mod element;
 pub mod fold;
 pub mod gemm;
 pub mod kernel;
 pub mod optim;
 pub mod pointwise;
 pub mod relu;
+pub mod rows;
 pub mod text;
 
 #[cfg(feature = "gpu")]
