@@ -287,6 +287,12 @@ fn odd_numbers_are_reduced_as_on_the_cpu() {
             agrees(name, &[Attribute::Int(dim)], std::slice::from_ref(&first), device, 4e-6);
         }
     }
+    let images = x.with_layout(Layout::contiguous("test", &[1, 2, 5, 6]).unwrap(), 0);
+    let pairs = |n: usize| backsweep::ops::args::ints(&[n, n]);
+    let attributes = [pairs(3), pairs(2), pairs(1), pairs(1), flag(false), flag(true)];
+    agrees("max_pool2d", &attributes, std::slice::from_ref(&images), device, 0.0);
+    agrees("adaptive_max_pool2d", &[pairs(2), flag(true)], std::slice::from_ref(&images), device, 0.0);
+    agrees("adaptive_avg_pool2d", &[pairs(2)], &[images], device, 1e-6);
     let far = on(&tensor(&[6], &[1e30, 1e30, -1e30, 1e-30, 1e-30, 1e-30], DType::F32), device);
     let op = registry::build("prod", &[signed(&[]), flag(false)]).unwrap();
     let product = backsweep::ops::run::compute(&*op, &[&far], false).unwrap()[0].numbers().unwrap()[0];

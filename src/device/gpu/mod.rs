@@ -11,6 +11,7 @@ pub mod gemm;
 pub mod kernel;
 pub mod optim;
 pub mod pointwise;
+pub mod pooling;
 pub mod relu;
 pub mod rows;
 pub mod text;
