@@ -342,3 +342,29 @@ fn a_target_that_is_no_class_makes_its_row_nan() {
     let rows: Vec<bool> = nan(dx[0].as_ref().unwrap()).chunks(3).map(|row| row.iter().all(|&v| v)).collect();
     assert_eq!(rows, [false, true, true, false]);
 }
+
+#[test]
+fn products_are_cut_into_tiles_and_along_k() {
+    let Some(device) = device() else { return };
+    let any = |shape: &[usize], seed: u64| random_tensor(shape, Domain::Any, seed);
+    for (a, b) in [([520, 40], [40, 515]), ([70, 3000], [3000, 65]), ([1, 600], [600, 3]), ([130, 9], [9, 1100])] {
+        agrees("matmul", &[], &[any(&a, 1), any(&b, 2)], device, 6e-6);
+    }
+    agrees("matmul", &[], &[any(&[3, 600, 20], 1), any(&[20, 140], 2)], device, 6e-6);
+    let ints = backsweep::ops::args::ints;
+    let convolutions: [([usize; 4], [usize; 4], [usize; 2], usize); 6] = [
+        ([2, 16, 24, 24], [32, 16, 3, 3], [1, 1], 1),
+        ([4, 64, 8, 8], [130, 64, 3, 3], [2, 2], 1),
+        ([2, 40, 17, 19], [40, 1, 3, 3], [1, 2], 40),
+        ([2, 64, 9, 9], [64, 32, 3, 3], [1, 1], 2),
+        ([3, 6, 12, 12], [12, 3, 5, 5], [2, 2], 2),
+        ([2, 3, 32, 32], [16, 3, 3, 3], [1, 1], 1),
+    ];
+    for (i, (x, weight, stride, groups)) in convolutions.into_iter().enumerate() {
+        let bias = i % 2 == 0;
+        let attributes = [ints(&stride), ints(&[1, 1]), ints(&[1, 1]), Attribute::Int(groups as i64), flag(bias)];
+        let mut tensors = vec![any(&x, 3), any(&weight, 4)];
+        tensors.extend(bias.then(|| any(&weight[..1], 5)));
+        agrees("conv2d", &attributes, &tensors, device, 6e-6);
+    }
+}

@@ -5,6 +5,7 @@
 //! program without one pays nothing. Without the cargo feature `gpu` there are no GPUs, and `Gpu` has no value.
 
 pub mod channels;
+pub mod conv;
 pub mod element;
 pub mod fold;
 pub mod gemm;
@@ -15,6 +16,7 @@ pub mod pooling;
 pub mod relu;
 pub mod rows;
 pub mod text;
+pub mod tiles;
 
 #[cfg(feature = "gpu")]
 mod adapter;
