@@ -122,6 +122,14 @@ pub fn class_out_of_range(op: &str, class: i64, classes: usize) -> Error {
     Error::index(format!("{op}: class {class} of {classes} classes; classes are 0 to {last}"))
 }
 
+/// Of class numbers and one that is passed over.
+pub fn target_out_of_range(op: &str, target: i64, classes: usize, ignore: i64) -> Error {
+    let last = classes as i64 - 1;
+    Error::index(format!(
+        "{op}: target {target} with {classes} classes; 0 to {last} or ignore_index {ignore} is needed"
+    ))
+}
+
 pub fn number_out_of_range(op: &str, number: i64, dtype: &str, (least, greatest): (i64, i64)) -> Error {
     Error::value(format!("{op}: the number {number} is out of range; {dtype} holds {least} to {greatest}"))
 }

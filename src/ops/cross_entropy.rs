@@ -8,6 +8,7 @@ use super::registry::Entry;
 use super::{Back, Cost, Mask, Metas, Op, OpRef, Saves, expect_float, expect_index, output};
 use crate::arena::on_paper;
 use crate::device::cpu::rows::{self, Entropy};
+use crate::device::gpu::{Gpu, rows as on_gpu};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::tensor::{Meta, Tensor};
@@ -55,11 +56,7 @@ impl CrossEntropy {
         let outside = |t: &&i64| **t != self.how.ignore && !(0..classes as i64).contains(*t);
         match target.iter().find(outside) {
             None => Ok(()),
-            Some(t) => Err(Error::index(format!(
-                "cross_entropy: target {t} with {classes} classes; 0 to {} or ignore_index {} is needed",
-                classes as i64 - 1,
-                self.how.ignore
-            ))),
+            Some(&t) => Err(error::target_out_of_range("cross_entropy", t, classes, self.how.ignore)),
         }
     }
 }
@@ -132,6 +129,19 @@ impl Op for CrossEntropy {
             Ok(())
         }
         if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let kernel = on_gpu::CrossEntropy {
+            x: x[0].buffer(),
+            target: x[1].buffer(),
+            weight: x.get(2).map(|w| w.buffer()),
+            lse: y.get(1).map(Tensor::buffer),
+            slope: None,
+            y: y[0].buffer(),
+            ignore: self.how.ignore,
+            smoothing: self.how.smoothing,
+        };
+        kernel.run(gpu)
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, x, target) = (back.dy(), back.input(0)?, back.input(1)?);
@@ -234,6 +244,20 @@ impl Op for CrossEntropyBack {
             go::<f32>(self, x, y)
         }
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let (lse, x) = if self.lse { (x.last(), &x[..x.len() - 1]) } else { (None, x) };
+        let kernel = on_gpu::CrossEntropy {
+            x: x[0].buffer(),
+            target: x[1].buffer(),
+            weight: x.get(3).map(|w| w.buffer()),
+            lse: lse.map(|lse| lse.buffer()),
+            slope: Some(x[2].buffer()),
+            y: y[0].buffer(),
+            ignore: self.how.ignore,
+            smoothing: self.how.smoothing,
+        };
+        kernel.run(gpu)
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("cross_entropy"))

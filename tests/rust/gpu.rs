@@ -7,11 +7,12 @@ use backsweep::device::gpu;
 use backsweep::dtype::DType;
 use backsweep::error::{Error, Kind, Result};
 use backsweep::graph::{self, Request, Var};
-use backsweep::ops::args::{Attribute, flag, int, ints};
+use backsweep::ops::args::{Attribute, flag, float, int, ints, signed};
 use backsweep::ops::laws::Domain;
 use backsweep::ops::transfer::moved;
 use backsweep::ops::{registry, run};
-use backsweep::tensor::Tensor;
+use backsweep::shape::Layout;
+use backsweep::tensor::{Meta, Tensor};
 use samples::*;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
@@ -195,6 +196,12 @@ fn an_index_out_of_range_is_the_next_read_backs_error() {
         ),
         ("one_hot", vec![int(3)], vec![index(&[1, 7])], "one_hot: class 7 of 3 classes; classes are 0 to 2"),
         (
+            "cross_entropy",
+            vec![int(-100), float(0.0)],
+            vec![on(&tensor(&[2, 3], &[0.5; 6], DType::F32), device), index(&[-100, 3])],
+            "cross_entropy: target 3 with 3 classes; 0 to 2 or ignore_index -100 is needed",
+        ),
+        (
             "index_add",
             vec![int(0)],
             vec![table.clone(), index(&[9]), on(&tensor(&[1, 2], &[1.0; 2], DType::F32), device)],
@@ -295,4 +302,238 @@ fn every_op_with_a_kernel_agrees_with_the_cpu() {
     println!("without a kernel ({}): {}", without.len(), without.into_iter().collect::<Vec<_>>().join(", "));
     let shown = failures.iter().take(60).cloned().collect::<Vec<_>>().join("\n");
     assert!(failures.is_empty(), "{} disagreements:\n{shown}", failures.len());
+}
+
+/// Runs an op on both devices, and back where there are kernels for it; panics where results differ by more than
+/// `tolerance` of their size.
+fn agrees(name: &str, attributes: &[Attribute], tensors: &[Tensor], device: Device, tolerance: f64) {
+    let op = registry::build(name, attributes).unwrap();
+    let apply = |x: &[Var]| graph::apply(op.clone(), &x.iter().collect::<Vec<_>>()).map(|y| y.into_vec());
+    let there: Vec<Tensor> = tensors.iter().map(|t| on(t, device)).collect();
+    let (x, gx) = (leaves(tensors), leaves(&there));
+    let shapes: Vec<&[usize]> = tensors.iter().map(Tensor::shape).collect();
+    let what = format!("{name} {attributes:?} of {shapes:?} {:?}", tensors[0].dtype());
+    let y = apply(&x).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let gy = apply(&gx).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let check = |got: &Var, want: &Var, part: &str| {
+        assert_close(&numbers(got), &want.tensor.to_f64(), (tolerance, tolerance), &format!("{what}: {part}"));
+    };
+    y.iter().zip(&gy).enumerate().for_each(|(i, (y, gy))| check(gy, y, &format!("output {i}")));
+    let dy = cotangents(&y, &mut Random::new(7));
+    let dx = gradients(&y, &dy, &x, false, false);
+    let there: Vec<Tensor> = dy.iter().map(|t| on(t, device)).collect();
+    match backward(&gy, &there, &gx) {
+        Ok(gdx) => {
+            for (i, (g, w)) in gdx.iter().zip(&dx).enumerate() {
+                let (Some(g), Some(w)) = (g, w) else { continue };
+                check(g, w, &format!("gradient {i}"));
+            }
+        }
+        Err(error) => assert!(missing(&error).is_some(), "{what}: {error}"),
+    }
+}
+
+fn random_tensor(shape: &[usize], domain: Domain, seed: u64) -> Tensor {
+    tensor(shape, &values(shape, domain, &mut Random::new(seed)), domain.dtype().unwrap_or(DType::F32))
+}
+
+#[test]
+fn integers_are_summed_in_64_bits() {
+    let Some((device, _turn)) = device() else { return };
+    let big = |dtype: DType, n: usize, value: &dyn Fn(usize) -> i64| {
+        let wide: Vec<i64> = (0..n).map(value).collect();
+        let wide = Tensor::from_slice("test", &[n], &wide, Category::Input).unwrap();
+        let meta = Meta::contiguous("test", &[n], dtype, Device::Cpu).unwrap();
+        backsweep::ops::run::converted(&wide, meta, Category::Input).unwrap()
+    };
+    let cases = [
+        big(DType::I32, 5, &|i| (1 << 24) + 1 + i as i64),
+        big(DType::I32, 9, &|i| i64::from(i32::MAX) - i as i64),
+        big(DType::I32, 70_001, &|i| -3_000_001 - i as i64),
+        big(DType::I64, 7, &|i| (1 << 40) + 3 * i as i64 - (1 << 41) * (i as i64 % 2)),
+        big(DType::I64, 20_000, &|i| (1 << 33) + i as i64),
+        big(DType::U8, 100_003, &|i| i as i64 % 251),
+        big(DType::Bool, 16_777_219, &|_| 1),
+    ];
+    let exact = |t: &Tensor| t.to_host().unwrap().view().slice::<i64>().to_vec();
+    for x in &cases {
+        let there = on(x, device);
+        for name in ["sum", "prod", "amax", "amin", "max_dim", "min_dim"] {
+            let attributes = match name {
+                "max_dim" | "min_dim" => [Attribute::Int(0), flag(false)],
+                _ => [signed(&[]), flag(false)],
+            };
+            let op = registry::build(name, &attributes).unwrap();
+            let want = backsweep::ops::run::compute(&*op, &[x], false).unwrap();
+            let got = backsweep::ops::run::compute(&*op, &[&there], false).unwrap();
+            for (want, got) in want.iter().zip(&got) {
+                match want.dtype() {
+                    DType::I64 => assert_eq!(exact(got), exact(want), "{name} of {x:?}"),
+                    _ => assert_eq!(got.numbers().unwrap(), want.to_f64(), "{name} of {x:?}"),
+                }
+            }
+        }
+    }
+    // A copy keeps all 64 bits as well.
+    let x = Tensor::from_slice("test", &[2, 2], &[1i64 << 40, -(1 << 35), 7, i64::MIN + 3], Category::Input).unwrap();
+    let turned = on(&x, device).with_layout(Layout::strided(&[2, 2], &[1, 2]), 0);
+    let copy = backsweep::ops::run::relaid(&turned, x.layout().clone(), Category::Input).unwrap();
+    assert_eq!(exact(&copy), [1 << 40, 7, -(1 << 35), i64::MIN + 3]);
+}
+
+#[test]
+fn long_folds_are_cut_and_joined() {
+    let Some((device, _turn)) = device() else { return };
+    let float = |name: &str| !matches!(name, "any" | "all");
+    for shape in [&[70_000][..], &[3, 40_000], &[20_000, 40], &[70, 50, 64], &[2, 300, 2, 90]] {
+        let rank = shape.len() as i64;
+        for dims in [vec![], vec![0], vec![rank - 1], vec![0, rank - 1]].iter().filter(|d| rank > 1 || d.len() < 2) {
+            for name in ["sum", "mean", "amax", "amin", "norm", "logsumexp", "any", "all", "var", "var_mean"] {
+                let domain = if float(name) { Domain::Any } else { Domain::Mask };
+                let mut attributes = vec![signed(dims), flag(true)];
+                attributes.extend(name.starts_with("var").then_some(Attribute::Float(1.0)));
+                agrees(name, &attributes, &[random_tensor(shape, domain, 3)], device, 4e-6);
+            }
+        }
+        for name in ["max_dim", "min_dim"] {
+            for dim in [0, rank - 1] {
+                agrees(name, &[Attribute::Int(dim), flag(false)], &[random_tensor(shape, Domain::Any, 5)], device, 0.0);
+            }
+        }
+    }
+    // Factors near 1, so that the product of many is a number.
+    let factors: Vec<f64> = (0..60_000).map(|i| 1.0 + f64::from(i % 7 - 3) * 1e-5).collect();
+    let all = [signed(&[]), flag(false)];
+    let x = on(&tensor(&[60_000], &factors, DType::F32), device);
+    let op = registry::build("prod", &all).unwrap();
+    let got = backsweep::ops::run::compute(&*op, &[&x], false).unwrap()[0].numbers().unwrap()[0];
+    let want: f64 = factors.iter().map(|f| f64::from(*f as f32)).product();
+    assert!((got - want).abs() < 1e-3 * want, "{got} {want}");
+}
+
+/// Rows with what a comparison or a sum may get wrong.
+fn odd_rows() -> Tensor {
+    let (nan, inf) = (f64::NAN, f64::INFINITY);
+    let rows = [
+        [1.0, 2.0, 2.0, -1.0, 0.5, 2.0],
+        [nan, 1.0, inf, -inf, 0.0, 1.0],
+        [1.0, nan, 3.0, nan, -inf, 1.0],
+        [inf, 1.0, 2.0, inf, 0.0, 1.0],
+        [-inf, -inf, -inf, -inf, -inf, -inf],
+        [inf, -inf, 1.0, 2.0, 3.0, 4.0],
+        [-0.0, 0.0, -0.0, 0.0, -0.0, -0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [1e30, 1e30, -1e30, 1e-30, 0.0, 1e10],
+        [-inf, 1.0, 2.0, 3.0, -inf, 0.0],
+    ];
+    tensor(&[rows.len(), 6], &rows.concat(), DType::F32)
+}
+
+#[test]
+fn odd_numbers_are_reduced_as_on_the_cpu() {
+    let Some((device, _turn)) = device() else { return };
+    let x = odd_rows();
+    let columns = x.with_layout(Layout::strided(&[6, 10], &[1, 6]), 0);
+    for dim in [0, 1] {
+        for x in [&x, &columns] {
+            for name in ["sum", "mean", "amax", "amin", "norm", "logsumexp", "any", "all"] {
+                agrees(name, &[signed(&[dim]), flag(false)], std::slice::from_ref(x), device, 2e-6);
+            }
+            for name in ["max_dim", "min_dim"] {
+                agrees(name, &[Attribute::Int(dim), flag(true)], std::slice::from_ref(x), device, 0.0);
+            }
+            for name in ["var", "var_mean"] {
+                let attributes = [signed(&[dim]), flag(false), Attribute::Float(1.0)];
+                agrees(name, &attributes, std::slice::from_ref(x), device, 2e-6);
+            }
+        }
+        // Without the row whose product overflows on its way on the CPU, and does not here; nor does ln Σ get lost.
+        let first = x.with_layout(Layout::contiguous("test", &[8, 6]).unwrap(), 0);
+        agrees("prod", &[signed(&[dim]), flag(false)], std::slice::from_ref(&first), device, 2e-6);
+        for name in ["softmax", "log_softmax"] {
+            agrees(name, &[Attribute::Int(dim)], std::slice::from_ref(&first), device, 4e-6);
+        }
+    }
+    let images = x.with_layout(Layout::contiguous("test", &[1, 2, 5, 6]).unwrap(), 0);
+    let pairs = |n: usize| backsweep::ops::args::ints(&[n, n]);
+    let attributes = [pairs(3), pairs(2), pairs(1), pairs(1), flag(false), flag(true)];
+    agrees("max_pool2d", &attributes, std::slice::from_ref(&images), device, 0.0);
+    agrees("adaptive_max_pool2d", &[pairs(2), flag(true)], std::slice::from_ref(&images), device, 0.0);
+    agrees("adaptive_avg_pool2d", &[pairs(2)], &[images], device, 1e-6);
+    let far = on(&tensor(&[6], &[1e30, 1e30, -1e30, 1e-30, 1e-30, 1e-30], DType::F32), device);
+    let op = registry::build("prod", &[signed(&[]), flag(false)]).unwrap();
+    let product = backsweep::ops::run::compute(&*op, &[&far], false).unwrap()[0].numbers().unwrap()[0];
+    assert!((product + 1.0).abs() < 1e-5, "{product}");
+}
+
+#[test]
+fn long_rows_are_shared_by_threads() {
+    let Some((device, _turn)) = device() else { return };
+    let any = |shape: &[usize], seed: u64| random_tensor(shape, Domain::Any, seed);
+    for (shape, dim) in [(&[3, 5000][..], 1), (&[700, 33], 1), (&[9, 300, 20], 1), (&[300, 40], 0), (&[1, 65], 1)] {
+        for name in ["softmax", "log_softmax"] {
+            agrees(name, &[Attribute::Int(dim)], &[any(shape, 1)], device, 4e-6);
+        }
+    }
+    for (rows, columns) in [(3, 3000), (1000, 24), (5000, 70)] {
+        let attributes = [Attribute::Int(1), Attribute::Float(1e-5), flag(true), flag(true)];
+        let tensors = [any(&[rows, columns], 2), any(&[columns], 3), any(&[columns], 4)];
+        agrees("layer_norm", &attributes, &tensors, device, 6e-6);
+        for (weighted, smoothing) in [(false, 0.0), (true, 0.1)] {
+            let mut tensors = vec![any(&[rows, columns], 5), random_tensor(&[rows], Domain::Index(columns), 6)];
+            tensors.extend(weighted.then(|| random_tensor(&[columns], Domain::Positive, 7)));
+            let attributes = [Attribute::Int(3), Attribute::Float(smoothing)];
+            agrees("cross_entropy", &attributes, &tensors, device, 4e-6);
+        }
+    }
+    for shape in [&[8, 16, 20, 20][..], &[6000, 5], &[2, 40, 900]] {
+        let channels = shape[1];
+        let attributes = [Attribute::Float(1e-5), flag(true), flag(true)];
+        let tensors = [any(shape, 8), any(&[channels], 9), any(&[channels], 10)];
+        agrees("batch_norm", &attributes, &tensors, device, 1e-5);
+        agrees("channel_affine", &[flag(true)], &tensors, device, 1e-5);
+    }
+}
+
+#[test]
+fn a_target_that_is_no_class_is_the_next_read_backs_error_and_makes_its_row_nan() {
+    let Some((device, _turn)) = device() else { return };
+    let x = Var::leaf(on(&random_tensor(&[4, 3], Domain::Any, 1), device));
+    let target = Tensor::from_slice("test", &[4], &[2i64, 3, -1, -100], Category::Input).unwrap();
+    let op = registry::build("cross_entropy", &[Attribute::Int(-100), Attribute::Float(0.0)]).unwrap();
+    let y = graph::apply(op, &[&x, &Var::constant(on(&target, device))]).unwrap().into_vec();
+    let nan = |v: &Var| numbers(v).iter().map(|v| v.is_nan()).collect::<Vec<_>>();
+    let error = y[0].tensor.numbers().unwrap_err();
+    assert!(error.text().starts_with("cross_entropy: target -1 with 3 classes"), "{error}");
+    assert_eq!(nan(&y[0]), [false, true, true, false]);
+    let dy = on(&tensor(&[4], &[1.0; 4], DType::F32), device);
+    let dx = backward(&y[..1], &[dy], std::slice::from_ref(&x)).unwrap();
+    let rows: Vec<bool> = nan(dx[0].as_ref().unwrap()).chunks(3).map(|row| row.iter().all(|&v| v)).collect();
+    assert_eq!(rows, [false, true, true, false]);
+}
+
+#[test]
+fn products_are_cut_into_tiles_and_along_k() {
+    let Some((device, _turn)) = device() else { return };
+    let any = |shape: &[usize], seed: u64| random_tensor(shape, Domain::Any, seed);
+    for (a, b) in [([520, 40], [40, 515]), ([70, 3000], [3000, 65]), ([1, 600], [600, 3]), ([130, 9], [9, 1100])] {
+        agrees("matmul", &[], &[any(&a, 1), any(&b, 2)], device, 6e-6);
+    }
+    agrees("matmul", &[], &[any(&[3, 600, 20], 1), any(&[20, 140], 2)], device, 6e-6);
+    let ints = backsweep::ops::args::ints;
+    let convolutions: [([usize; 4], [usize; 4], [usize; 2], usize); 6] = [
+        ([2, 16, 24, 24], [32, 16, 3, 3], [1, 1], 1),
+        ([4, 64, 8, 8], [130, 64, 3, 3], [2, 2], 1),
+        ([2, 40, 17, 19], [40, 1, 3, 3], [1, 2], 40),
+        ([2, 64, 9, 9], [64, 32, 3, 3], [1, 1], 2),
+        ([3, 6, 12, 12], [12, 3, 5, 5], [2, 2], 2),
+        ([2, 3, 32, 32], [16, 3, 3, 3], [1, 1], 1),
+    ];
+    for (i, (x, weight, stride, groups)) in convolutions.into_iter().enumerate() {
+        let bias = i % 2 == 0;
+        let attributes = [ints(&stride), ints(&[1, 1]), ints(&[1, 1]), Attribute::Int(groups as i64), flag(bias)];
+        let mut tensors = vec![any(&x, 3), any(&weight, 4)];
+        tensors.extend(bias.then(|| any(&weight[..1], 5)));
+        agrees("conv2d", &attributes, &tensors, device, 6e-6);
+    }
 }

@@ -20,12 +20,15 @@ pub const PLACE: Place = Place { slab: SLAB, offset: 0, bytes: BYTES };
 
 /// Which numbers are indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
 pub enum Valid {
-    FromStart = 0,
-    FromBothEnds = 1,
+    FromStart,
+    FromBothEnds,
     /// As `FromStart`, of class numbers.
-    Classes = 2,
+    Classes,
+    /// As `Classes`, and one number besides.
+    Targets {
+        ignore: i64,
+    },
 }
 
 /// What an index is for: the op, the sizes of the axes it indexes, and what is valid.
@@ -67,6 +70,7 @@ pub fn error(words: &[u8]) -> Option<Error> {
         Valid::FromStart => error::index_not_below(check.op, index, size),
         Valid::FromBothEnds => error::index_out_of_range(check.op, index, size),
         Valid::Classes => error::class_out_of_range(check.op, index, size),
+        Valid::Targets { ignore } => error::target_out_of_range(check.op, index, size, ignore),
     };
     Some(Error::index(format!(
         "{} (found on the GPU after the call: what was computed from it since is not to be used)",

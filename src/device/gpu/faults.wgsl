@@ -1,6 +1,6 @@
-// Indices that may be out of range: see faults.rs.
+// Indices that may be out of range: see faults.rs. The words are binding FAULTS.
 
-@group(0) @binding(3) var<storage, read_write> faults: array<atomic<u32>, 8>;
+@group(0) @binding(FAULTS) var<storage, read_write> faults: array<atomic<u32>, 8>;
 
 // The first kernel to come claims word 0; of its bad indices on an axis the lowest stays, so that the order of threads does
 // not matter. Nearest to what 32 bits hold where the index is beyond, and never 0.

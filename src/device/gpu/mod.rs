@@ -5,7 +5,10 @@
 //! program without one pays nothing. Without the cargo feature `gpu` there are no GPUs, and `Gpu` has no value.
 
 pub mod attention;
+pub mod channels;
 pub mod clip;
+pub mod conv;
+pub mod element;
 pub mod faults;
 pub mod fold;
 pub mod gemm;
@@ -14,10 +17,13 @@ pub mod many;
 pub mod optim;
 pub mod places;
 pub mod pointwise;
+pub mod pooling;
 pub mod random;
 pub mod relu;
+pub mod rows;
 pub mod sort;
 pub mod text;
+pub mod tiles;
 
 #[cfg(feature = "gpu")]
 mod adapter;

@@ -27,7 +27,7 @@ static TAKE: Kernel = Kernel::new(
     TakeParams::WGSL,
 );
 static ROWS: Kernel =
-    Kernel::new("rows", concat!(include_str!("faults.wgsl"), include_str!("rows.wgsl")), RowParams::WGSL);
+    Kernel::new("rows", concat!(include_str!("faults.wgsl"), include_str!("numbers.wgsl")), RowParams::WGSL);
 static MEET: Kernel =
     Kernel::new("meet", concat!(include_str!("elements.wgsl"), include_str!("meet.wgsl")), MeetParams::WGSL);
 static ONE_HOT: Kernel =
@@ -108,6 +108,7 @@ fn run_take(
         site: check.clone().site(),
     };
     let constants = [
+        ("FAULTS", 3),
         ("ENDS", u32::from(check.valid == Valid::FromBothEnds)),
         ("BYTES", bytes as u32),
         ("LINES", u32::from(walk.lines)),
@@ -128,7 +129,7 @@ pub fn rows(gpu: &Gpu, check: Check, indices: &[Buffer]) -> Result<Block> {
     let n = indices[0].layout.numel();
     let block = scratch(gpu, n)?;
     let op = check.op;
-    let constant = ("ENDS", u32::from(check.valid == Valid::FromBothEnds));
+    let ends = ("ENDS", u32::from(check.valid == Valid::FromBothEnds));
     index(op, check.sizes.iter().product())?;
     for (axis, (indices, &size)) in indices.iter().zip(&check.sizes).enumerate() {
         let params = RowParams {
@@ -140,7 +141,8 @@ pub fn rows(gpu: &Gpu, check: Check, indices: &[Buffer]) -> Result<Block> {
         };
         // Binding 2 shows something else that is not read.
         let bindings = [indices.place, place(&block), indices.place, PLACE];
-        gpu.run(&ROWS, &[constant, ("FIRST", u32::from(axis == 0))], &bindings, &params, Grid::threads(n))?;
+        let constants = [("FAULTS", 3), ends, ("FIRST", u32::from(axis == 0))];
+        gpu.run(&ROWS, &constants, &bindings, &params, Grid::threads(n))?;
     }
     Ok(block)
 }
@@ -217,7 +219,7 @@ pub fn one_hot(gpu: &Gpu, x: &Buffer, classes: usize, y: &Buffer) -> Result<()> 
     let n = number(y.layout.numel())?;
     let params = OneHotParams { n, classes: number(classes)?, x_at: number(x.offset)?, site };
     let bindings = [x.place, y.place, x.place, PLACE];
-    gpu.run(&ONE_HOT, &[("ENDS", 0)], &bindings, &params, Grid::threads(n as usize))
+    gpu.run(&ONE_HOT, &[("FAULTS", 3), ("ENDS", 0)], &bindings, &params, Grid::threads(n as usize))
 }
 
 /// y = the part of each matrix of x that is on or below (or above) a diagonal, else 0; contiguous.

@@ -217,7 +217,7 @@ impl Plan {
             match source {
                 Source::Absent => {}
                 Source::Number(v) if self.compute.is_float() => words.push((*v as f32).to_bits()),
-                Source::Number(v) => words.push(*v as i64 as u32),
+                Source::Number(v) => words.push(whole(op, *v)? as u32),
                 Source::Buffer(b) => words.push(index(op, b.offset)?),
             }
             put(&mut words, operand)?;
@@ -453,6 +453,16 @@ impl Plan {
         };
         format!("fn store(at: u32, v: {kind}) {{\n    {body}\n}}\n")
     }
+}
+
+/// A number of the host among integers.
+fn whole(op: &str, v: f64) -> Result<i32> {
+    i32::try_from(v as i64).map_err(|_| {
+        Error::device(format!(
+            "{op}: the number {v} among integers, which GPUs compute in 32 bits; -2147483648 to 2147483647 are possible \
+             (help: x.cpu())"
+        ))
+    })
 }
 
 /// A byte as an i32; any bit of a bool makes it 1.

@@ -1,19 +1,60 @@
-// The numbers of rows from int64 indices, axis by axis: y = y · size + index, or -1 once one is out of range. FIRST = 1: y
-// holds nothing yet.
+// Rows that LANES threads of a group share; the group holds 256 / LANES of them. Rows that lie along the memory (ACROSS = 0)
+// have neighbouring threads on neighbouring elements, those that lie across it on neighbouring rows.
 
-@group(0) @binding(0) var<storage, read_write> index: array<vec2<i32>>;
-@group(0) @binding(1) var<storage, read_write> y: array<i32>;
+var<workgroup> sums: array<f32, 256>;
 
-@compute @workgroup_size(256)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = thread(id, groups);
-    if (i >= p.n) {
-        return;
+var<private> seat: u32;
+var<private> lane: u32;
+var<private> row: u32;
+
+const ROWS: u32 = 256u / LANES;
+// From a thread to the one with the next lane.
+const STEP: u32 = select(1u, ROWS, ACROSS == 1u);
+
+// Takes a seat; false for the groups behind the last row. Threads without a row take the last one, and may not write.
+fn sit(number: u32, t: u32) -> bool {
+    seat = t;
+    lane = select(t % LANES, t / ROWS, ACROSS == 1u);
+    row = number * ROWS + select(t / LANES, t % ROWS, ACROSS == 1u);
+    return number * ROWS < p.rows;
+}
+
+fn is_own() -> bool {
+    return row < p.rows;
+}
+
+fn at_row() -> u32 {
+    return min(row, p.rows - 1u);
+}
+
+// Where the row's first element is; the next is `p.inner` further.
+fn row_start() -> u32 {
+    return at_row() / p.inner * (p.columns * p.inner) + at_row() % p.inner;
+}
+
+// The sum over the lanes of a row, for each of them.
+fn total(value: f32) -> f32 {
+    workgroupBarrier();
+    sums[seat] = value;
+    for (var half = LANES / 2u; half > 0u; half = half >> 1u) {
+        workgroupBarrier();
+        if (lane < half) {
+            sums[seat] += sums[seat + half * STEP];
+        }
     }
-    let here = place(index[p.index_at + i], p.size, p.site, p.axis);
-    var before = 0;
-    if (FIRST == 0u) {
-        before = y[i];
+    workgroupBarrier();
+    return sums[seat - lane * STEP];
+}
+
+fn largest(value: f32) -> f32 {
+    workgroupBarrier();
+    sums[seat] = value;
+    for (var half = LANES / 2u; half > 0u; half = half >> 1u) {
+        workgroupBarrier();
+        if (lane < half) {
+            sums[seat] = m_max(sums[seat], sums[seat + half * STEP]);
+        }
     }
-    y[i] = select(before * i32(p.size) + here, -1, before < 0 || here < 0);
+    workgroupBarrier();
+    return sums[seat - lane * STEP];
 }

@@ -388,16 +388,19 @@ pub fn copy_into(from: &Tensor, to: &Tensor) -> Result<()> {
 /// As `copy_into`, on a GPU.
 pub fn copy_on(gpu: &Gpu, from: &Tensor, to: &Tensor) -> Result<()> {
     const COPY: Text = Text::of::<Identity>();
-    if from.dtype() == DType::I64 && to.dtype() == DType::I64 && from.device() == to.device() {
-        return copy_on(gpu, &words(from), &words(to));
+    if from.dtype() == DType::I64 && to.dtype() == DType::I64 && from.device() != Device::Cpu {
+        // Kernels compute integers in 32 bits; as two of those each, all 64 are copied.
+        return copy_on(gpu, &halves(from), &halves(to));
     }
     launch_on(gpu, "copy", &COPY, from.dtype().compute(), &[source(from)], &to.buffer())
 }
 
-/// int64 as pairs of words, so that a copy loses nothing where numbers are computed in 32 bits.
-fn words(t: &Tensor) -> Tensor {
-    let shape: Dims = t.shape().iter().copied().chain([2]).collect();
-    let strides: Strides = t.layout().strides().iter().map(|s| 2 * s).chain([1]).collect();
+/// An int64 tensor as int32: [..] as [.., 2].
+fn halves(t: &Tensor) -> Tensor {
+    let (mut shape, mut strides) = (Dims::from(t.shape()), Strides::from(t.layout().strides()));
+    strides.iter_mut().for_each(|s| *s *= 2);
+    shape.push(2);
+    strides.push(1);
     let meta = Meta { layout: Layout::strided(&shape, &strides), dtype: DType::I32, device: t.device() };
     Tensor::on(meta, t.storage().clone(), 2 * t.offset())
 }
