@@ -92,6 +92,14 @@ fn gpu_wait(py: Python<'_>, device: &str) -> PyResult<()> {
     py.detach(|| gpu.wait()).map_err(raise)
 }
 
+/// Gives a GPU up for the rest of this process, as a driver does that crashes. For tests of what follows.
+#[pyfunction]
+fn gpu_lose(py: Python<'_>, device: &str) -> PyResult<()> {
+    let gpu = opened(device)?;
+    py.detach(|| gpu.lose());
+    Ok(())
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(cpu_info, m)?)?;
     m.add_function(wrap_pyfunction!(device_name, m)?)?;
@@ -99,5 +107,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(why_no_gpu, m)?)?;
     m.add_function(wrap_pyfunction!(gpu_counts, m)?)?;
     m.add_function(wrap_pyfunction!(gpu_wait, m)?)?;
+    m.add_function(wrap_pyfunction!(gpu_lose, m)?)?;
     m.add_function(wrap_pyfunction!(measure, m)?)
 }

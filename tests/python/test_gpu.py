@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -30,7 +33,86 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         bs.zeros(2, device="gpu:9")
 
 
+def alone(program: str, **environment: str) -> str:
+    """What a program prints in a process of its own."""
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    run = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_a_machine_without_a_driver_says_so_and_trains_on_the_cpu() -> None:
+    program = """
+        import backsweep as bs
+        assert bs.devices() == [{"name": "cpu"}]
+        try:
+            bs.zeros(2, device="gpu")
+        except bs.errors.DeviceError as error:
+            print(error)
+        print(bs.ones(3, device="auto").sum().item())
+    """
+    said = alone(program, VK_DRIVER_FILES="/nowhere", VK_ICD_FILENAMES="/nowhere")
+    assert "zeros: there is no gpu: no Vulkan driver answered (help: install the vendor's driver" in said
+    assert said.endswith("3.0\n")
+
+
 if THERE:
+
+    def test_a_lost_gpu_is_an_error_and_the_cpu_goes_on() -> None:
+        said = alone(
+            """
+            import backsweep as bs
+            from backsweep import nn, optim
+            model = nn.Linear(4, 2).to("gpu")
+            optimizer = optim.SGD(model.parameters(), lr=0.1)
+            x = bs.ones(3, 4, device="gpu")
+            model(x).sum().backward()
+            bs._core.gpu_lose("gpu")
+            works = {
+                "op": lambda: x + x, "read": lambda: x.tolist(), "new": lambda: bs.zeros(1 << 22, device="gpu"),
+                "move": lambda: bs.ones(3).to("gpu"), "step": optimizer.step, "wait": lambda: bs._core.gpu_wait("gpu"),
+                "backward": lambda: model(x).sum().backward(),
+            }
+            for name, work in works.items():
+                try:
+                    work()
+                    print(name, "went on")
+                except bs.errors.DeviceError as error:
+                    assert "gpu was lost" in str(error) and "start again from a checkpoint" in str(error), error
+                except bs.OutOfMemoryError as error:
+                    print(name, "memory", error)
+            del x, model, optimizer
+            print((bs.ones(2) * 3).tolist())
+            """
+        )
+        assert said == "[3.0, 3.0]\n"
+
+    def test_what_is_too_large_for_a_gpu_is_said() -> None:
+        with pytest.raises(bs.OutOfMemoryError) as told:
+            bs.zeros(1 << 40, dtype=bs.uint8, device="gpu")
+        assert "zeros" in str(told.value) or "full" in str(told.value)
+        assert bs.zeros(4, device="gpu").tolist() == [0.0] * 4 and bs.zeros(4).tolist() == [0.0] * 4
+
+    def test_a_limit_in_the_middle_of_a_step_leaves_all_as_it_was() -> None:
+        x = bs.ones(64, 64, device="gpu", requires_grad=True)
+        live = bs.memory.stats("gpu")["live"]
+        with bs.memory.limit(live + 20_000, "gpu"), pytest.raises(bs.OutOfMemoryError):
+            ((x @ x) @ x).sum().backward()
+        assert bs.memory.stats("gpu")["live"] == live and x.grad is None
+        ((x @ x) @ x).sum().backward()
+        assert x.grad is not None and x.grad.shape == (64, 64)
+
+    def test_tensors_of_two_devices_are_refused_by_every_kind_of_op() -> None:
+        there, near = bs.ones(3, 3, device="gpu"), bs.ones(3, 3)
+        places = bs.tensor([0, 1, 2])
+        for work in (
+            lambda: there @ near, lambda: bs.cat([there, near]), lambda: there[places],
+            lambda: F.embedding(places, there), lambda: there.gather(0, bs.zeros(3, 3, dtype=bs.int64)),
+            lambda: F.scaled_dot_product_attention(there, near, near), lambda: F.linear(there, near),
+            lambda: bs.where(there > 0, there, near), lambda: F.mse_loss(there, near),
+        ):  # fmt: skip
+            with pytest.raises(bs.errors.DeviceError, match="tensors are on (gpu and cpu|cpu and gpu); move them"):
+                work()
 
     def test_numbers_go_there_and_come_back() -> None:
         data = np.arange(24, dtype="f4").reshape(2, 3, 4)

@@ -206,6 +206,12 @@ impl Gpu {
         self.fault.error.lock().take().map_or(Ok(()), Err)
     }
 
+    /// Gives the device up, as a driver does that crashes. For tests of what follows.
+    pub fn lose(&self) {
+        self.device.destroy();
+        let _ = self.device.poll(wgpu::PollType::Poll);
+    }
+
     /// True when kernels may use `f16`.
     pub fn has_f16(&self) -> bool {
         self.features.contains(wgpu::Features::SHADER_F16)
