@@ -80,6 +80,7 @@ fn gpu_counts<'py>(py: Python<'py>, device: &str) -> PyResult<Bound<'py, PyDict>
     dict.set_item("submissions", counts.submissions)?;
     dict.set_item("pipelines", counts.pipelines)?;
     dict.set_item("bind_groups", counts.bind_groups)?;
+    dict.set_item("param_bytes", counts.param_bytes)?;
     dict.set_item("uploaded_bytes", counts.uploaded_bytes)?;
     dict.set_item("downloaded_bytes", counts.downloaded_bytes)?;
     Ok(dict)

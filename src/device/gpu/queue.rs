@@ -402,6 +402,7 @@ impl Gpu {
             self.queue.write_buffer(&stream.staging, 0, &stream.uploads);
         }
         (stream.dispatches, stream.counts.submissions) = (0, stream.counts.submissions + 1);
+        stream.counts.param_bytes += stream.params.len() as u64;
         stream.params.clear();
         stream.uploads.clear();
         Some(self.queue.submit([encoder.finish()]))
