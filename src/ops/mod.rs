@@ -30,6 +30,7 @@ pub mod split;
 pub mod transfer;
 pub mod views;
 
+use crate::arena::ledger::Category;
 use crate::device::Device;
 use crate::device::gpu::{self, Gpu};
 use crate::dtype::DType;
@@ -372,6 +373,13 @@ impl<'a> Back<'a> {
     }
     pub fn number(&mut self, c: f64, dtype: DType) -> Result<V> {
         let c = Tensor::scalar(c, dtype)?;
+        Ok(self.engine.constant(c))
+    }
+    /// A number where `like` is, for ops that take none of the host.
+    pub fn number_beside(&mut self, c: f64, like: V) -> Result<V> {
+        let Meta { dtype, device, .. } = self.meta(like);
+        let c = Tensor::scalar(c, dtype)?;
+        let c = if device == Device::Cpu { c } else { transfer::moved(&c, device, Category::Temporary)? };
         Ok(self.engine.constant(c))
     }
     /// A number spread over a shape without data of that size.

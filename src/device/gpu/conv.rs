@@ -142,6 +142,7 @@ impl<'a> Plan<'a> {
         ];
         let part = scratch.unwrap_or(y.place);
         let bindings = [a.place, b.place, bias.map_or(y.place, |b| b.place), y.place, part];
+        gpu.expect_rounds(self.op, self.cut.run + self.cut.run / 8)?;
         let text = || self.cut.text(&constants, Params::WGSL, include_str!("conv.wgsl"));
         let key = self.cut.key(TEXT, &constants);
         gpu.run_text(self.op, &key, &text, &bindings, &params, self.cut.grid())?;

@@ -13,8 +13,10 @@ pub mod kernel;
 pub mod optim;
 pub mod pointwise;
 pub mod pooling;
+pub mod recurrent;
 pub mod relu;
 pub mod rows;
+pub mod scan;
 pub mod text;
 pub mod tiles;
 
