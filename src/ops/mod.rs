@@ -375,12 +375,12 @@ impl<'a> Back<'a> {
         let c = Tensor::scalar(c, dtype)?;
         Ok(self.engine.constant(c))
     }
-    /// A number where `like` is, for ops that take none of the host.
-    pub fn number_beside(&mut self, c: f64, like: V) -> Result<V> {
-        let Meta { dtype, device, .. } = self.meta(like);
-        let c = Tensor::scalar(c, dtype)?;
-        let c = if device == Device::Cpu { c } else { transfer::moved(&c, device, Category::Temporary)? };
-        Ok(self.engine.constant(c))
+    /// A tensor of the host, where `like` is.
+    pub fn beside(&mut self, tensor: Tensor, like: V) -> Result<V> {
+        let device = self.engine.tensor(like).device();
+        let stays = device == Device::Cpu;
+        let tensor = if stays { tensor } else { transfer::moved(&tensor, device, Category::Temporary)? };
+        Ok(self.engine.constant(tensor))
     }
     /// A number spread over a shape without data of that size.
     pub fn full(&mut self, c: f64, shape: &[usize], dtype: DType) -> Result<V> {

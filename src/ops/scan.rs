@@ -167,7 +167,8 @@ fn shifted(back: &mut Back, v: V, dim: usize, reverse: bool, first: f64) -> Resu
     shape[dim] -= 1;
     let rest = back.call("slice", &[v], &[signed(&starts), signed(&steps), ints(&shape)])?;
     shape[dim] = 1;
-    let edge = back.number_beside(first, v)?;
+    let edge = Tensor::scalar(first, back.meta(v).dtype)?;
+    let edge = back.beside(edge, v)?;
     let edge = back.expand(edge, &shape)?;
     let parts = if reverse { [rest, edge] } else { [edge, rest] };
     back.call("cat", &parts, &along(dim))
