@@ -57,11 +57,7 @@ impl CrossEntropy {
         let outside = |t: &&i64| **t != self.how.ignore && !(0..classes as i64).contains(*t);
         match target.iter().find(outside) {
             None => Ok(()),
-            Some(t) => Err(Error::index(format!(
-                "cross_entropy: target {t} with {classes} classes; 0 to {} or ignore_index {} is needed",
-                classes as i64 - 1,
-                self.how.ignore
-            ))),
+            Some(&t) => Err(error::target_out_of_range("cross_entropy", t, classes, self.how.ignore)),
         }
     }
 }

@@ -433,8 +433,7 @@ pub fn expect_inputs(op: &str, x: &[&Meta], wanted: usize) -> Result<()> {
 
 /// True for a tensor of the host that is one number, spread or not: it may stand beside tensors of any device.
 pub fn is_number(x: &Meta) -> bool {
-    let spread = || x.layout.strides().iter().zip(x.shape()).all(|(&s, &d)| s == 0 && d != 1);
-    x.device == Device::Cpu && (x.rank() == 0 || spread())
+    x.device == Device::Cpu && x.layout.strides().iter().all(|&s| s == 0)
 }
 
 /// All inputs on one device, numbers aside.

@@ -109,7 +109,7 @@ impl Op for Running {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let sizes = sizes(self.name(), self.dim, x[0].shape())?;
         let how = if self.product { on_gpu::How::Product } else { on_gpu::How::Sum };
-        on_gpu::scan(gpu, self.name(), how, &x[0].buffer(), None, sizes, self.reverse, &y[0].buffer())
+        on_gpu::scan(gpu, self.name(), how, &x[0].buffer(), sizes, self.reverse, &y[0].buffer())
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
@@ -246,7 +246,7 @@ impl Op for Recurrence {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let sizes = sizes("recurrence", self.dim, x[0].shape())?;
         let (a, b, y) = (x[0].buffer(), x[1].buffer(), y[0].buffer());
-        on_gpu::scan(gpu, "recurrence", on_gpu::How::Linear, &a, Some(&b), sizes, self.reverse, &y)
+        on_gpu::scan(gpu, "recurrence", on_gpu::How::Linear(b), &a, sizes, self.reverse, &y)
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, b, shape) = (back.dy(), back.input(1)?, Dims::from(back.input_meta(0).shape()));

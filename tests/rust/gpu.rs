@@ -5,28 +5,33 @@ use backsweep::arena::ledger::Category;
 use backsweep::device::Device;
 use backsweep::device::gpu;
 use backsweep::dtype::DType;
-use backsweep::error::{Error, Result};
+use backsweep::error::{Error, Kind, Result};
 use backsweep::graph::{self, Request, Var};
-use backsweep::ops::args::{Attribute, flag, signed};
+use backsweep::ops::args::{Attribute, flag, float, int, ints, signed};
 use backsweep::ops::laws::Domain;
-use backsweep::ops::registry;
 use backsweep::ops::transfer::moved;
+use backsweep::ops::{registry, run};
 use backsweep::shape::Layout;
 use backsweep::tensor::{Meta, Tensor};
 use samples::*;
 use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard};
 
 #[allow(dead_code)]
 mod samples;
 
-fn device() -> Option<Device> {
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The first GPU, for one test at a time: an index out of range is an error of whoever reads next.
+fn device() -> Option<(Device, MutexGuard<'static, ()>)> {
     if gpu::list().is_empty() {
         let wanted = std::env::var("BACKSWEEP_TEST_DEVICE").is_ok_and(|v| v == "gpu");
         assert!(!wanted, "no GPU: {}", gpu::why_none());
         println!("no GPU: {}", gpu::why_none());
         return None;
     }
-    Some(Device::from_name("test", "gpu").unwrap())
+    let turn = TURN.lock().unwrap_or_else(|turn| turn.into_inner());
+    Some((Device::from_name("test", "gpu").unwrap(), turn))
 }
 
 /// What an op may differ from the CPU by: relative, and absolute in units of the largest number.
@@ -67,9 +72,171 @@ fn missing(error: &Error) -> Option<String> {
     error.text().contains("has no GPU kernel").then(|| error.text().split(':').next().unwrap().to_string())
 }
 
+/// Runs an op on both devices; its outputs must be equal, bit for bit but for zeros' signs and NaN's payloads.
+fn agree(device: Device, name: &str, attributes: &[Attribute], x: &[Tensor]) {
+    let op = registry::build(name, attributes).unwrap();
+    let near = run::compute(&*op, &x.iter().collect::<Vec<_>>(), false).unwrap();
+    let there: Vec<Tensor> = x.iter().map(|t| on(t, device)).collect();
+    let far = run::compute(&*op, &there.iter().collect::<Vec<_>>(), false).unwrap();
+    for (near, far) in near.iter().zip(&far) {
+        assert_eq!(far.dtype(), near.dtype());
+        let (near, far) = (near.to_f64(), far.numbers().unwrap());
+        let off = near.iter().zip(&far).position(|(a, b)| a != b && !(a.is_nan() && b.is_nan()));
+        if let Some(at) = off {
+            panic!("{name} {attributes:?} {x:?}: element {at} is {}, the CPU has {}", far[at], near[at]);
+        }
+    }
+}
+
+const TYPES: [DType; 7] = [DType::F32, DType::F16, DType::BF16, DType::I32, DType::I64, DType::U8, DType::Bool];
+
+/// Numbers of a type, with special ones among those of floats.
+fn mixed(shape: &[usize], dtype: DType, random: &mut Random) -> Tensor {
+    let special = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0];
+    let n: usize = shape.iter().product();
+    let data: Vec<f64> = (0..n)
+        .map(|_| match dtype {
+            _ if dtype.is_float() && random.bits() % 8 == 0 => special[(random.bits() % 5) as usize],
+            _ if dtype.is_float() => 4.0 * random.signed(),
+            DType::Bool => (random.bits() & 1) as f64,
+            DType::U8 => (random.bits() % 256) as f64,
+            // Many are equal.
+            _ => (random.bits() % 50) as f64 - 25.0,
+        })
+        .collect();
+    tensor(shape, &data, dtype)
+}
+
+fn indices(shape: &[usize], size: usize, random: &mut Random) -> Tensor {
+    let n: usize = shape.iter().product();
+    let list: Vec<i64> = (0..n).map(|_| (random.bits() % size as u64) as i64).collect();
+    Tensor::from_slice("test", shape, &list, Category::Input).unwrap()
+}
+
+#[test]
+fn every_type_and_length_is_moved_and_sorted_as_on_the_cpu() {
+    let Some((device, _turn)) = device() else { return };
+    let mut random = Random::new(5);
+    for dtype in TYPES {
+        let x = mixed(&[7, 9], dtype, &mut random);
+        agree(device, "index_select", &[int(1)], &[x.clone(), indices(&[5], 9, &mut random)]);
+        agree(device, "gather", &[int(0)], &[x.clone(), indices(&[3, 9], 7, &mut random)]);
+        agree(device, "gather", &[int(1)], &[x.clone(), indices(&[4, 3], 9, &mut random)]);
+        agree(device, "index_get", &[], &[x.clone(), indices(&[11], 7, &mut random), indices(&[11], 9, &mut random)]);
+        agree(
+            device,
+            "scatter",
+            &[int(1)],
+            &[x.clone(), indices(&[5, 31], 9, &mut random), mixed(&[5, 31], dtype, &mut random)],
+        );
+        for op in ["tril", "triu"] {
+            agree(device, op, &[int(-1)], std::slice::from_ref(&x));
+        }
+        agree(device, "flip", &[ints(&[0, 1])], std::slice::from_ref(&x));
+        agree(device, "roll", &[ints(&[3]), ints(&[1])], std::slice::from_ref(&x));
+        for positions in [3, 40] {
+            let (rows, values) = (indices(&[positions], 7, &mut random), mixed(&[positions, 9], dtype, &mut random));
+            agree(device, "index_put", &[flag(false)], &[x.clone(), values.clone(), rows.clone()]);
+            if !matches!(dtype, DType::Bool | DType::F16 | DType::BF16) {
+                agree(device, "index_put", &[flag(true)], &[x.clone(), values.clone(), rows.clone()]);
+                agree(device, "index_add", &[int(0)], &[x.clone(), rows, values]);
+            }
+        }
+        for shape in [&[2, 65][..], &[3000], &[2, 2500, 3]] {
+            let line = mixed(shape, dtype, &mut random);
+            let dim = int(if shape.len() == 1 { 0 } else { 1 });
+            for descending in [false, true] {
+                agree(device, "sort", &[dim.clone(), flag(descending)], std::slice::from_ref(&line));
+                agree(device, "topk", &[int(40), dim.clone(), flag(descending)], std::slice::from_ref(&line));
+            }
+        }
+        let row = run::call("sort", &[&mixed(&[300], dtype, &mut random)], &[int(0)]).unwrap();
+        for right in [false, true] {
+            agree(device, "searchsorted", &[flag(right)], &[row.clone(), mixed(&[4, 50], dtype, &mut random)]);
+        }
+    }
+    // Beyond 32 bits.
+    let long: Vec<i64> = (0..2000).map(|i| (i * 7919 % 2003 - 1000) << 40).collect();
+    let long = Tensor::from_slice("test", &[long.len()], &long, Category::Input).unwrap();
+    agree(device, "sort", &[int(0), flag(true)], std::slice::from_ref(&long));
+    agree(device, "flip", &[ints(&[0])], std::slice::from_ref(&long));
+    // Sums of many are in the order of the CPU's.
+    let x = mixed(&[40, 5], DType::F32, &mut random);
+    let rows = indices(&[3000], 40, &mut random);
+    let finite = |shape: &[usize], random: &mut Random| tensor(shape, &values(shape, Domain::Any, random), DType::F32);
+    agree(device, "index_add", &[int(0)], &[x, rows.clone(), finite(&[3000, 5], &mut random)]);
+    agree(device, "embedding_grad", &[int(40), int(7)], &[finite(&[3000, 5], &mut random), rows]);
+}
+
+#[test]
+fn an_index_out_of_range_is_the_next_read_backs_error() {
+    let Some((device, _turn)) = device() else { return };
+    let table = on(&tensor(&[3, 2], &[1.0; 6], DType::F32), device);
+    let index = |list: &[i64]| on(&Tensor::from_slice("test", &[list.len()], list, Category::Input).unwrap(), device);
+    let far = 1i64 << 40;
+    for (op, attributes, inputs, text) in [
+        (
+            "embedding",
+            vec![Attribute::None],
+            vec![table.clone(), index(&[0, 5, 3])],
+            "index 3 is out of range for size 3",
+        ),
+        ("index_select", vec![int(0)], vec![table.clone(), index(&[2, -1])], "valid indices are 0 to 2"),
+        (
+            "index_get",
+            vec![],
+            vec![table.clone(), index(&[-4])],
+            "index: index -4 is out of range for size 3; valid indices are -3",
+        ),
+        (
+            "index_get",
+            vec![],
+            vec![table.clone(), index(&[0, 1]), index(&[1, 2])],
+            "index 2 is out of range for size 2",
+        ),
+        ("one_hot", vec![int(3)], vec![index(&[1, 7])], "one_hot: class 7 of 3 classes; classes are 0 to 2"),
+        (
+            "cross_entropy",
+            vec![int(-100), float(0.0)],
+            vec![on(&tensor(&[2, 3], &[0.5; 6], DType::F32), device), index(&[-100, 3])],
+            "cross_entropy: target 3 with 3 classes; 0 to 2 or ignore_index -100 is needed",
+        ),
+        (
+            "index_add",
+            vec![int(0)],
+            vec![table.clone(), index(&[9]), on(&tensor(&[1, 2], &[1.0; 2], DType::F32), device)],
+            "index_add: index 9",
+        ),
+        ("embedding", vec![Attribute::None], vec![table.clone(), index(&[far])], "is out of range for size 3"),
+    ] {
+        let op = registry::build(op, &attributes).unwrap();
+        let y = run::compute(&*op, &inputs.iter().collect::<Vec<_>>(), false).unwrap();
+        // Whatever is read next, and once only.
+        let error = table.numbers().unwrap_err();
+        assert!(error.kind() == Kind::Index && error.text().contains(text), "{error}");
+        assert_eq!(table.numbers().unwrap(), [1.0; 6]);
+        // Nothing plausible is read where the index was bad.
+        if y[0].dtype() == DType::F32 && op.name() != "index_add" {
+            assert!(y[0].numbers().unwrap().iter().any(|v| v.is_nan()), "{op:?}");
+        }
+    }
+    // In place nothing is written where the index is bad.
+    let x = on(&tensor(&[3], &[1.0; 3], DType::F32), device);
+    let nine = on(&tensor(&[2], &[9.0; 2], DType::F32), device);
+    let put = registry::build("index_put", &[flag(false)]).unwrap();
+    run::into(&*put, &[&x, &nine, &index(&[3, 1])], std::slice::from_ref(&x)).unwrap();
+    assert!(x.numbers().is_err());
+    assert_eq!(x.numbers().unwrap(), [1.0, 9.0, 1.0]);
+    // A wait looks as well.
+    let select = registry::build("index_select", &[int(0)]).unwrap();
+    run::compute(&*select, &[&x, &index(&[8])], false).unwrap();
+    assert_eq!(gpu::open(0).unwrap().wait().unwrap_err().kind(), Kind::Index);
+    gpu::open(0).unwrap().wait().unwrap();
+}
+
 #[test]
 fn every_op_with_a_kernel_agrees_with_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some((device, _turn)) = device() else { return };
     let (mut without, mut failures, mut runs) = (BTreeSet::new(), Vec::new(), 0);
     for case in cases() {
         for how in 0..STRIDINGS.len() - 1 {
@@ -172,7 +339,7 @@ fn random_tensor(shape: &[usize], domain: Domain, seed: u64) -> Tensor {
 
 #[test]
 fn integers_are_summed_in_64_bits() {
-    let Some(device) = device() else { return };
+    let Some((device, _turn)) = device() else { return };
     let big = |dtype: DType, n: usize, value: &dyn Fn(usize) -> i64| {
         let wide: Vec<i64> = (0..n).map(value).collect();
         let wide = Tensor::from_slice("test", &[n], &wide, Category::Input).unwrap();
@@ -226,7 +393,7 @@ fn integers_are_summed_in_64_bits() {
 
 #[test]
 fn long_folds_are_cut_and_joined() {
-    let Some(device) = device() else { return };
+    let Some((device, _turn)) = device() else { return };
     let float = |name: &str| !matches!(name, "any" | "all");
     for shape in [&[70_000][..], &[3, 40_000], &[20_000, 40], &[70, 50, 64], &[2, 300, 2, 90]] {
         let rank = shape.len() as i64;
@@ -274,7 +441,7 @@ fn odd_rows() -> Tensor {
 
 #[test]
 fn odd_numbers_are_reduced_as_on_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some((device, _turn)) = device() else { return };
     let x = odd_rows();
     let columns = x.with_layout(Layout::strided(&[6, 10], &[1, 6]), 0);
     for dim in [0, 1] {
@@ -313,7 +480,7 @@ fn odd_numbers_are_reduced_as_on_the_cpu() {
 
 #[test]
 fn long_rows_are_shared_by_threads() {
-    let Some(device) = device() else { return };
+    let Some((device, _turn)) = device() else { return };
     let any = |shape: &[usize], seed: u64| random_tensor(shape, Domain::Any, seed);
     for (shape, dim) in [(&[3, 5000][..], 1), (&[700, 33], 1), (&[9, 300, 20], 1), (&[300, 40], 0), (&[1, 65], 1)] {
         for name in ["softmax", "log_softmax"] {
@@ -341,13 +508,15 @@ fn long_rows_are_shared_by_threads() {
 }
 
 #[test]
-fn a_target_that_is_no_class_makes_its_row_nan() {
-    let Some(device) = device() else { return };
+fn a_target_that_is_no_class_is_the_next_read_backs_error_and_makes_its_row_nan() {
+    let Some((device, _turn)) = device() else { return };
     let x = Var::leaf(on(&random_tensor(&[4, 3], Domain::Any, 1), device));
     let target = Tensor::from_slice("test", &[4], &[2i64, 3, -1, -100], Category::Input).unwrap();
     let op = registry::build("cross_entropy", &[Attribute::Int(-100), Attribute::Float(0.0)]).unwrap();
     let y = graph::apply(op, &[&x, &Var::constant(on(&target, device))]).unwrap().into_vec();
     let nan = |v: &Var| numbers(v).iter().map(|v| v.is_nan()).collect::<Vec<_>>();
+    let error = y[0].tensor.numbers().unwrap_err();
+    assert!(error.text().starts_with("cross_entropy: target -1 with 3 classes"), "{error}");
     assert_eq!(nan(&y[0]), [false, true, true, false]);
     let dy = on(&tensor(&[4], &[1.0; 4], DType::F32), device);
     let dx = backward(&y[..1], &[dy], std::slice::from_ref(&x)).unwrap();
@@ -357,7 +526,7 @@ fn a_target_that_is_no_class_makes_its_row_nan() {
 
 #[test]
 fn products_are_cut_into_tiles_and_along_k() {
-    let Some(device) = device() else { return };
+    let Some((device, _turn)) = device() else { return };
     let any = |shape: &[usize], seed: u64| random_tensor(shape, Domain::Any, seed);
     for (a, b) in [([520, 40], [40, 515]), ([70, 3000], [3000, 65]), ([1, 600], [600, 3]), ([130, 9], [9, 1100])] {
         agrees("matmul", &[], &[any(&a, 1), any(&b, 2)], device, 6e-6);
@@ -384,7 +553,7 @@ fn products_are_cut_into_tiles_and_along_k() {
 
 #[test]
 fn long_lines_are_scanned() {
-    let Some(device) = device() else { return };
+    let Some((device, _turn)) = device() else { return };
     for (shape, dim) in [(&[70_000][..], 0), (&[3, 2500], 1), (&[2500, 3], 0), (&[2, 1024, 5], 1), (&[5000, 7], 1)] {
         for reverse in [false, true] {
             let attributes = [Attribute::Int(dim), flag(reverse)];
@@ -403,7 +572,7 @@ fn long_lines_are_scanned() {
 
 #[test]
 fn recurrent_layers_of_many_steps() {
-    let Some(device) = device() else { return };
+    let Some((device, _turn)) = device() else { return };
     let [t, b, i, h] = [12, 5, 7, 70];
     for (name, gates, states) in [("lstm", 4, 2), ("gru", 3, 1)] {
         let mut shapes = vec![vec![t, b, i]];

@@ -1,6 +1,6 @@
 // BACK = 0: y = the loss of each row of the logits x, and with LSE = 1 its log-sum-exp into `lse`. BACK = 1: y = the
 // gradient of the logits from `slope`, that of the losses; with LSE = 1 the log-sum-exp is read. A target that is no class
-// makes its row NaN: a kernel cannot raise.
+// makes its row NaN, and is noted.
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> targets: array<vec2<u32>>;
@@ -77,6 +77,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     if (lane == 0u && is_own()) {
         let loss = (1.0f - p.smoothing) * (share(own) * ((top - x[x_at + own]) + rest)) + spread;
         y[p.y_at + row] = select(select(m_nan(), loss, known), 0.0f, ignored);
+        if (!known && !ignored) {
+            note(bitcast<vec2<i32>>(goal), p.site, 0u);
+        }
         if (LSE == 1u) {
             lse[p.lse_at + row] = top + rest;
         }

@@ -4,19 +4,26 @@
 //! op, or text made from its formula (`text`, `pointwise`). Drivers are looked for when a GPU is first asked for, so that a
 //! program without one pays nothing. Without the cargo feature `gpu` there are no GPUs, and `Gpu` has no value.
 
+pub mod attention;
 pub mod channels;
+pub mod clip;
 pub mod conv;
 pub mod element;
+pub mod faults;
 pub mod fold;
 pub mod gemm;
 pub mod kernel;
+pub mod many;
 pub mod optim;
+pub mod places;
 pub mod pointwise;
 pub mod pooling;
+pub mod random;
 pub mod recurrent;
 pub mod relu;
 pub mod rows;
 pub mod scan;
+pub mod sort;
 pub mod text;
 pub mod tiles;
 

@@ -1,6 +1,7 @@
 //! Kernels that take a row at a time: softmax, layer norm, cross-entropy, and their ways back, in float32.
 
 use super::Gpu;
+use super::faults::{self, Check, Valid};
 use super::kernel::{Grid, Kernel, index, params};
 use super::pointwise::Buffer;
 use crate::error::Result;
@@ -124,10 +125,11 @@ mod cross_entropy {
         slope_at: u32,
         lse_at: u32,
         y_at: u32,
+        site: u32,
     });
     static CROSS_ENTROPY: Kernel = Kernel::new(
         "cross_entropy",
-        concat!(include_str!("rows.wgsl"), include_str!("cross_entropy.wgsl")),
+        concat!(include_str!("rows.wgsl"), include_str!("faults.wgsl"), include_str!("cross_entropy.wgsl")),
         Params::WGSL,
     );
 
@@ -163,8 +165,11 @@ mod cross_entropy {
                 slope_at: at(self.slope)?,
                 lse_at: at(self.lse)?,
                 y_at: at(Some(self.y))?,
+                site: Check::new("cross_entropy", &[columns], Valid::Targets { ignore: self.ignore }).site(),
             };
             let constants = [
+                ("FAULTS", 6),
+                ("ENDS", 0),
                 ("LANES", lanes(columns)),
                 ("ACROSS", 0),
                 ("WEIGHT", u32::from(self.weight.is_some())),
@@ -173,8 +178,15 @@ mod cross_entropy {
                 ("BACK", u32::from(self.slope.is_some())),
             ];
             let place = |b: Option<Buffer>| b.map_or(self.y.place, |b| b.place);
-            let bindings =
-                [self.x.place, self.target.place, place(self.weight), place(self.slope), place(self.lse), self.y.place];
+            let bindings = [
+                self.x.place,
+                self.target.place,
+                place(self.weight),
+                place(self.slope),
+                place(self.lse),
+                self.y.place,
+                faults::PLACE,
+            ];
             gpu.expect_rounds("cross_entropy", 3 * columns / 256)?;
             gpu.run(&CROSS_ENTROPY, &constants, &bindings, &params, seats(rows, columns))
         }

@@ -15,15 +15,23 @@ const TEXT: u32 = 4;
 const LONG: usize = 1024;
 const MANY: usize = 4096;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+#[derive(Clone, Copy)]
+pub enum How<'a> {
     Sum,
     Product,
     /// yₖ = xₖ + factorₖ · yₖ₋₁
-    Linear,
+    Linear(Buffer<'a>),
 }
 
-impl How {
+impl How<'_> {
+    fn code(self) -> u32 {
+        match self {
+            How::Sum => 0,
+            How::Product => 1,
+            How::Linear(_) => 2,
+        }
+    }
+
     /// T, and WGSL of the parts.
     fn parts(self, number: Number) -> (&'static str, &'static str) {
         match (self, number) {
@@ -101,7 +109,7 @@ fn result(total: T) -> T {
 }
 ",
             ),
-            (How::Linear, _) => (
+            (How::Linear(_), _) => (
                 "f32",
                 "fn join(a: T, b: T) -> T {
     return b;
@@ -124,19 +132,19 @@ fn result(total: T) -> T {
     }
 }
 
-/// y from x, and from `factors` where there are some, all contiguous, along the middle of [outer, n, inner]. y is float32,
+/// y from x, and from factors where there are some, all contiguous, along the middle of [outer, n, inner]. y is float32,
 /// or int64 for integers.
 pub fn scan(
     gpu: &Gpu,
     op: &'static str,
     how: How,
     x: &Buffer,
-    factors: Option<&Buffer>,
     [outer, n, inner]: [usize; 3],
     reverse: bool,
     y: &Buffer,
 ) -> Result<()> {
     let lines = outer * inner;
+    let factors = if let How::Linear(factors) = how { Some(factors) } else { None };
     if lines * n == 0 {
         return Ok(());
     }
@@ -150,7 +158,7 @@ pub fn scan(
         factor_at: at(factors.map_or(0, |b| b.offset))?,
         y_at: at(y.offset)?,
     };
-    let shared = how == How::Sum && n >= LONG && lines < MANY;
+    let shared = matches!(how, How::Sum) && n >= LONG && lines < MANY;
     gpu.expect_rounds(op, if shared { n / 64 } else { n })?;
     let number = Number::of(x.dtype);
     let text = || {
@@ -164,7 +172,7 @@ pub fn scan(
         text += &format!("alias T = {total};\n{parts}");
         text + include_str!("scan.wgsl")
     };
-    let key = [u32::MAX, TEXT, how as u32, x.dtype as u32, u32::from(shared), u32::from(reverse)];
+    let key = [u32::MAX, TEXT, how.code(), x.dtype as u32, u32::from(shared), u32::from(reverse)];
     let grid = if shared { Grid::groups(lines) } else { Grid::threads(lines) };
-    gpu.run_text(op, &key, &text, &[x.place, factors.unwrap_or(y).place, y.place], &params, grid)
+    gpu.run_text(op, &key, &text, &[x.place, factors.map_or(y.place, |b| b.place), y.place], &params, grid)
 }
