@@ -137,6 +137,7 @@ impl<'a> Plan<'a> {
         let constants = [
             ("HOW", how),
             ("HAS_BIAS", u32::from(bias.is_some())),
+            ("STRIDED", u32::from(s.stride != [1, 1])),
             ("LEFT_M", u32::from(self.how == How::Weight)),
             ("RIGHT_N", u32::from(how > 0)),
         ];
