@@ -215,9 +215,9 @@ impl Op for BatchNorm {
         let flags = other_flags(x[0].shape().len());
         let n = (x[0].numel() / x[0].shape()[1]) as f64;
         let with = More { numbers: [1.0 / n, 0.0], ..More::default() };
-        on_gpu::run(gpu, "batch_norm", How::Sum, &ordered, &flags, with, &y[1], None)?;
+        on_gpu::run(gpu, "batch_norm", How::Sum, &ordered, &flags, with, &y[1])?;
         let with = More { own: Some(&y[1]), numbers: [1.0 / n, n], ..More::default() };
-        on_gpu::run(gpu, "batch_norm", How::Spread, &ordered, &flags, with, &y[2], None)?;
+        on_gpu::run(gpu, "batch_norm", How::Spread, &ordered, &flags, with, &y[2])?;
         self.normalise_on(gpu, &ordered, [&y[1], &y[2]], x, &y[0])
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
@@ -484,8 +484,14 @@ impl Op for BatchNormBack {
         let layout = order("batch_norm", &x[0].meta)?;
         let (flags, [mean, variance]) = (other_flags(x[0].shape().len()), [x[2], x[3]]);
         let (weight, x, dy) = (self.weight.then(|| x[4]), in_order(x[0], &layout)?, in_order(x[1], &layout)?);
-        let with = More { other: Some(&dy), own: Some(mean), more: Some(variance), numbers: [1.0, self.eps] };
-        on_gpu::run(gpu, "batch_norm", How::Centred, &x, &flags, with, &y[1], Some(&y[2]))?;
+        let with = More {
+            other: Some(&dy),
+            own: Some(mean),
+            more: Some(variance),
+            second: Some(&y[2]),
+            numbers: [1.0, self.eps],
+        };
+        on_gpu::run(gpu, "batch_norm", How::Centred, &x, &flags, with, &y[1])?;
         if !self.dx {
             return Ok(());
         }
@@ -667,9 +673,9 @@ impl Op for ChannelSums {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let layout = order("channel_affine", &x[0].meta)?;
         let (x, dy) = (in_order(x[0], &layout)?, in_order(x[1], &layout)?);
-        let with = More { other: Some(&dy), ..More::default() };
+        let with = More { other: Some(&dy), second: Some(&y[1]), ..More::default() };
         let flags = other_flags(x.shape().len());
-        on_gpu::run(gpu, "channel_affine", How::Products, &x, &flags, with, &y[0], Some(&y[1]))
+        on_gpu::run(gpu, "channel_affine", How::Products, &x, &flags, with, &y[0])
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("channel_affine"))

@@ -6,6 +6,7 @@ use super::args::{Args, float, int};
 use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Cost, Mask, Metas, Op, OpRef, Saves, expect_float, expect_index, output};
+use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::rows::{self, Entropy};
 use crate::device::gpu::{Gpu, rows as on_gpu};
@@ -191,19 +192,21 @@ impl CrossEntropy {
     ) -> Result<()> {
         let (rows, classes) = (back.input_meta(0).shape()[0], back.input_meta(0).shape()[1]);
         let dtype = back.input_meta(0).dtype;
-        let (t, s) = (back.tensor(target).to_f64(), self.how.smoothing);
-        let w = weight.map(|w| back.tensor(w).to_f64());
-        let mut play = vec![0.0f64; rows * classes];
-        for (i, &t) in t.iter().enumerate().filter(|(_, t)| **t as i64 != self.how.ignore) {
-            for j in 0..classes {
-                let own = if j == t as usize { 1.0 - s } else { 0.0 };
-                play[i * classes + j] = w.as_ref().map_or(1.0, |w| w[j]) * (own + s / classes as f64);
-            }
+        let s = self.how.smoothing;
+        let numbers: Vec<i64> = (0..classes as i64).collect();
+        let numbers = Tensor::from_slice("cross_entropy", &[classes], &numbers, Category::Temporary)?;
+        let (numbers, target) = (back.beside(numbers, x)?, back.reshape(target, &[rows, 1])?);
+        let own = back.call("eq", &[target, numbers], &[])?;
+        let own = back.cast(own, dtype)?;
+        let (own, even) = (back.scale(own, 1.0 - s)?, back.number(s / classes as f64, dtype)?);
+        let mut play = back.add(own, even)?;
+        if let Some(weight) = weight {
+            play = back.mul(play, weight)?;
         }
-        let play =
-            Tensor::from_slice("cross_entropy", &[rows, classes], &play, crate::arena::ledger::Category::Temporary)?;
-        let play = back.constant(play);
-        let play = back.cast(play, dtype)?;
+        let ignored = back.number(self.how.ignore as f64, DType::I64)?;
+        let known = back.call("ne", &[target, ignored], &[])?;
+        let known = back.cast(known, dtype)?;
+        let play = back.mul(play, known)?;
         let total = back.sum(play, &[1], true)?;
         let p = back.call("softmax", &[x], &[int(1)])?;
         let share = back.mul(p, total)?;

@@ -298,8 +298,8 @@ impl Op for LayerNormBack {
         let layout = Layout::contiguous("layer_norm", &[rows, columns])?;
         let [x, stats, dy] = [x[0], x[1], x[2]];
         let matrix = |t: &Tensor| t.with_layout(layout.clone(), t.offset());
-        let with = More { other: Some(&matrix(dy)), own: Some(stats), ..More::default() };
-        on_gpu::run(gpu, "layer_norm", How::Normal, &matrix(x), &[true, false], with, &y[1], Some(&y[2]))
+        let with = More { other: Some(&matrix(dy)), own: Some(stats), second: Some(&y[2]), ..More::default() };
+        on_gpu::run(gpu, "layer_norm", How::Normal, &matrix(x), &[true, false], with, &y[1])
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("layer_norm"))

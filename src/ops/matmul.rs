@@ -120,6 +120,16 @@ pub fn product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &
 
 /// False when the batch is too scattered for the kernel.
 fn packed_product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<bool> {
+    let k = a.shape()[a.shape().len() - 1];
+    if let (Some(bias), true) = (bias, k > gemm::LONGEST_WITH_BIAS) {
+        let done = packed_product_on(gpu, a, b, None, y)?;
+        let add = super::registry::build("add", &[])?;
+        return if done {
+            super::run::into(&*add, &[y, bias], std::slice::from_ref(y)).map(|_| true)
+        } else {
+            Ok(false)
+        };
+    }
     let (left, right, bias, out) = (a.buffer(), b.buffer(), bias.map(Tensor::buffer), y.buffer());
     let Some(plan) = gemm::plan("matmul", &left, &right, bias.as_ref(), &out)? else { return Ok(false) };
     let scratch = scratch("matmul", plan.scratch_bytes(), y)?;

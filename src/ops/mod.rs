@@ -30,6 +30,7 @@ pub mod split;
 pub mod transfer;
 pub mod views;
 
+use crate::arena::ledger::Category;
 use crate::device::Device;
 use crate::device::gpu::{self, Gpu};
 use crate::dtype::DType;
@@ -373,6 +374,13 @@ impl<'a> Back<'a> {
     pub fn number(&mut self, c: f64, dtype: DType) -> Result<V> {
         let c = Tensor::scalar(c, dtype)?;
         Ok(self.engine.constant(c))
+    }
+    /// A tensor of the host, where `like` is.
+    pub fn beside(&mut self, tensor: Tensor, like: V) -> Result<V> {
+        let device = self.engine.tensor(like).device();
+        let stays = device == Device::Cpu;
+        let tensor = if stays { tensor } else { transfer::moved(&tensor, device, Category::Temporary)? };
+        Ok(self.engine.constant(tensor))
     }
     /// A number spread over a shape without data of that size.
     pub fn full(&mut self, c: f64, shape: &[usize], dtype: DType) -> Result<V> {

@@ -200,6 +200,124 @@ if THERE:
         assert want[-1] < 0.9 * want[0]
         np.testing.assert_allclose(got, want, rtol=2e-4)
 
+    class Block(nn.Module):
+        """A residual block with all that a ResNet has in one."""
+
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+            self.norm1 = nn.BatchNorm2d(outputs)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, groups=2)
+            self.norm2 = nn.BatchNorm2d(outputs)
+            self.short = nn.Conv2d(inputs, outputs, 1, stride=2)
+
+        def forward(self, x: bs.Tensor) -> bs.Tensor:
+            y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+            return F.relu(y + self.short(x))
+
+    class Images(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.pool, self.block = nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(3, 2, 1), Block(8, 12)
+            self.norm, self.head = nn.GroupNorm(3, 12), nn.Linear(12, 5)
+
+        def forward(self, x: bs.Tensor) -> bs.Tensor:
+            x = self.norm(self.block(self.pool(F.silu(self.stem(x)))))
+            return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    class Sequences(nn.Module):
+        def __init__(self, kind: type[nn.Module]) -> None:
+            super().__init__()
+            self.layer = kind(6, 16, num_layers=2, batch_first=True, bidirectional=True)
+            self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 5)
+
+        def forward(self, x: bs.Tensor) -> bs.Tensor:
+            return self.head(self.norm(self.layer(x)[0][:, -1]))
+
+    SHAPES = {"images": (16, 3, 20, 20), "lstm": (16, 7, 6), "gru": (16, 7, 6)}
+
+    def classify(device: str, kind: str, steps: int = 10) -> tuple[list[float], nn.Module, bs.Tensor]:
+        bs.manual_seed(0)
+        model = Images() if kind == "images" else Sequences({"lstm": nn.LSTM, "gru": nn.GRU}[kind])
+        model = model.to(device)
+        optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        numbers = np.random.default_rng(1)
+        x = bs.from_numpy(numbers.normal(size=SHAPES[kind]).astype("f4")).to(device)
+        target = bs.from_numpy(numbers.integers(0, 5, size=16)).to(device)
+        seen = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), target, label_smoothing=0.1)
+            loss.backward()
+            optimizer.step()
+            seen.append(loss.detach())
+        model.eval()
+        with bs.no_grad():
+            return [loss.item() for loss in seen], model, model(x).cpu()
+
+    @pytest.mark.parametrize("kind", ["images", "lstm", "gru"])
+    def test_classifiers_train_as_on_the_cpu(kind: str) -> None:
+        (want, near, out), (got, there, out_there) = classify("cpu", kind), classify("gpu", kind)
+        assert want[-1] < 0.8 * want[0]
+        np.testing.assert_allclose(got, want, rtol=1e-3)
+        np.testing.assert_allclose(out_there.tolist(), out.tolist(), rtol=2e-2, atol=2e-2)
+        state = there.state_dict()
+        for name, value in near.state_dict().items():
+            if "running" in name or "tracked" in name:
+                np.testing.assert_allclose(state[name].cpu().tolist(), value.tolist(), rtol=1e-3, atol=1e-4)
+        # The same numbers each time: no sum depends on the order of threads.
+        assert classify("gpu", kind)[0] == got
+
+    def test_transposed_convolutions_run_there() -> None:
+        bs.manual_seed(0)
+        layer = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
+        x = bs.randn(2, 4, 5, 6, requires_grad=True)
+        want = layer(x)
+        want.square().sum().backward()
+        there, x_there = layer.to("gpu"), x.detach().to("gpu").requires_grad_()
+        got = there(x_there)
+        got.square().sum().backward()
+        np.testing.assert_allclose(got.tolist(), want.tolist(), rtol=1e-5, atol=1e-5)
+        assert x.grad is not None and x_there.grad is not None
+        np.testing.assert_allclose(x_there.grad.tolist(), x.grad.tolist(), rtol=1e-5, atol=1e-4)
+
+    def test_gradients_of_gradients_run_there() -> None:
+        numbers = np.random.default_rng(2).normal(size=(4, 5)).astype("f4")
+        target = bs.tensor([0, 3, -100, 4])
+
+        def penalty(device: str, loss: object) -> list[list[float]]:
+            x = bs.from_numpy(numbers).to(device).requires_grad_()
+            (slope,) = bs.autograd.grad(loss(x, device), x, create_graph=True)  # type: ignore[operator]
+            slope.square().sum().backward()
+            assert x.grad is not None
+            return x.grad.tolist()
+
+        losses = {
+            "softmax": lambda x, device: (F.softmax(x, 1) * x).sum(),
+            "log_softmax": lambda x, device: (F.log_softmax(x, 0) * x).sum(),
+            "layer_norm": lambda x, device: F.layer_norm(x, (5,)).pow(3).sum(),
+            "cross_entropy": lambda x, device: F.cross_entropy(x, target.to(device), label_smoothing=0.1),
+            "logsumexp": lambda x, device: x.logsumexp(1).pow(2).sum(),
+            "var": lambda x, device: x.var(0).pow(2).sum(),
+            "prod": lambda x, device: x.prod(1).pow(2).sum(),
+            "cumsum": lambda x, device: x.cumsum(1).pow(2).sum(),
+        }
+        for name, loss in losses.items():
+            np.testing.assert_allclose(penalty("gpu", loss), penalty("cpu", loss), rtol=2e-4, atol=1e-5, err_msg=name)
+
+    def test_half_precision_is_reduced_in_float32() -> None:
+        x = bs.full((70000,), 0.1, dtype=bs.float16, device="gpu")
+        assert abs(x.mean().item() - 0.1) < 1e-3 and x.sum().item() == pytest.approx(6998, abs=4)
+        assert x.amax().item() == x[0].item() and x.softmax(0).dtype is bs.float16
+
+    def test_integers_stay_exact() -> None:
+        x = bs.tensor([2**24 + 1, 1, 2**40, -(2**33)]).to("gpu")
+        assert x.sum().item() == 2**24 + 2 + 2**40 - 2**33 and x.max().item() == 2**40
+        assert x.argmax().item() == 2 and x.argmin().item() == 3
+        assert x.cumsum(0).tolist()[-1] == x.sum().item()
+        with pytest.raises(bs.errors.DeviceError, match="among integers, which GPUs compute in 32 bits"):
+            x + 2**40
+
     def test_a_step_sends_little_and_waits_for_nothing() -> None:
         losses("gpu", "sgd", 3)
         before = bs._core.gpu_counts("gpu")

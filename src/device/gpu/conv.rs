@@ -137,11 +137,13 @@ impl<'a> Plan<'a> {
         let constants = [
             ("HOW", how),
             ("HAS_BIAS", u32::from(bias.is_some())),
+            ("STRIDED", u32::from(s.stride != [1, 1])),
             ("LEFT_M", u32::from(self.how == How::Weight)),
             ("RIGHT_N", u32::from(how > 0)),
         ];
         let part = scratch.unwrap_or(y.place);
         let bindings = [a.place, b.place, bias.map_or(y.place, |b| b.place), y.place, part];
+        gpu.expect_rounds(self.op, self.cut.run + self.cut.run / 8)?;
         let text = || self.cut.text(&constants, Params::WGSL, include_str!("conv.wgsl"));
         let key = self.cut.key(TEXT, &constants);
         gpu.run_text(self.op, &key, &text, &bindings, &params, self.cut.grid())?;

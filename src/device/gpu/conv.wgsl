@@ -14,54 +14,108 @@ fn begin(batch: u32) {
     own = batch;
 }
 
-// The element of x that a pixel of y meets at a tap, or 0 in the padding; x is shown by `a`, or by `b` where HOW = 2.
-fn met(pixel: u32, tap: u32, channel: u32) -> f32 {
-    let col = i32(pixel % p.out_w * p.stride_x + tap % p.kw * p.dilation_x) - i32(p.padding_x);
-    let row = i32(pixel / p.out_w % p.out_h * p.stride_y + tap / p.kw * p.dilation_y) - i32(p.padding_y);
-    if (row < 0 || col < 0 || row >= i32(p.h) || col >= i32(p.w)) {
-        return 0.0f;
-    }
+// A place in images, or a way between two: rows, columns, and an index of the rest.
+fn spot(row: u32, col: u32, rest: u32) -> vec3<i32> {
+    return vec3<i32>(i32(row), i32(col), i32(rest));
+}
+
+// The step to a tap, before a channel.
+fn step(tap: u32, channel: u32) -> vec3<i32> {
+    return spot(tap / p.kw * p.dilation_y, tap % p.kw * p.dilation_x, channel);
+}
+
+// Where in x the window of a pixel of y begins, without the padding.
+fn corner(pixel: u32) -> vec3<i32> {
     let image = pixel / (p.out_w * p.out_h);
-    let at = ((image * p.h + u32(row)) * p.w + u32(col)) * p.c_in + own * p.depth + channel;
-    if (HOW == 2u) {
-        return b[p.b_at + at];
-    }
-    return a[p.a_at + at];
+    let rest = image * p.h * p.w * p.c_in + own * p.depth;
+    return spot(pixel / p.out_w % p.out_h * p.stride_y, pixel % p.out_w * p.stride_x, rest);
 }
 
-fn weight(out: u32, channel: u32, tap: u32) -> f32 {
-    return b[p.b_at + ((own * p.width + out) * p.depth + channel) * p.taps + tap];
+// The place in x of a corner and a step, or -1 in the padding.
+fn met(corner: vec3<i32>, step: vec3<i32>) -> i32 {
+    let row = corner.x + step.x - i32(p.padding_y);
+    let col = corner.y + step.y - i32(p.padding_x);
+    let inside = row >= 0 && col >= 0 && row < i32(p.h) && col < i32(p.w);
+    return select(-1, corner.z + step.z + (row * i32(p.w) + col) * i32(p.c_in), inside);
 }
 
-fn left_at(m: u32, k: u32) -> f32 {
+fn left_seat(m: u32) -> vec3<i32> {
     if (HOW == 0u) {
-        return met(m, k / p.depth, k % p.depth);
-    }
-    if (HOW == 2u) {
-        return a[p.a_at + k * p.c_out + own * p.width + m];
-    }
-    // The pixel of y, if there is one, that meets this one of x at a tap.
-    let tap = k / p.width;
-    let down = i32(m / p.w % p.h + p.padding_y) - i32(tap / p.kw * p.dilation_y);
-    let across = i32(m % p.w + p.padding_x) - i32(tap % p.kw * p.dilation_x);
-    let row = down / i32(p.stride_y);
-    let col = across / i32(p.stride_x);
-    if (down < 0 || across < 0 || row * i32(p.stride_y) != down || col * i32(p.stride_x) != across
-        || row >= i32(p.out_h) || col >= i32(p.out_w)) {
-        return 0.0f;
-    }
-    let image = m / (p.w * p.h);
-    return a[p.a_at + ((image * p.out_h + u32(row)) * p.out_w + u32(col)) * p.c_out + own * p.width + k % p.width];
-}
-
-fn right_at(k: u32, n: u32) -> f32 {
-    if (HOW == 0u) {
-        return weight(n, k % p.depth, k / p.depth);
+        return corner(m);
     }
     if (HOW == 1u) {
-        return weight(k % p.width, n, k / p.width);
+        let rest = m / (p.w * p.h) * p.out_h * p.out_w * p.c_out + own * p.width;
+        return spot(m / p.w % p.h + p.padding_y, m % p.w + p.padding_x, rest);
     }
-    return met(k, n / p.depth, n % p.depth);
+    return spot(0u, 0u, own * p.width + m);
+}
+
+fn left_key(k: u32) -> vec3<i32> {
+    if (HOW == 0u) {
+        return step(k / p.depth, k % p.depth);
+    }
+    if (HOW == 1u) {
+        return step(k / p.width, k % p.width);
+    }
+    return spot(0u, 0u, k * p.c_out);
+}
+
+fn left_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+    if (HOW == 2u) {
+        return a[p.a_at + u32(seat.z + key.z)];
+    }
+    var at = -1;
+    if (HOW == 0u) {
+        at = met(seat, key);
+    } else {
+        // The pixel of y, if there is one, that meets this one of x at a tap.
+        let down = seat.x - key.x;
+        let across = seat.y - key.y;
+        var row = down;
+        var col = across;
+        if (STRIDED == 1u) {
+            row = down / i32(p.stride_y);
+            col = across / i32(p.stride_x);
+        }
+        let whole = STRIDED == 0u || row * i32(p.stride_y) == down && col * i32(p.stride_x) == across;
+        let inside = down >= 0 && across >= 0 && row < i32(p.out_h) && col < i32(p.out_w);
+        at = select(-1, seat.z + key.z + (row * i32(p.out_w) + col) * i32(p.c_out), whole && inside);
+    }
+    if (at < 0) {
+        return 0.0f;
+    }
+    return a[p.a_at + u32(at)];
+}
+
+fn right_seat(n: u32) -> vec3<i32> {
+    if (HOW == 0u) {
+        return spot(0u, 0u, (own * p.width + n) * p.depth * p.taps);
+    }
+    if (HOW == 1u) {
+        return spot(0u, 0u, (own * p.width * p.depth + n) * p.taps);
+    }
+    return step(n / p.depth, n % p.depth);
+}
+
+fn right_key(k: u32) -> vec3<i32> {
+    if (HOW == 0u) {
+        return spot(0u, 0u, k % p.depth * p.taps + k / p.depth);
+    }
+    if (HOW == 1u) {
+        return spot(0u, 0u, k % p.width * p.depth * p.taps + k / p.width);
+    }
+    return corner(k);
+}
+
+fn right_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+    if (HOW < 2u) {
+        return b[p.b_at + u32(seat.z + key.z)];
+    }
+    let at = met(key, seat);
+    if (at < 0) {
+        return 0.0f;
+    }
+    return b[p.b_at + u32(at)];
 }
 
 fn put(m: u32, n: u32, value: f32) {

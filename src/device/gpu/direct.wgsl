@@ -12,13 +12,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         return;
     }
     begin(batch);
+    let left = left_seat(m);
+    let right = right_seat(n);
     let tail = min((split + 1u) * p.run, p.k);
     var sum = 0.0f;
     // Short sums first, so that long ones keep their digits.
     for (var k0 = split * p.run; k0 < tail; k0 += 128u) {
         var short = 0.0f;
         for (var k = k0; k < min(k0 + 128u, tail); k++) {
-            short += left_at(m, k) * right_at(k, n);
+            short += left_at(left, left_key(k)) * right_at(right, right_key(k));
         }
         sum += short;
     }

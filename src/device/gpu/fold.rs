@@ -366,6 +366,7 @@ impl Plan {
         let part = scratch.unwrap_or(of.y.place);
         let bindings = [of.x.place, place(of.other), place(of.own), place(of.more), of.y.place, place(of.z), part];
         let stage = |wide: bool, stage: u32, params: Params| {
+            gpu.expect_rounds(op, params.run as usize / if wide { 256 } else { 1 })?;
             let constants = [u32::from(wide), stage];
             let units = params.outputs as usize * params.splits as usize;
             let grid = if wide { Grid::groups(units) } else { Grid::threads(units) };

@@ -49,6 +49,9 @@ pub struct Plan<'a> {
     op: &'static str,
 }
 
+/// A product with a bias is not cut along k; beyond this it should be.
+pub const LONGEST_WITH_BIAS: usize = 4096;
+
 /// Batch dims that the kernel takes after neighbours have been merged.
 pub const BATCH_DIMS: usize = 3;
 
@@ -139,6 +142,7 @@ impl Plan<'_> {
         let part = scratch.unwrap_or(y.place);
         // Without a bias its binding shows something else that is not read.
         let bindings = [self.a.place, self.b.place, self.bias.map_or(y.place, |b| b.place), y.place, part];
+        gpu.expect_rounds(self.op, cut.run + cut.run / 8)?;
         let text = || cut.text(&self.constants, Params::WGSL, include_str!("matmul.wgsl"));
         let key = cut.key(TEXT, &self.constants);
         gpu.run_text(self.op, &key, &text, &bindings, &self.params, cut.grid())?;

@@ -1,6 +1,8 @@
 // Products in tiles of 16 · PER: a thread makes PER × PER sums, and 64 / PER of k at a time pass through the group's memory,
-// fetched into registers while the ones before are multiplied. In front stand `begin` (the matrices of a batch), `left_at`
-// (m, k), `right_at` (k, n) and `put` (m, n, value). LEFT_M and RIGHT_N say along which axis neighbouring threads fetch.
+// fetched into registers while the ones before are multiplied. LEFT_M and RIGHT_N say along which axis neighbouring threads
+// fetch. In front stand `begin` (the matrices of a batch), `put` (m, n, value), and the ways to the operands, each in what
+// does not change along k, what does, and the element of the two: `left_seat` (m), `left_key` (k), `left_at`, `right_seat`
+// (n), `right_key` (k), `right_at`.
 // Where k is cut into `splits`, each leaves its sums in `part`, [splits, batch, m, n].
 // Lines with $i (a row of the thread's tile), $h or $j (four rows, four columns) stand for all of them; see gemm.rs.
 
@@ -12,30 +14,6 @@ const PITCH: u32 = QUADS + 1u;
 
 var<workgroup> left: array<vec4<f32>, DEEP * PITCH>;
 var<workgroup> right: array<vec4<f32>, DEEP * PITCH>;
-
-var<private> k_end: u32;
-
-fn left_quad(m: u32, k: u32) -> vec4<f32> {
-    var quad = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
-    if (k < k_end && m < p.m) {
-        quad.x = left_at(m, k);
-        if (m + 1u < p.m) { quad.y = left_at(m + 1u, k); }
-        if (m + 2u < p.m) { quad.z = left_at(m + 2u, k); }
-        if (m + 3u < p.m) { quad.w = left_at(m + 3u, k); }
-    }
-    return quad;
-}
-
-fn right_quad(k: u32, n: u32) -> vec4<f32> {
-    var quad = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
-    if (k < k_end && n < p.n) {
-        quad.x = right_at(k, n);
-        if (n + 1u < p.n) { quad.y = right_at(k, n + 1u); }
-        if (n + 2u < p.n) { quad.z = right_at(k, n + 2u); }
-        if (n + 3u < p.n) { quad.w = right_at(k, n + 3u); }
-    }
-    return quad;
-}
 
 fn write(start: u32, m: u32, n: u32, value: f32) {
     if (n >= p.n) {
@@ -72,7 +50,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     let split = whole / p.batch;
     begin(whole % p.batch);
     var k0 = split * p.run;
-    k_end = min(k0 + p.run, p.k);
+    let k_end = min(k0 + p.run, p.k);
     let a_q = select(t / DEEP, t % QUADS, LEFT_M == 1u);
     let a_k = select(t % DEEP, t / QUADS, LEFT_M == 1u);
     let b_q = select(t / DEEP, t % QUADS, RIGHT_N == 1u);
@@ -80,16 +58,41 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     let tx = t % 16u;
     let ty = t / 16u;
     var s$i_$j = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
-    var next_left = left_quad(row + a_q * 4u, k0 + a_k);
-    var next_right = right_quad(k0 + b_k, column + b_q * 4u);
+    // Beyond the last row or column the last one again, whose sums are not written.
+    let l0 = left_seat(min(row + a_q * 4u, p.m - 1u));
+    let l1 = left_seat(min(row + a_q * 4u + 1u, p.m - 1u));
+    let l2 = left_seat(min(row + a_q * 4u + 2u, p.m - 1u));
+    let l3 = left_seat(min(row + a_q * 4u + 3u, p.m - 1u));
+    let r0 = right_seat(min(column + b_q * 4u, p.n - 1u));
+    let r1 = right_seat(min(column + b_q * 4u + 1u, p.n - 1u));
+    let r2 = right_seat(min(column + b_q * 4u + 2u, p.n - 1u));
+    let r3 = right_seat(min(column + b_q * 4u + 3u, p.n - 1u));
+    var next_left = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+    var next_right = next_left;
+    if (k0 + a_k < k_end) {
+        let key = left_key(k0 + a_k);
+        next_left = vec4<f32>(left_at(l0, key), left_at(l1, key), left_at(l2, key), left_at(l3, key));
+    }
+    if (k0 + b_k < k_end) {
+        let key = right_key(k0 + b_k);
+        next_right = vec4<f32>(right_at(r0, key), right_at(r1, key), right_at(r2, key), right_at(r3, key));
+    }
     while (k0 < k_end) {
         workgroupBarrier();
         left[a_k * PITCH + a_q] = next_left;
         right[b_k * PITCH + b_q] = next_right;
         workgroupBarrier();
         k0 += DEEP;
-        next_left = left_quad(row + a_q * 4u, k0 + a_k);
-        next_right = right_quad(k0 + b_k, column + b_q * 4u);
+        next_left = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+        next_right = next_left;
+        if (k0 + a_k < k_end) {
+            let key = left_key(k0 + a_k);
+            next_left = vec4<f32>(left_at(l0, key), left_at(l1, key), left_at(l2, key), left_at(l3, key));
+        }
+        if (k0 + b_k < k_end) {
+            let key = right_key(k0 + b_k);
+            next_right = vec4<f32>(right_at(r0, key), right_at(r1, key), right_at(r2, key), right_at(r3, key));
+        }
         for (var k = 0u; k < DEEP; k++) {
             let a$h = left[k * PITCH + ty + $h * 16u];
             let b$j = right[k * PITCH + tx + $j * 16u];

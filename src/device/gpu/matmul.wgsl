@@ -19,12 +19,28 @@ fn begin(batch: u32) {
     y_start = p.y_at + batch * p.m * p.n;
 }
 
-fn left_at(m: u32, k: u32) -> f32 {
-    return a[u32(a_start + i32(m) * p.a_m + i32(k) * p.a_k)];
+fn left_seat(m: u32) -> i32 {
+    return a_start + i32(m) * p.a_m;
 }
 
-fn right_at(k: u32, n: u32) -> f32 {
-    return b[u32(b_start + i32(k) * p.b_k + i32(n) * p.b_n)];
+fn left_key(k: u32) -> i32 {
+    return i32(k) * p.a_k;
+}
+
+fn left_at(seat: i32, key: i32) -> f32 {
+    return a[u32(seat + key)];
+}
+
+fn right_seat(n: u32) -> i32 {
+    return b_start + i32(n) * p.b_n;
+}
+
+fn right_key(k: u32) -> i32 {
+    return i32(k) * p.b_k;
+}
+
+fn right_at(seat: i32, key: i32) -> f32 {
+    return b[u32(seat + key)];
 }
 
 fn put(m: u32, n: u32, value: f32) {

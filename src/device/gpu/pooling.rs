@@ -120,6 +120,7 @@ pub fn pooling(gpu: &Gpu, op: &'static str, s: &Pooling, how: How, x: &Buffer, y
             },
         ),
     ];
+    gpu.expect_rounds(op, 4 * s.window_len())?;
     let place = |b: Option<Buffer>| b.map_or(y.place, |b| b.place);
     let threads = if matches!(how, How::Max { .. }) { n.div_ceil(4) } else { n };
     let bindings = [x.place, y.place, place(places), place(indices)];

@@ -69,6 +69,7 @@ pub struct Gpu {
     pub(super) slabs: RwLock<Vec<wgpu::Buffer>>,
     features: wgpu::Features,
     checked: bool,
+    software: bool,
     largest_binding: usize,
     param_layout: wgpu::BindGroupLayout,
     param_align: usize,
@@ -184,6 +185,7 @@ impl Gpu {
             largest_binding: slabs.largest_block,
             features,
             checked: cfg!(debug_assertions) || std::env::var_os("BACKSWEEP_GPU_CHECKED").is_some(),
+            software: adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             param_layout,
             param_align: (limits.min_uniform_buffer_offset_alignment as usize).max(16),
             stream: Mutex::new(stream),
@@ -220,6 +222,17 @@ impl Gpu {
     /// True when kernels may use subgroup operations.
     pub fn has_subgroups(&self) -> bool {
         self.features.contains(wgpu::Features::SUBGROUP)
+    }
+
+    /// Refuses kernels whose threads go round loops so often that a software driver would end them: llvmpipe stops a
+    /// thread's loops, without a word, after 65,535 rounds in all.
+    pub fn expect_rounds(&self, op: &str, rounds: usize) -> Result<()> {
+        if !self.software || rounds < 65_000 {
+            return Ok(());
+        }
+        Err(Error::device(format!(
+            "{op}: {rounds} steps in a row; software drivers stop before 65535 (help: x.cpu(), or a GPU that is none)"
+        )))
     }
 
     /// Whose memory it has.

@@ -38,6 +38,7 @@ mod softmax {
             ("BACK", u32::from(dy.is_some())),
         ];
         let bindings = [x.place, dy.unwrap_or(y).place, y.place];
+        gpu.expect_rounds("softmax", 3 * n / 256)?;
         gpu.run(&SOFTMAX, &constants, &bindings, &params, seats(outer * inner, n))
     }
 }
@@ -102,6 +103,7 @@ mod layer_norm {
             let place = |b: Option<Buffer>| b.map_or(self.y.place, |b| b.place);
             let bindings =
                 [self.x.place, place(self.dy), place(self.weight), place(self.bias), place(self.stats), self.y.place];
+            gpu.expect_rounds("layer_norm", 3 * self.columns / 256)?;
             gpu.run(&LAYER_NORM, &constants, &bindings, &params, seats(rows, self.columns))
         }
     }
@@ -185,6 +187,7 @@ mod cross_entropy {
                 self.y.place,
                 faults::PLACE,
             ];
+            gpu.expect_rounds("cross_entropy", 3 * columns / 256)?;
             gpu.run(&CROSS_ENTROPY, &constants, &bindings, &params, seats(rows, columns))
         }
     }

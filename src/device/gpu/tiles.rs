@@ -23,6 +23,8 @@ const GROUPS: usize = 128;
 const THREADS: usize = 1 << 15;
 /// Parts of a cut k are added up by one thread each.
 const MOST_SPLITS: usize = 63;
+/// Of k, that a thread adds up in a row.
+const LONGEST: usize = 1 << 15;
 
 /// How a product is made; a function of its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +49,8 @@ impl Cut {
             _ => 4,
         };
         let (units, busy, least) = if narrow { (sums, THREADS, 64) } else { (tiles(per), GROUPS, 256) };
-        let wanted = if may_split { (busy / units.max(1)).min(s.k / least).clamp(1, MOST_SPLITS) } else { 1 };
+        let wanted = (busy / units.max(1)).min(s.k / least).max(s.k.div_ceil(LONGEST));
+        let wanted = if may_split { wanted.clamp(1, MOST_SPLITS) } else { 1 };
         let run = s.k.div_ceil(wanted).next_multiple_of(16).max(16);
         let splits = s.k.div_ceil(run).max(1);
         Cut { per, splits, run, units: units * splits, sums }

@@ -135,7 +135,8 @@ impl Op for Extreme {
             *flag = true;
         }
         let how = if self.largest { How::LargestPlace } else { How::SmallestPlace };
-        on_gpu::run(gpu, name, how, x[0], &flags, More::default(), &y[0], Some(&y[1]))
+        let with = More { second: Some(&y[1]), ..More::default() };
+        on_gpu::run(gpu, name, how, x[0], &flags, with, &y[0])
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let shape = Dims::from(back.input_meta(0).shape());

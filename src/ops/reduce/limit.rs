@@ -111,7 +111,7 @@ impl Op for Limit {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let flags = self.over.flags(self.name(), x[0].shape())?;
         let how = if self.largest { How::Largest } else { How::Smallest };
-        on_gpu::run(gpu, self.name(), how, x[0], &flags, More::default(), &y[0], None)
+        on_gpu::run(gpu, self.name(), how, x[0], &flags, More::default(), &y[0])
     }
     fn gpu_takes_half(&self) -> bool {
         true

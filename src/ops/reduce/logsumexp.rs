@@ -92,9 +92,9 @@ impl Op for LogSumExp {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let flags = self.over.flags("logsumexp", x[0].shape())?;
         let top = Tensor::empty(y[0].meta.clone(), Category::Workspace)?;
-        on_gpu::run(gpu, "logsumexp", How::Largest, x[0], &flags, More::default(), &top, None)?;
+        on_gpu::run(gpu, "logsumexp", How::Largest, x[0], &flags, More::default(), &top)?;
         let with = More { own: Some(&top), ..More::default() };
-        on_gpu::run(gpu, "logsumexp", How::Exponentials, x[0], &flags, with, &y[0], None)
+        on_gpu::run(gpu, "logsumexp", How::Exponentials, x[0], &flags, with, &y[0])
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (x, y, dy) = (back.input(0)?, back.output(0)?, back.dy());

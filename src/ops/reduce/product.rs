@@ -81,7 +81,7 @@ impl Op for Product {
     }
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let flags = self.over.flags("prod", x[0].shape())?;
-        on_gpu::run(gpu, "prod", How::Product, x[0], &flags, More::default(), &y[0], None)
+        on_gpu::run(gpu, "prod", How::Product, x[0], &flags, More::default(), &y[0])
     }
     fn gpu_takes_half(&self) -> bool {
         true

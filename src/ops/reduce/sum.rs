@@ -83,7 +83,7 @@ impl Op for Sum {
     }
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let with = More { numbers: [1.0, 0.0], ..More::default() };
-        on_gpu::run(gpu, "sum", How::Sum, x[0], &self.over.flags("sum", x[0].shape())?, with, &y[0], None)
+        on_gpu::run(gpu, "sum", How::Sum, x[0], &self.over.flags("sum", x[0].shape())?, with, &y[0])
     }
     fn gpu_takes_half(&self) -> bool {
         true
@@ -140,7 +140,7 @@ impl Op for Mean {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let scale = 1.0 / self.over.count("mean", x[0].shape())? as f64;
         let with = More { numbers: [scale, 0.0], ..More::default() };
-        on_gpu::run(gpu, "mean", How::Sum, x[0], &self.over.flags("mean", x[0].shape())?, with, &y[0], None)
+        on_gpu::run(gpu, "mean", How::Sum, x[0], &self.over.flags("mean", x[0].shape())?, with, &y[0])
     }
     fn gpu_takes_half(&self) -> bool {
         true
