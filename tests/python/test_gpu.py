@@ -102,6 +102,13 @@ if THERE:
         ((x @ x) @ x).sum().backward()
         assert x.grad is not None and x.grad.shape == (64, 64)
 
+    def test_a_forecast_on_a_gpu_is_refused() -> None:
+        model = nn.Linear(3, 2).to("gpu")
+        x = bs.ones(4, 3, device="gpu")
+        with pytest.raises(bs.errors.DeviceError, match="linear: a forecast counts the bytes of the CPU, and the tensors are on gpu"):
+            bs.memory.forecast(lambda: model(x).sum().backward())
+        assert model(x).shape == (4, 2)
+
     def test_tensors_of_two_devices_are_refused_by_every_kind_of_op() -> None:
         there, near = bs.ones(3, 3, device="gpu"), bs.ones(3, 3)
         places = bs.tensor([0, 1, 2])
@@ -405,6 +412,7 @@ if THERE:
             lambda **how: bs.randint(-(2**60), 2**62, (50,), **how),
             lambda **how: bs.randperm(100, **how),
             lambda **how: F.dropout(bs.ones(1001, **how), 0.3),
+            lambda **how: bs.full((500,), 0.3, **how).bernoulli(),
             lambda **how: bs.zeros(9, **how).uniform_(-1, 1),
         ):
             drawn = []
@@ -461,12 +469,86 @@ if THERE:
         there = near.to("gpu")
         assert there.argsort().tolist() == near.argsort().tolist()
         assert [t.tolist() for t in there.topk(5)] == [t.tolist() for t in near.topk(5)]
+        assert there.unique().tolist() == near.unique().tolist()
+        assert there.bincount().tolist() == near.bincount().tolist()
+        assert bs.isin(there, there[:3]).tolist() == bs.isin(near, near[:3]).tolist()
         assert F.one_hot(there, 9).tolist() == F.one_hot(near, 9).tolist()
         edges = bs.tensor([1, 4, 6])
         assert bs.searchsorted(edges.to("gpu"), there).tolist() == bs.searchsorted(edges, near).tolist()
         assert bs.take_along_dim(there, there, 0).tolist() == bs.take_along_dim(near, near, 0).tolist()
         assert there.reshape(20, 10).tril().tolist() == near.reshape(20, 10).tril().tolist()
         assert there.reshape(20, 10).flip(0, 1).roll(3, 0).tolist() == near.reshape(20, 10).flip(0, 1).roll(3, 0).tolist()
+
+    class Reader(nn.Module):
+        """A language model in small: embeddings that share their weight, attention, dropout, norms."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.place = nn.Embedding(19, 24), nn.Embedding(12, 24)
+            self.norm, self.heads, self.end = nn.LayerNorm(24), nn.Linear(24, 72), nn.LayerNorm(24)
+            self.drop = nn.Dropout(0.2)
+
+        def forward(self, tokens: bs.Tensor) -> bs.Tensor:
+            batch, time = tokens.shape
+            x = self.drop(self.token(tokens) + self.place(bs.arange(time, device=tokens.device)))
+            heads = self.heads(self.norm(x)).reshape(batch, time, 3, 2, 12).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], dropout_p=0.1, is_causal=True)
+            x = x + self.drop(y.transpose(1, 2).reshape(batch, time, 24))
+            return F.linear(self.end(x), self.token.weight)
+
+    def read(device: str) -> tuple[list[float], list[float]]:
+        bs.manual_seed(7)
+        model = Reader().to(device)
+        optimizer = optim.AdamW(model.parameters(), lr=3e-3)
+        numbers = np.random.default_rng(4)
+        losses, norms = [], []
+        for _ in range(20):
+            tokens = (numbers.integers(0, 19, (16, 1)) + np.arange(13)) % 19
+            x, y = (bs.from_numpy(part.copy()).to(device) for part in (tokens[:, :-1], tokens[:, 1:]))
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x).reshape(-1, 19), y.reshape(-1))
+            loss.backward()
+            norms.append(nn.utils.clip_grad_norm_(model.parameters(), 0.5))
+            optimizer.step()
+            losses.append(loss.detach())
+        return [loss.item() for loss in losses], [norm.item() for norm in norms]
+
+    def test_a_language_model_trains_as_on_the_cpu_and_always_alike() -> None:
+        want, got, again = read("cpu"), read("gpu"), read("gpu")
+        assert want[0][-1] < 0.8 * want[0][0]
+        np.testing.assert_allclose(got[0], want[0], rtol=2e-4)
+        np.testing.assert_allclose(got[1], want[1], rtol=2e-3)
+        # Bit for bit.
+        assert got == again
+
+    def test_steps_leave_nothing_behind_on_a_gpu() -> None:
+        model = Reader().to("gpu")
+        optimizer = optim.Adam(model.parameters())
+        tokens = bs.randint(0, 19, (4, 13), device="gpu")
+        live = []
+        for _ in range(6):
+            optimizer.zero_grad()
+            F.cross_entropy(model(tokens[:, :-1]).reshape(-1, 19), tokens[:, 1:].reshape(-1)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            stats = bs.memory.stats("gpu")
+            live.append((stats["live"], stats["nodes"], stats["blocks"]))
+        assert len(set(live[1:])) == 1
+
+    def test_a_replay_on_a_gpu_drops_the_same() -> None:
+        weight = bs.randn(30, 30, device="gpu").requires_grad_()
+        x = bs.randn(20, 30, device="gpu")
+
+        def block(x: bs.Tensor) -> bs.Tensor:
+            return F.dropout((x @ weight).tanh(), 0.5) @ weight
+
+        found = []
+        for run in (block, lambda x: bs.checkpoint(block, x)):
+            bs.manual_seed(3)
+            weight.grad = None
+            run(x).square().mean().backward()
+            found.append(weight.grad.tolist())
+        assert found[0] == found[1]
 
     def attended(device: str, **how: object) -> list[list]:
         numbers = np.random.default_rng(3)
