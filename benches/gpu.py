@@ -18,11 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from workloads import WORKLOADS, Gpt, Lstm, Mlp, ResNet, Workload
 
 import backsweep as bs
 import backsweep.nn.functional as F
 from backsweep import _core, nn, optim
+from workloads import WORKLOADS, Gpt, Lstm, Mlp, ResNet, Workload
 
 
 def seconds(work: Callable[[], object], device: str, repeats: int = 7) -> float:

@@ -118,7 +118,7 @@ if THERE:
             lambda: F.scaled_dot_product_attention(there, near, near), lambda: F.linear(there, near),
             lambda: bs.where(there > 0, there, near), lambda: F.mse_loss(there, near),
         ):  # fmt: skip
-            with pytest.raises(bs.errors.DeviceError, match="tensors are on (gpu and cpu|cpu and gpu); move them"):
+            with pytest.raises(bs.errors.DeviceError, match=r"tensors are on (gpu and cpu|cpu and gpu); move them"):
                 work()
 
     def test_numbers_go_there_and_come_back() -> None:

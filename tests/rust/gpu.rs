@@ -97,7 +97,7 @@ fn mixed(shape: &[usize], dtype: DType, random: &mut Random) -> Tensor {
     let n: usize = shape.iter().product();
     let data: Vec<f64> = (0..n)
         .map(|_| match dtype {
-            _ if dtype.is_float() && random.bits() % 8 == 0 => special[(random.bits() % 5) as usize],
+            _ if dtype.is_float() && random.bits().is_multiple_of(8) => special[(random.bits() % 5) as usize],
             _ if dtype.is_float() => 4.0 * random.signed(),
             DType::Bool => (random.bits() & 1) as f64,
             DType::U8 => (random.bits() % 256) as f64,
