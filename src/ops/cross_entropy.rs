@@ -132,6 +132,9 @@ impl Op for CrossEntropy {
         if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
     }
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        if x[0].shape()[1] == 0 && y[0].numel() > 0 {
+            return Err(Error::shape(format!("cross_entropy: logits {:?}; one class or more is needed", x[0].shape())));
+        }
         let kernel = on_gpu::CrossEntropy {
             x: x[0].buffer(),
             target: x[1].buffer(),

@@ -1,5 +1,5 @@
 //! Every registered op and sample on a GPU, against the CPU in float32. Runs where there is an adapter (a software one will
-//! do); `BACKSWEEP_TEST_DEVICE=gpu` makes its absence a failure. Ops without a kernel are listed.
+//! do); `BACKSWEEP_TEST_DEVICE=gpu` makes its absence a failure. An op without a kernel fails.
 
 use backsweep::arena::ledger::Category;
 use backsweep::device::Device;
@@ -361,15 +361,11 @@ fn agrees(name: &str, attributes: &[Attribute], tensors: &[Tensor], device: Devi
         Err(error) => panic!("{what}: {error}"),
     }
     // No result depends on the order of threads.
-    let again = apply(&leaves(&there_again(tensors, device))).unwrap();
+    let again = apply(&gx).unwrap();
     for (a, b) in gy.iter().zip(&again) {
         let bits = |v: &Var| numbers(v).iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(a), bits(b), "{what}: a second run differs");
     }
-}
-
-fn there_again(tensors: &[Tensor], device: Device) -> Vec<Tensor> {
-    tensors.iter().map(|t| on(t, device)).collect()
 }
 
 fn random_tensor(shape: &[usize], domain: Domain, seed: u64) -> Tensor {
@@ -423,6 +419,15 @@ fn integers_are_summed_in_64_bits() {
             }
         }
     }
+    // Elementwise ops see the lower half, and say so when that is not all.
+    let seven = on(&Tensor::from_slice("test", &[3], &[7i64, -(1 << 31), 1 << 31], Category::Input).unwrap(), device);
+    let add = registry::build("add", &[]).unwrap();
+    let fits = seven.with_layout(Layout::contiguous("test", &[2]).unwrap(), 0);
+    let sum = backsweep::ops::run::compute(&*add, &[&fits, &fits], false).unwrap();
+    assert_eq!(sum[0].numbers().unwrap()[0], 14.0);
+    let sum = backsweep::ops::run::compute(&*add, &[&seven, &seven], false).unwrap();
+    let error = sum[0].numbers().unwrap_err();
+    assert!(error.text().starts_with("add: an int64 beyond 32 bits"), "{error}");
     // A copy keeps all 64 bits as well.
     let x = Tensor::from_slice("test", &[2, 2], &[1i64 << 40, -(1 << 35), 7, i64::MIN + 3], Category::Input).unwrap();
     let turned = on(&x, device).with_layout(Layout::strided(&[2, 2], &[1, 2]), 0);
@@ -448,6 +453,17 @@ fn long_folds_are_cut_and_joined() {
             for dim in [0, rank - 1] {
                 agrees(name, &[Attribute::Int(dim), flag(false)], &[random_tensor(shape, Domain::Any, 5)], device, 0.0);
             }
+        }
+    }
+    // Axes that were spread without data.
+    let rows = on(&random_tensor(&[5, 9], Domain::Any, 4), device);
+    let spread = |t: &Tensor| t.with_layout(Layout::strided(&[5, 4000, 9], &[9, 0, 1]), 0);
+    for dims in [[0, 1], [1, 2], [0, 2]] {
+        for name in ["sum", "amax", "norm", "logsumexp"] {
+            let op = registry::build(name, &[signed(&dims), flag(false)]).unwrap();
+            let run = |t: &Tensor| backsweep::ops::run::compute(&*op, &[t], false).unwrap()[0].numbers().unwrap();
+            let (got, want) = (run(&spread(&rows)), run(&spread(&rows.to_host().unwrap())));
+            assert_close(&got, &want, (4e-6, 4e-6), name);
         }
     }
     // Factors near 1, so that the product of many is a number.
@@ -621,4 +637,47 @@ fn recurrent_layers_of_many_steps() {
             shapes.iter().enumerate().map(|(k, s)| random_tensor(s, Domain::Unit, k as u64)).collect();
         agrees(name, &[flag(true)], &tensors, device, 2e-5);
     }
+}
+
+#[test]
+fn halves_agree_with_the_cpu() {
+    let Some((device, _turn)) = device() else { return };
+    let mut failures = vec![];
+    for (dtype, unit) in [(DType::F16, 1.0 / 1024.0), (DType::BF16, 1.0 / 128.0)] {
+        for case in cases() {
+            let mut random = case.random();
+            let (tensors, _) = inputs(&case.sample, dtype, &mut random);
+            let x = leaves(&tensors);
+            let y = run_op(&case.sample, &x);
+            if y.iter().any(|y| y.tensor.dtype() == DType::F64) {
+                continue;
+            }
+            let dy = cotangents(&y, &mut random);
+            let there: Vec<Tensor> = tensors.iter().map(|t| on(t, device)).collect();
+            let gx = leaves(&there);
+            let there: Vec<Tensor> = dy.iter().map(|t| on(t, device)).collect();
+            let found = forward(&case.sample, &gx).and_then(|gy| backward(&gy, &there, &gx).map(|gdx| (gy, gdx)));
+            let (gy, gdx) = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    failures.push(format!("{}: {error}", case.name()));
+                    continue;
+                }
+            };
+            let dx = gradients(&y, &dy, &x, false, false);
+            let pairs = gy.iter().zip(&y).chain(gdx.iter().flatten().zip(dx.iter().flatten()));
+            for (i, (got, want)) in pairs.enumerate() {
+                let (got, want) = (numbers(got), want.tensor.to_f64());
+                let scale = want.iter().filter(|v| v.is_finite()).fold(1.0f64, |m, v| m.max(v.abs()));
+                let off = |(g, w): (&f64, &f64)| !close(*g, *w, 2.0 * unit, 2.0 * unit * scale);
+                if let Some(at) = got.iter().zip(&want).position(off) {
+                    let (g, w) = (got[at], want[at]);
+                    failures
+                        .push(format!("{} {dtype:?}: result {i}, element {at} is {g}, the CPU has {w}", case.name()));
+                }
+            }
+        }
+    }
+    let shown = failures.iter().take(60).cloned().collect::<Vec<_>>().join("\n");
+    assert!(failures.is_empty(), "{} disagreements:\n{shown}", failures.len());
 }

@@ -31,6 +31,8 @@ pub enum Valid {
     Targets {
         ignore: i64,
     },
+    /// No index, but a number of an elementwise kernel: what 32 bits hold.
+    Narrow,
 }
 
 /// What an index is for: the op, the sizes of the axes it indexes, and what is valid.
@@ -65,14 +67,18 @@ pub fn error(words: &[u8]) -> Option<Error> {
     // As `note` wrote it: the complement, so that the lowest index is the largest word.
     let index = i64::from((!word(1 + axis) ^ 0x8000_0000) as i32);
     let size = check.sizes.get(axis).copied().unwrap_or(0);
+    const LATE: &str = "(found on the GPU after the call: what was computed from it since is not to be used)";
     let plain = match check.valid {
+        Valid::Narrow => {
+            return Some(Error::device(format!(
+                "{}: an int64 beyond 32 bits, in which GPUs compute integers elementwise (help: x.cpu()) {LATE}",
+                check.op
+            )));
+        }
         Valid::FromStart => error::index_not_below(check.op, index, size),
         Valid::FromBothEnds => error::index_out_of_range(check.op, index, size),
         Valid::Classes => error::class_out_of_range(check.op, index, size),
         Valid::Targets { ignore } => error::target_out_of_range(check.op, index, size, ignore),
     };
-    Some(Error::index(format!(
-        "{} (found on the GPU after the call: what was computed from it since is not to be used)",
-        plain.text()
-    )))
+    Some(Error::index(format!("{} {LATE}", plain.text())))
 }

@@ -193,10 +193,11 @@ impl How {
         }
     }
 
-    fn text(self, x: &Buffer, constants: [u32; 2]) -> String {
+    fn text(self, x: &Buffer, [wide, stage, gone]: [u32; 3]) -> String {
         let number = Number::of(x.dtype);
         let parts = self.parts(number);
-        let mut text = format!("const WIDE: u32 = {}u;\nconst STAGE: u32 = {}u;\n", constants[0], constants[1]);
+        let mut text =
+            format!("const WIDE: u32 = {wide}u;\nconst STAGE: u32 = {stage}u;\nconst GONE: u32 = {gone}u;\n");
         text += Params::WGSL;
         text += &reader("x", 0, x.dtype);
         let place = "vec2<u32>";
@@ -237,6 +238,8 @@ const AXES: usize = 4;
 
 /// Below this many elements an output, a thread folds them alone.
 const ALONE: usize = 64;
+/// Fewer outputs side by side are less than what memory brings at once.
+const FEW: usize = 4;
 /// Elements that a group folds at most: 64 a thread.
 const RUN: usize = 64 * 256;
 /// Threads that keep a GPU busy.
@@ -304,7 +307,7 @@ pub fn plan(
     let number = |v: usize| index(op, v);
     number(x.layout.numel())?;
     // Threads side by side read side by side where the fastest axis is a kept one.
-    let across = steps[AXES - 1].unsigned_abs() <= moves[AXES - 1].unsigned_abs() && outputs >= 32;
+    let across = steps[AXES - 1].unsigned_abs() <= moves[AXES - 1].unsigned_abs() && outputs >= FEW;
     let wide = count >= ALONE && !across;
     let splits =
         if wide { count.div_ceil(RUN) } else { (BUSY / outputs.max(1)).clamp(1, count.div_ceil(ALONE).max(1)) };
@@ -367,10 +370,12 @@ impl Plan {
         let bindings = [of.x.place, place(of.other), place(of.own), place(of.more), of.y.place, place(of.z), part];
         let stage = |wide: bool, stage: u32, params: Params| {
             gpu.expect_rounds(op, params.run as usize / if wide { 256 } else { 1 })?;
-            let constants = [u32::from(wide), stage];
+            let one = params.gone1 == 1 && params.gone2 == 1 && params.count <= params.gone3 || stage == 2;
+            let constants = [u32::from(wide), stage, u32::from(one)];
             let units = params.outputs as usize * params.splits as usize;
             let grid = if wide { Grid::groups(units) } else { Grid::threads(units) };
-            let key = [u32::MAX, TEXT, self.how as u32, of.x.dtype as u32, constants[0], constants[1]];
+            let [c0, c1, c2] = constants;
+            let key = [u32::MAX, TEXT, self.how as u32, of.x.dtype as u32, c0, c1, c2];
             gpu.run_text(op, &key, &|| self.how.text(&of.x, constants), &bindings, &params, grid)
         };
         if params.splits == 1 {

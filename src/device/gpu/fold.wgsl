@@ -1,5 +1,6 @@
 // Folds over some axes of x: an output for each index of the kept ones. Four axes of each kind, the last fastest. In front
 // stand T, what a fold carries, and its parts: first, term (of an element), join and finish (which writes the output).
+// GONE = 1: of the folded axes only the last has more than one place.
 // WIDE = 0: a thread folds alone. WIDE = 1: a group does, and its threads meet in a tree.
 // Long folds are cut into `splits`. STAGE = 0: there is one. STAGE = 1: each leaves what it carries in `part`, [splits,
 // outputs]. STAGE = 2: those are joined.
@@ -19,6 +20,9 @@ fn start(o: u32) -> i32 {
 fn element(base: i32, o: u32, r: u32) -> T {
     if (STAGE == 2u) {
         return part[r * p.outputs + o];
+    }
+    if (GONE == 1u) {
+        return term(u32(base + i32(r) * p.move3), o, r);
     }
     let o3 = r % p.gone3;
     let r3 = r / p.gone3;
