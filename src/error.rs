@@ -117,6 +117,19 @@ pub fn index_not_below(op: &str, index: i64, size: usize) -> Error {
     Error::index(format!("{op}: index {index} is out of range for size {size}; {valid}"))
 }
 
+pub fn class_out_of_range(op: &str, class: i64, classes: usize) -> Error {
+    let last = classes as i64 - 1;
+    Error::index(format!("{op}: class {class} of {classes} classes; classes are 0 to {last}"))
+}
+
+/// Of class numbers and one that is passed over.
+pub fn target_out_of_range(op: &str, target: i64, classes: usize, ignore: i64) -> Error {
+    let last = classes as i64 - 1;
+    Error::index(format!(
+        "{op}: target {target} with {classes} classes; 0 to {last} or ignore_index {ignore} is needed"
+    ))
+}
+
 pub fn number_out_of_range(op: &str, number: i64, dtype: &str, (least, greatest): (i64, i64)) -> Error {
     Error::value(format!("{op}: the number {number} is out of range; {dtype} holds {least} to {greatest}"))
 }

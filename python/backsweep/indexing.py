@@ -278,7 +278,7 @@ def unique(
     more = []
     if return_inverse:
         rank = apply("sub", apply("cumsum", first, 0), 1)
-        more.append(apply("reshape", apply("scatter", _core.full([flat.numel()], 0.0, int64), places, rank, 0), input.shape))
+        more.append(apply("reshape", apply("scatter", _core.full([flat.numel()], 0.0, int64, flat.device), places, rank, 0), input.shape))
     if return_counts:
         more.append(_run_lengths(first))
     return (found, *more) if more else found
@@ -303,15 +303,15 @@ def _runs(values: Tensor) -> tuple[Tensor, Tensor]:
     """True where a run of equal elements begins, and the element of each run."""
     size = values.numel()
     if not size:
-        return _core.full([0], 0.0, bool_), values
+        return _core.full([0], 0.0, bool_, values.device), values
     fresh = apply("ne", window(values, 0, 1, size - 1), window(values, 0, 0, size - 1))
-    first = apply("cat", _core.full([1], 1.0, bool_), fresh, 0)
+    first = apply("cat", _core.full([1], 1.0, bool_, values.device), fresh, 0)
     return first, apply("index_get", values, apply("reshape", _core.nonzero(first), (-1,)))
 
 
 def _run_lengths(first: Tensor) -> Tensor:
     starts = apply("reshape", _core.nonzero(first), (-1,))
-    ends = apply("cat", starts, _core.full([1], float(first.numel()), int64), 0)
+    ends = apply("cat", starts, _core.full([1], float(first.numel()), int64, first.device), 0)
     return apply("sub", window(ends, 0, 1, starts.numel()), starts)
 
 
@@ -335,16 +335,16 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
         min, max = min - 1.0, max + 1.0
     x = x.masked_select(apply("logical_and", apply("ge", x, min), apply("le", x, max)))
     place = apply("cast", apply("mul", apply("sub", x, min), bins / (max - min)), int64)
-    counts = apply("index_add", _core.full([bins], 0.0, int64), apply("minimum", place, bins - 1), _core.full(x.shape, 1.0, int64), 0)
+    counts = apply("index_add", _core.full([bins], 0.0, int64, x.device), apply("minimum", place, bins - 1), _core.full(x.shape, 1.0, int64, x.device), 0)
     return apply("cast", counts, input.dtype)
 
 
 def isin(elements: Tensor, test_elements: Operand, *, invert: bool = False) -> Tensor:
     """True where an element is among the test elements."""
-    tests = test_elements if isinstance(test_elements, Tensor) else _core.full([1], float(test_elements), elements.dtype)
+    tests = test_elements if isinstance(test_elements, Tensor) else _core.full([1], float(test_elements), elements.dtype, elements.device)
     ordered = apply("sort", apply("reshape", tests.detach(), (-1,)), 0, False)[0]
     if not ordered.numel():
-        return _core.full(elements.shape, float(invert), bool_)
+        return _core.full(elements.shape, float(invert), bool_, elements.device)
     place = searchsorted(ordered, elements.detach())
     near = apply("index_get", ordered, apply("minimum", place, ordered.numel() - 1))
     return apply("ne" if invert else "eq", elements, near)
@@ -361,8 +361,8 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     if input.numel() and int(index.amin()) < 0:
         raise errors.ValueError(f"bincount: the number {int(index.amin())}; zero or more is needed")
     size = max(minlength, int(index.amax()) + 1 if input.numel() else 0)
-    values = _core.full(input.shape, 1.0, int64) if weights is None else weights
-    return apply("index_add", _core.full([size], 0.0, values.dtype), index, values, 0)
+    values = _core.full(input.shape, 1.0, int64, input.device) if weights is None else weights
+    return apply("index_add", _core.full([size], 0.0, values.dtype, values.device), index, values, 0)
 
 
 # In place: the new values, written into the tensor's memory.

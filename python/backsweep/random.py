@@ -9,7 +9,7 @@ from typing import Any
 from . import _core, errors
 from ._core import Tensor, apply
 from .attach import method
-from .creation import placed
+from .creation import check_device, placed
 from .dtypes import float32, float64, int64
 from .shape import sizes_of
 from .types import DType
@@ -84,14 +84,16 @@ def rand(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Uniform numbers in [0, 1)."""
-    return _leaf("rand", _core.uniform(sizes_of(size), dtype or float32), device, requires_grad)
+    value = _core.uniform(sizes_of(size), dtype or float32, check_device("rand", device))
+    return _leaf("rand", value, None, requires_grad)
 
 
 def randn(
     *size: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Normal numbers of mean 0 and deviation 1."""
-    return _leaf("randn", _core.normal(sizes_of(size), dtype or float32), device, requires_grad)
+    value = _core.normal(sizes_of(size), dtype or float32, check_device("randn", device))
+    return _leaf("randn", value, None, requires_grad)
 
 
 def randint(
@@ -115,9 +117,9 @@ def randint(
         low, high, size = 0, low, high
     elif high is None:
         low, high = 0, low
-    value = _core.randint(low, high, sizes_of((size,)))
+    value = _core.randint(low, high, sizes_of((size,)), check_device("randint", device))
     value = value if dtype in (None, int64) else apply("cast", value, dtype)
-    return _leaf("randint", value, device, requires_grad)
+    return _leaf("randint", value, None, requires_grad)
 
 
 def randperm(n: int, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
@@ -128,10 +130,10 @@ def randperm(n: int, *, dtype: DType | None = None, device: str | None = None) -
     return _leaf("randperm", value if dtype in (None, int64) else apply("cast", value, dtype), device, False)
 
 
-def _normal(shape: Sequence[int], mean: float, std: float, dtype: DType) -> Tensor:
+def _normal(shape: Sequence[int], mean: float, std: float, dtype: DType, device: str) -> Tensor:
     if not std >= 0:
         raise errors.ValueError(f"normal: std is {std}; zero or more is needed")
-    value = _core.normal(shape, dtype)
+    value = _core.normal(shape, dtype, device)
     return value if (mean, std) == (0.0, 1.0) else value.mul_(std).add_(mean)
 
 
@@ -148,12 +150,12 @@ def normal(
     if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
         if size is None:
             raise errors.ValueError("normal: no size is given; it is needed where mean and std are numbers")
-        value = _normal(sizes_of((size,)), mean, std, dtype or float32)
-        return _leaf("normal", value, device, requires_grad)
+        value = _normal(sizes_of((size,)), mean, std, dtype or float32, check_device("normal", device))
+        return _leaf("normal", value, None, requires_grad)
     if size is not None or dtype is not None:
         raise errors.ValueError("normal: size or dtype is given beside a tensor, which brings its own; leave it out")
     centers: Any = mean + std * 0
-    drawn = mean + std * placed("normal", _core.normal(centers.shape, centers.dtype), centers.device)
+    drawn = mean + std * _core.normal(centers.shape, centers.dtype, centers.device)
     return _leaf("normal", drawn, device, requires_grad)
 
 
@@ -165,7 +167,7 @@ def bernoulli(input: Tensor) -> Tensor:
     chance = input.detach()
     if not bool(((chance >= 0) & (chance <= 1)).all()):
         raise errors.ValueError("bernoulli: some probability is outside 0 to 1, or NaN; all must be within")
-    return (_core.uniform(input.shape, float32) < chance).to(input.dtype)
+    return (_core.uniform(input.shape, float32, input.device) < chance).to(input.dtype)
 
 
 @method
@@ -236,14 +238,14 @@ def uniform_(self: Tensor, from_: float = 0.0, to: float = 1.0) -> Tensor:
     """Fill with uniform numbers in [from_, to)."""
     if not from_ <= to:
         raise errors.ValueError(f"uniform_: from {from_} to {to}; the lower bound must come first")
-    value = _core.uniform(self.shape, self.dtype)
+    value = _core.uniform(self.shape, self.dtype, self.device)
     return self.copy_(value if (from_, to) == (0.0, 1.0) else value.mul_(to - from_).add_(from_))
 
 
 @method
 def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Fill with normal numbers."""
-    return self.copy_(_normal(self.shape, mean, std, self.dtype))
+    return self.copy_(_normal(self.shape, mean, std, self.dtype, self.device))
 
 
 @method
@@ -253,14 +255,14 @@ def bernoulli_(self: Tensor, p: Tensor | float = 0.5) -> Tensor:
         return self.copy_(bernoulli(p))
     if not 0 <= p <= 1:
         raise errors.ValueError(f"bernoulli_: p is {p}; a probability from 0 to 1 is needed")
-    return self.copy_(_core.uniform(self.shape, float32) < p)
+    return self.copy_(_core.uniform(self.shape, float32, self.device) < p)
 
 
 @method
 def random_(self: Tensor, low: int, high: int | None = None) -> Tensor:
     """Fill with integers from low to before high, or from 0 to before low."""
     low, high = (0, low) if high is None else (low, high)
-    return self.copy_(_core.randint(low, high, self.shape))
+    return self.copy_(_core.randint(low, high, self.shape, self.device))
 
 
 @method
@@ -268,4 +270,4 @@ def exponential_(self: Tensor, lambd: float = 1.0) -> Tensor:
     """Fill with exponential numbers of a rate."""
     if not lambd > 0:
         raise errors.ValueError(f"exponential_: lambd is {lambd}; a rate above 0 is needed")
-    return self.copy_((1.0 - _core.uniform(self.shape, self.dtype)).log_().mul_(-1.0 / lambd))
+    return self.copy_((1.0 - _core.uniform(self.shape, self.dtype, self.device)).log_().mul_(-1.0 / lambd))

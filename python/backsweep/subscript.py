@@ -45,7 +45,7 @@ def __getitem__(self: Tensor, index: Any) -> Tensor:
             start = index if index >= 0 else index + size
             window = apply("slice", self, (start, *(0,) * len(rest)), steps, (1, *rest))
             return apply("reshape", window, rest)
-    plan = _read(index, shape)
+    plan = _read(index, shape, self.device)
     window = _window(self, plan)
     if not plan.indices:
         return window
@@ -57,7 +57,7 @@ def __getitem__(self: Tensor, index: Any) -> Tensor:
 @method
 def __setitem__(self: Tensor, index: Any, value: Any) -> None:
     """Write value, broadcast and converted, to the elements that a subscript names."""
-    plan = _read(index, self.shape)
+    plan = _read(index, self.shape, self.device)
     value = _as_value(self, value)
     if not plan.indices:
         _write_window(self, plan, value)
@@ -169,7 +169,7 @@ def _write_window(self: Tensor, plan: _Plan, value: Tensor) -> None:
         _check_target(self)
     spread = apply("reshape", value, plan.sizes)
     window = (plan.starts, plan.steps, plan.sizes, self.shape)
-    mask = apply("embed", _core.full(plan.sizes, 1.0, bool_), *window)
+    mask = apply("embed", _core.full(plan.sizes, 1.0, bool_, self.device), *window)
     self.copy_(apply("where", mask, apply("embed", spread, *window), self))
 
 
@@ -254,7 +254,7 @@ class _Reader:
         places = _core.nonzero(index)
         if not index.ndim:  # one new dim, of which the mask keeps 0 or 1 elements
             self.dims.append(len(self.out))
-            self.indices.append(_core.full([places.shape[0]], 0.0, int64))
+            self.indices.append(_core.full([places.shape[0]], 0.0, int64, index.device))
             self.out.append(1)
             return
         for column in places.unbind(1):
@@ -263,8 +263,8 @@ class _Reader:
             self.whole()
 
 
-def _read(index: Any, shape: Sequence[int]) -> _Plan:
-    items = [_item(item) for item in (index if type(index) is tuple else (index,))]
+def _read(index: Any, shape: Sequence[int], device: str) -> _Plan:
+    items = [_item(item, device) for item in (index if type(index) is tuple else (index,))]
     taken = sum(_takes(item) for item in items)
     if taken > len(shape):
         raise errors.IndexError(f"index: {taken} indices for a tensor of shape {list(shape)}; {len(shape)} at most can be used")
@@ -304,19 +304,19 @@ def _takes(item: Any) -> int:
     return item.ndim if isinstance(item, Tensor) and item.dtype is bool_ else 1
 
 
-def _item(item: Any) -> Any:
-    """An item as None, ..., a slice, an int, or a tensor of bools or integers."""
+def _item(item: Any, device: str) -> Any:
+    """An item as None, ..., a slice, an int, or a tensor of bools or integers; lists and arrays go to the device."""
     kind = type(item)
     if item is None or item is Ellipsis or kind is int:
         return item
     if kind is slice:
         return item
     if kind is bool:
-        return _core.full([], float(item), bool_)
+        return _core.full([], float(item), bool_, device)
     if not isinstance(item, Tensor):
         if hasattr(item, "__index__") and not hasattr(item, "shape"):
             return operator.index(item)
-        item = _as_index(item)
+        item = _as_index(item, device)
     if item.is_floating_point():
         raise errors.IndexError(
             f"index: a tensor of {item.dtype.name}; ints, slices, None, ..., masks and integer tensors are needed "
@@ -327,7 +327,7 @@ def _item(item: Any) -> Any:
     return item.detach()
 
 
-def _as_index(item: Any) -> Tensor:
+def _as_index(item: Any, device: str) -> Tensor:
     if not isinstance(item, (list, tuple, range)) and not hasattr(item, "__array_interface__"):
         raise errors.IndexError(
             f"index: a {type(item).__name__}; ints, slices, None, ..., masks and integer tensors are needed"
@@ -337,6 +337,6 @@ def _as_index(item: Any) -> Tensor:
     if hasattr(item, "__array_interface__"):
         if item.dtype.kind in "iu" and item.dtype.itemsize in (1, 2, 4) and str(item.dtype) != "uint8":
             item = item.astype("int64")
-        return as_tensor(item)
-    found = as_tensor(item)
+        return as_tensor(item, device=device)
+    found = as_tensor(item, device=device)
     return found.long() if not found.numel() and found.is_floating_point() else found

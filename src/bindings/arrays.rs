@@ -90,7 +90,8 @@ pub fn from_array(array: &Bound<'_, PyAny>, copy: bool) -> PyResult<PyTensor> {
         return Err(raise(Error::value("from_numpy: elements at odd addresses; copy the array first")));
     }
     let meta = Meta { layout, dtype, device: Device::Cpu };
-    let owner = Box::new(array.clone().unbind());
+    // That of a NumPy scalar shows an array made for the asking, which it alone keeps alive.
+    let owner = Box::new((array.clone().unbind(), interface.unbind()));
     let total = meta.bytes();
     let shared = Tensor::foreign(meta, Foreign { address, bytes: total, owner });
     if !copy && !read_only && total > 0 {

@@ -6,8 +6,10 @@ use super::frames;
 use super::tensor::PyTensor;
 use crate::arena;
 use crate::arena::ledger::Category;
-use crate::device::Device;
 use crate::device::cpu::random::{self, Stream};
+use crate::device::gpu::pointwise::Buffer;
+use crate::device::gpu::random as on_gpu;
+use crate::device::{Device, gpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::graph::Var;
@@ -27,45 +29,69 @@ fn draw(n: u64) -> Stream {
     stream
 }
 
-fn filled(op: &str, shape: &[usize], dtype: DType, fill: fn(&mut [f32], Stream)) -> Result<Tensor> {
+/// How float32 numbers are drawn on the CPU, and on a GPU.
+struct Fill {
+    near: fn(&mut [f32], Stream),
+    there: fn(&gpu::Gpu, &Buffer, Stream) -> Result<()>,
+}
+
+const UNIFORM: Fill = Fill { near: random::uniform, there: on_gpu::uniform };
+const NORMAL: Fill = Fill { near: random::normal, there: on_gpu::normal };
+
+fn filled(op: &str, shape: &[usize], dtype: DType, device: Option<&str>, fill: Fill) -> Result<Tensor> {
     if !dtype.is_float() {
         return Err(Error::dtype(format!("{op}: dtype {}; a floating dtype is needed", dtype.name())));
     }
-    let meta = Meta::contiguous(op, shape, DType::F32, Device::Cpu)?;
+    let device = device.map_or(Ok(Device::Cpu), |name| Device::from_name(op, name))?;
+    if device != Device::Cpu && dtype == DType::F64 {
+        return Err(gpu::no_float64(op));
+    }
+    let meta = Meta::contiguous(op, shape, DType::F32, device)?;
     let tensor = Tensor::empty(meta.clone(), Category::Temporary)?;
     let stream = draw(meta.numel() as u64);
     if !arena::on_paper() {
-        fill(tensor.view().out(), stream);
+        match device {
+            Device::Cpu => (fill.near)(tensor.view().out(), stream),
+            Device::Gpu(number) => (fill.there)(gpu::open(number)?, &tensor.buffer(), stream)?,
+        }
     }
     if dtype == DType::F32 { Ok(tensor) } else { run::converted(&tensor, Meta { dtype, ..meta }, Category::Temporary) }
 }
 
 /// Numbers in [0, 1), 24 bits each.
 #[pyfunction]
-fn uniform(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+#[pyo3(signature = (shape, dtype, device=None))]
+fn uniform(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType, device: Option<&str>) -> PyResult<PyTensor> {
     frames::note_as(py, "rand")?;
-    Ok(PyTensor::new(Var::constant(filled("rand", &shape, dtype.0, random::uniform).map_err(raise)?)))
+    Ok(PyTensor::new(Var::constant(filled("rand", &shape, dtype.0, device, UNIFORM).map_err(raise)?)))
 }
 
 /// Standard normal numbers.
 #[pyfunction]
-fn normal(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType) -> PyResult<PyTensor> {
+#[pyo3(signature = (shape, dtype, device=None))]
+fn normal(py: Python<'_>, shape: Vec<usize>, dtype: &PyDType, device: Option<&str>) -> PyResult<PyTensor> {
     frames::note_as(py, "randn")?;
-    Ok(PyTensor::new(Var::constant(filled("randn", &shape, dtype.0, random::normal).map_err(raise)?)))
+    Ok(PyTensor::new(Var::constant(filled("randn", &shape, dtype.0, device, NORMAL).map_err(raise)?)))
 }
 
 /// int64 numbers in low..high.
 #[pyfunction]
-fn randint(py: Python<'_>, low: i64, high: i64, shape: Vec<usize>) -> PyResult<PyTensor> {
+#[pyo3(signature = (low, high, shape, device=None))]
+fn randint(py: Python<'_>, low: i64, high: i64, shape: Vec<usize>, device: Option<&str>) -> PyResult<PyTensor> {
     frames::note_as(py, "randint")?;
     if low >= high {
         return Err(raise(Error::value(format!("randint: low {low} and high {high}; low must be below high"))));
     }
-    let meta = Meta::contiguous("randint", &shape, DType::I64, Device::Cpu).map_err(raise)?;
+    let device = device.map_or(Ok(Device::Cpu), |name| Device::from_name("randint", name)).map_err(raise)?;
+    let meta = Meta::contiguous("randint", &shape, DType::I64, device).map_err(raise)?;
     let tensor = Tensor::empty(meta, Category::Temporary).map_err(raise)?;
     let (stream, span) = (draw(2 * tensor.numel() as u64), high.abs_diff(low));
     if arena::on_paper() {
         return Ok(PyTensor::new(Var::constant(tensor)));
+    }
+    if let Device::Gpu(number) = device {
+        let filled = gpu::open(number).and_then(|gpu| on_gpu::integers(gpu, &tensor.buffer(), stream, low, span));
+        return filled.map(|()| PyTensor::new(Var::constant(tensor))).map_err(raise);
     }
     for (i, v) in tensor.view().out::<i64>().iter_mut().enumerate() {
         let i = 2 * i as u64;

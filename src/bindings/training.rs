@@ -2,15 +2,21 @@
 
 use super::errors::raise;
 use super::tensor::PyTensor;
+use crate::arena::ledger::Category;
 use crate::arena::{self, Context};
 use crate::device::Device;
 use crate::device::cpu::optim::{self, Adam, Sgd};
-use crate::device::gpu::{self, optim as on_gpu};
+use crate::device::gpu::many::Operands;
+use crate::device::gpu::optim::{self as on_gpu, Decay, Rule};
+use crate::device::gpu::{self, clip};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::graph::Var;
 use crate::ops::run::relaid;
-use crate::tensor::Tensor;
+use crate::shape::Layout;
+use crate::tensor::{Meta, Tensor};
 use pyo3::prelude::*;
+use std::collections::BTreeMap;
 
 type Tensors<'py> = Vec<PyRef<'py, PyTensor>>;
 
@@ -49,7 +55,7 @@ fn check(op: &str, x: &Tensor, others: &[&Tensor]) -> Result<()> {
 /// The tensor in the memory order of `x`, copied when it lies otherwise.
 fn like(t: &Tensor, x: &Tensor) -> Result<Tensor> {
     let same = t.layout().strides() == x.layout().strides();
-    if same { Ok(t.clone()) } else { relaid(t, x.layout().clone(), crate::arena::ledger::Category::Workspace) }
+    if same { Ok(t.clone()) } else { relaid(t, x.layout().clone(), Category::Workspace) }
 }
 
 fn state(op: &str, t: &Tensor, x: &Tensor) -> Result<()> {
@@ -61,6 +67,27 @@ fn state(op: &str, t: &Tensor, x: &Tensor) -> Result<()> {
         t.layout().strides(),
         x.layout().strides()
     )))
+}
+
+/// Parameters on GPUs, each with its gradient and its states, by the number of the GPU.
+#[derive(Default)]
+struct There(BTreeMap<u8, Vec<Vec<Tensor>>>);
+
+impl There {
+    fn add(&mut self, number: u8, operands: &[&Tensor]) {
+        self.0.entry(number).or_default().push(operands.iter().map(|t| (*t).clone()).collect());
+    }
+
+    /// One kernel for all that are on one GPU.
+    fn step(self, op: &'static str, rule: Rule, decay: Decay) -> Result<()> {
+        for (number, rows) in self.0 {
+            let list: Vec<Operands> = rows.iter().map(|row| row.iter().map(Tensor::buffer).collect()).collect();
+            on_gpu::step(gpu::open(number)?, op, rule, decay, &list)?;
+            // All but the gradients.
+            rows.iter().for_each(|row| row[..1].iter().chain(&row[2..]).for_each(|t| t.storage().bump()));
+        }
+        Ok(())
+    }
 }
 
 #[pyfunction]
@@ -85,6 +112,7 @@ fn adam_step(
     let how = Adam { rate: lr, beta1, beta2, eps, decay: weight_decay, decoupled, maximize, step };
     py.detach(|| {
         Context { op: "adam", ..Context::get() }.set();
+        let mut there = There::default();
         for (((x, g), m), v) in lists[0].iter().zip(&lists[1]).zip(&lists[2]).zip(&lists[3]) {
             check("adam", x, &[g, m, v])?;
             state("adam", m, x)?;
@@ -94,8 +122,7 @@ fn adam_step(
                 continue;
             }
             if let Device::Gpu(number) = x.device() {
-                on_gpu::adam(gpu::open(number)?, how, &x.buffer(), &g.buffer(), &m.buffer(), &v.buffer())?;
-                [x, m, v].iter().for_each(|t| t.storage().bump());
+                there.add(number, &[x, &g, m, v]);
                 continue;
             }
             let (xv, gv, mv, vv) = (x.view(), g.view(), m.view(), v.view());
@@ -105,7 +132,7 @@ fn adam_step(
             }
             [x, m, v].iter().for_each(|t| t.storage().bump());
         }
-        Ok(())
+        there.step("adam", Rule::Adam { how, amsgrad: false }, Decay { weight_decay, maximize })
     })
     .map_err(raise)
 }
@@ -130,22 +157,21 @@ fn sgd_step(
     let how = Sgd { rate: lr, momentum, dampening, decay: weight_decay, nesterov, maximize, first };
     py.detach(|| {
         Context { op: "sgd", ..Context::get() }.set();
+        let mut there = There::default();
         for (i, (x, g)) in params.iter().zip(&grads).enumerate() {
             let buffer = buffers.as_ref().map(|b| &b[i]);
             check("sgd", x, &[g])?;
             if let Some(b) = buffer {
                 check("sgd", x, &[b])?;
                 state("sgd", b, x)?;
-                b.storage().bump();
             }
             let g = like(g, x)?;
             if arena::on_paper() {
                 continue;
             }
             if let Device::Gpu(number) = x.device() {
-                let momentum = buffer.map(Tensor::buffer);
-                on_gpu::sgd(gpu::open(number)?, how, &x.buffer(), &g.buffer(), momentum.as_ref())?;
-                x.storage().bump();
+                let operands: Vec<&Tensor> = [x, &g].into_iter().chain(buffer).collect();
+                there.add(number, &operands);
                 continue;
             }
             let (xv, gv) = (x.view(), g.view());
@@ -153,10 +179,97 @@ fn sgd_step(
                 DType::F64 => optim::sgd_f64(how, xv.out(), gv.slice(), buffer.map(|b| b.view().out())),
                 _ => optim::sgd_f32(how, xv.out(), gv.slice(), buffer.map(|b| b.view().out())),
             }
-            x.storage().bump();
+            [x].into_iter().chain(buffer).for_each(|t| t.storage().bump());
         }
-        Ok(())
+        there.step("sgd", Rule::Sgd(how), Decay { weight_decay, maximize })
     })
+    .map_err(raise)
+}
+
+/// The rules that are compositions on the CPU, for parameters on GPUs: `lists` are the parameters, their gradients, and their
+/// states in the order that `Rule` names.
+#[pyfunction]
+fn fused_step(
+    py: Python<'_>,
+    rule: &str,
+    lists: Vec<Tensors<'_>>,
+    numbers: Vec<f64>,
+    weight_decay: f64,
+    maximize: bool,
+) -> PyResult<()> {
+    let (op, rule) = match (rule, numbers.as_slice()) {
+        ("amsgrad", &[rate, beta1, beta2, eps, step, decoupled]) => {
+            let (step, decoupled) = (step as i32, decoupled != 0.0);
+            let how = Adam { rate, beta1, beta2, eps, decay: weight_decay, decoupled, maximize, step };
+            ("adam", Rule::Adam { how, amsgrad: true })
+        }
+        ("adagrad", &[rate, eps]) => ("adagrad", Rule::Adagrad { rate, eps }),
+        ("rmsprop", &[rate, alpha, eps, momentum, centered]) => {
+            ("rmsprop", Rule::RmsProp { rate, alpha, eps, momentum, centered: centered != 0.0 })
+        }
+        ("adadelta", &[rate, rho, eps]) => ("adadelta", Rule::Adadelta { rate, rho, eps }),
+        ("lion", &[rate, beta1, beta2]) => ("lion", Rule::Lion { rate, beta1, beta2 }),
+        _ => return Err(raise(Error::internal(format!("bug: no rule '{rule}' with {} numbers", numbers.len())))),
+    };
+    let lists: Vec<Vec<Tensor>> = lists.into_iter().map(tensors).collect();
+    py.detach(|| {
+        Context { op, ..Context::get() }.set();
+        let mut there = There::default();
+        for i in 0..lists[0].len() {
+            let row: Vec<&Tensor> = lists.iter().map(|list| &list[i]).collect();
+            let (x, rest) = row.split_first().expect("bug: a step of nothing");
+            check(op, x, rest)?;
+            rest[1..].iter().try_for_each(|t| state(op, t, x))?;
+            let Device::Gpu(number) = x.device() else {
+                return Err(Error::internal(format!("bug: {op} is a composition on the CPU")));
+            };
+            let g = like(rest[0], x)?;
+            let operands: Vec<&Tensor> = [*x, &g].into_iter().chain(rest[1..].iter().copied()).collect();
+            if !arena::on_paper() {
+                there.add(number, &operands);
+            }
+        }
+        there.step(op, rule, Decay { weight_decay, maximize })
+    })
+    .map_err(raise)
+}
+
+/// The norm of all tensors of one GPU taken as one vector, as a tensor there; with `most` they are scaled so that it is at
+/// most that. Nothing is read back.
+#[pyfunction]
+#[pyo3(signature = (list, most=None))]
+fn clip_norm(py: Python<'_>, list: Tensors<'_>, most: Option<f64>) -> PyResult<PyTensor> {
+    let list = tensors(list);
+    py.detach(|| {
+        Context { op: "clip_grad_norm_", ..Context::get() }.set();
+        let Some(Device::Gpu(number)) = list.first().map(Tensor::device) else {
+            return Err(Error::internal("bug: clip_norm without a tensor of a GPU"));
+        };
+        let meta = Meta { layout: crate::tensor::scalar_layout(), dtype: DType::F32, device: Device::Gpu(number) };
+        let norm = Tensor::empty(meta, Category::Temporary)?;
+        // Those with gaps are clipped as copies.
+        let dense = |t: &Tensor| -> Result<Tensor> {
+            if t.layout().is_dense() {
+                return Ok(t.clone());
+            }
+            relaid(t, Layout::contiguous("clip", t.shape())?, Category::Workspace)
+        };
+        let laid = list.iter().map(dense).collect::<Result<Vec<Tensor>>>()?;
+        if arena::on_paper() {
+            return Ok(norm);
+        }
+        let gpu = gpu::open(number)?;
+        let operands: Vec<Operands> = laid.iter().map(|t| Operands::from_iter([t.buffer()])).collect();
+        clip::norm(gpu, &operands, most, &norm.buffer())?;
+        for (t, laid) in list.iter().zip(&laid).filter(|_| most.is_some()) {
+            if !t.shares_storage(laid) {
+                crate::ops::pointwise::copy_on(gpu, laid, t)?;
+            }
+            t.storage().bump();
+        }
+        Ok(norm)
+    })
+    .map(|norm| PyTensor::new(Var::constant(norm)))
     .map_err(raise)
 }
 
@@ -171,11 +284,7 @@ fn squares(py: Python<'_>, list: Tensors<'_>) -> PyResult<f64> {
             let t = if t.layout().is_dense() {
                 t.clone()
             } else {
-                relaid(
-                    t,
-                    crate::shape::Layout::contiguous("clip", t.shape())?,
-                    crate::arena::ledger::Category::Workspace,
-                )?
+                relaid(t, Layout::contiguous("clip", t.shape())?, Category::Workspace)?
             };
             if arena::on_paper() {
                 continue;
@@ -203,7 +312,7 @@ fn scale_(py: Python<'_>, list: Tensors<'_>, factor: f64) -> PyResult<()> {
     let vars: Vec<_> = list.iter().map(|t| t.var().detach()).collect();
     py.detach(|| {
         for v in &vars {
-            let factor = crate::graph::Var::constant(Tensor::scalar(factor, v.tensor.dtype())?);
+            let factor = Var::constant(Tensor::scalar(factor, v.tensor.dtype())?);
             let mul = crate::ops::registry::build("mul", &[])?;
             crate::graph::apply_in_place(mul, v, &[&factor])?;
         }
@@ -215,6 +324,8 @@ fn scale_(py: Python<'_>, list: Tensors<'_>, factor: f64) -> PyResult<()> {
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(adam_step, m)?)?;
     m.add_function(wrap_pyfunction!(sgd_step, m)?)?;
+    m.add_function(wrap_pyfunction!(fused_step, m)?)?;
+    m.add_function(wrap_pyfunction!(clip_norm, m)?)?;
     m.add_function(wrap_pyfunction!(squares, m)?)?;
     m.add_function(wrap_pyfunction!(scale_, m)?)
 }

@@ -9,9 +9,11 @@ use super::run::{relaid, workspace};
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_float, output};
 use crate::arena::ledger::Category;
 use crate::arena::on_paper;
+use crate::device::Device;
 use crate::device::cpu::attention::views::{Gradients, Job, takes};
 use crate::device::cpu::attention::{Dropout, Number};
 use crate::device::cpu::random::Stream;
+use crate::device::gpu::{Gpu, attention as on_gpu};
 use crate::dtype::{DType, Element};
 use crate::error::{self, Error, Result};
 use crate::shape::{self, Dims, Layout, Strides};
@@ -198,6 +200,23 @@ impl Attention {
     }
 }
 
+impl Attention {
+    /// As `job`, for a GPU.
+    fn job_on<'a>(&self, sizes: &'a Sizes, x: &[&'a Tensor], mask: Option<&'a Tensor>) -> on_gpu::Job<'a> {
+        let dropout = (self.p > 0.0).then_some(on_gpu::Dropout { stream: self.stream, keep: 1.0 - self.p });
+        on_gpu::Job {
+            lead: &sizes.lead,
+            q: x[0].buffer(),
+            k: x[1].buffer(),
+            v: x[2].buffer(),
+            mask: mask.map(Tensor::buffer),
+            scale: self.factor(sizes.width),
+            causal: self.causal,
+            dropout,
+        }
+    }
+}
+
 impl Op for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -274,6 +293,19 @@ impl Op for Attention {
         let job = self.job(&sizes, &[&q, &k, &v], x.get(3).copied());
         if y[0].dtype() == DType::F64 { go::<f64>(job, y) } else { go::<f32>(job, y) }
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let sizes = Sizes::of(&x.iter().map(|t| &t.meta).collect::<Vec<_>>())?;
+        let spare;
+        let sums = match y.get(1) {
+            Some(sums) => sums,
+            None => {
+                let meta = Meta::contiguous("attention", &sizes.log_sums(), DType::F32, y[0].device())?;
+                spare = Tensor::empty(meta, Category::Workspace)?;
+                &spare
+            }
+        };
+        self.job_on(&sizes, x, x.get(3).copied()).forward(gpu, y[0].buffer(), &sums.buffer())
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let masked = back.inputs() > 3;
         if back.records() || masked && back.needs(3) {
@@ -296,7 +328,7 @@ impl Op for Attention {
     fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>> {
         let metas: Vec<Meta> = x
             .iter()
-            .map(|x| Meta::contiguous("attention", &x.shape, DType::F64, crate::device::Device::Cpu))
+            .map(|x| Meta::contiguous("attention", &x.shape, DType::F64, Device::Cpu))
             .collect::<Result<_>>()
             .ok()?;
         let sizes = Sizes::of(&metas.iter().collect::<Vec<_>>()).ok()?;
@@ -391,6 +423,10 @@ impl Attention {
             let seen: Vec<u8> =
                 (0..sizes.queries * sizes.keys).map(|at| u8::from(at % sizes.keys <= at / sizes.keys)).collect();
             let seen = Tensor::from_slice("attention", &[sizes.queries, sizes.keys], &seen, Category::Temporary)?;
+            let seen = match back.input_meta(0).device {
+                Device::Cpu => seen,
+                there => super::transfer::moved(&seen, there, Category::Temporary)?,
+            };
             let seen = back.constant(seen);
             let seen = back.cast(seen, DType::Bool)?;
             s = back.call("where", &[seen, s, never], &[])?;
@@ -472,6 +508,16 @@ impl Op for AttentionBack {
         let (dq, dk, dv) = (y[0].view(), y[1].view(), y[2].view());
         let gradients = Gradients { o: o.view(), d_o: d_o.view(), dq, dk, dv };
         if y[0].dtype() == DType::F64 { go::<f64>(job, gradients, x[4]) } else { go::<f32>(job, gradients, x[4]) }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let sizes = Sizes::of(&Self::operands(&x.iter().map(|t| &t.meta).collect::<Vec<_>>()))?;
+        if sizes.queries == 0 {
+            let zero = Tensor::scalar(0.0, DType::F32)?;
+            return y.iter().try_for_each(|dx| super::pointwise::copy_on(gpu, &zero, dx));
+        }
+        let job = self.of.job_on(&sizes, x, x.get(6).copied());
+        let dx = [y[0].buffer(), y[1].buffer(), y[2].buffer()];
+        job.backward(gpu, x[3].buffer(), &x[4].buffer(), x[5].buffer(), dx)
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("attention"))

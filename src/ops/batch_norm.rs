@@ -4,6 +4,7 @@
 
 use super::args::{Args, flag, float};
 use super::laws::{Domain, Exact, Sample};
+use super::reduce::on_gpu::{self, More};
 use super::registry::Entry;
 use super::run::{relaid, workspace};
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, bit, expect_float, expect_inputs, one_device};
@@ -11,6 +12,8 @@ use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::channels::{self, Affine, Channels};
 use crate::device::cpu::rows::Float;
+use crate::device::gpu::fold::How;
+use crate::device::gpu::{Gpu, channels as maps};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::shape::{Dims, Layout};
@@ -69,6 +72,27 @@ fn expect_channels(op: &str, x: &[&Meta], names: &[&str]) -> Result<()> {
 /// All dims but the channels.
 fn others(rank: usize) -> Dims {
     (0..rank).filter(|&i| i != 1).collect()
+}
+
+fn other_flags(rank: usize) -> Vec<bool> {
+    (0..rank).map(|i| i != 1).collect()
+}
+
+/// A map of each channel of x into y, which lies alike, for a GPU.
+fn affine_on<'a>(x: &'a Tensor, y: &'a Tensor) -> maps::Channels<'a> {
+    let s = channels(y.layout());
+    maps::Channels {
+        x: x.buffer(),
+        dy: None,
+        known: None,
+        weight: None,
+        shift: None,
+        product: None,
+        y: y.buffer(),
+        channels: s.c,
+        inner: if s.last { 1 } else { s.s },
+        eps: 0.0,
+    }
 }
 
 /// [c] as [1, c, 1, …], to broadcast.
@@ -186,6 +210,16 @@ impl Op for BatchNorm {
         }
         if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let ordered = in_order(x[0], y[0].layout())?;
+        let flags = other_flags(x[0].shape().len());
+        let n = (x[0].numel() / x[0].shape()[1]) as f64;
+        let with = More { numbers: [1.0 / n, 0.0], ..More::default() };
+        on_gpu::run(gpu, "batch_norm", How::Sum, &ordered, &flags, with, &y[1])?;
+        let with = More { own: Some(&y[1]), numbers: [1.0 / n, n], ..More::default() };
+        on_gpu::run(gpu, "batch_norm", How::Spread, &ordered, &flags, with, &y[2])?;
+        self.normalise_on(gpu, &ordered, [&y[1], &y[2]], x, &y[0])
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (Some(dy), None, None, false) = (back.dy_of(0), back.dy_of(1), back.dy_of(2), back.records()) else {
             return self.recorded(back);
@@ -298,6 +332,20 @@ impl BatchNorm {
     }
 }
 
+impl BatchNorm {
+    /// y from `ordered`, which lies as y does, by known numbers, and weight and bias among the inputs `x`.
+    fn normalise_on(&self, gpu: &Gpu, ordered: &Tensor, known: [&Tensor; 2], x: &[&Tensor], y: &Tensor) -> Result<()> {
+        let map = maps::Channels {
+            known: Some(known.map(Tensor::buffer)),
+            weight: self.weight.then(|| x[1].buffer()),
+            shift: self.bias.then(|| x[self.wanted() - 1].buffer()),
+            eps: self.eps,
+            ..affine_on(ordered, y)
+        };
+        map.run(gpu, "batch_norm")
+    }
+}
+
 /// What is needed to normalise.
 struct Known<'a, E> {
     eps: f64,
@@ -356,6 +404,10 @@ impl Op for BatchNormAgain {
             Ok(())
         }
         if y[0].dtype() == DType::F64 { go::<f64>(&self.0, x, &y[0]) } else { go::<f32>(&self.0, x, &y[0]) }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let inputs = self.0.wanted();
+        self.0.normalise_on(gpu, &in_order(x[0], y[0].layout())?, [x[inputs], x[inputs + 1]], x, &y[0])
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("batch_norm"))
@@ -427,6 +479,32 @@ impl Op for BatchNormBack {
             Ok(())
         }
         if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let layout = order("batch_norm", &x[0].meta)?;
+        let (flags, [mean, variance]) = (other_flags(x[0].shape().len()), [x[2], x[3]]);
+        let (weight, x, dy) = (self.weight.then(|| x[4]), in_order(x[0], &layout)?, in_order(x[1], &layout)?);
+        let with = More {
+            other: Some(&dy),
+            own: Some(mean),
+            more: Some(variance),
+            second: Some(&y[2]),
+            numbers: [1.0, self.eps],
+        };
+        on_gpu::run(gpu, "batch_norm", How::Centred, &x, &flags, with, &y[1])?;
+        if !self.dx {
+            return Ok(());
+        }
+        let map = maps::Channels {
+            dy: Some(dy.buffer()),
+            known: Some([mean.buffer(), variance.buffer()]),
+            weight: weight.map(Tensor::buffer),
+            shift: Some(y[2].buffer()),
+            product: Some(y[1].buffer()),
+            eps: self.eps,
+            ..affine_on(&x, &y[0])
+        };
+        map.run(gpu, "batch_norm")
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("batch_norm"))
@@ -503,6 +581,11 @@ impl Op for ChannelAffine {
             Ok(())
         }
         if y[0].dtype() == DType::F64 { go::<f64>(x, &y[0]) } else { go::<f32>(x, &y[0]) }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let ordered = in_order(x[0], y[0].layout())?;
+        let (weight, shift) = (Some(x[1].buffer()), x.get(2).map(|t| t.buffer()));
+        maps::Channels { weight, shift, ..affine_on(&ordered, &y[0]) }.run(gpu, "channel_affine")
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, others) = (back.dy(), others(back.input_meta(0).rank()));
@@ -586,6 +669,13 @@ impl Op for ChannelSums {
             Ok(())
         }
         if y[0].dtype() == DType::F64 { go::<f64>(x, y) } else { go::<f32>(x, y) }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let layout = order("channel_affine", &x[0].meta)?;
+        let (x, dy) = (in_order(x[0], &layout)?, in_order(x[1], &layout)?);
+        let with = More { other: Some(&dy), second: Some(&y[1]), ..More::default() };
+        let flags = other_flags(x.shape().len());
+        on_gpu::run(gpu, "channel_affine", How::Products, &x, &flags, with, &y[0])
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("channel_affine"))

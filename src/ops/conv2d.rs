@@ -5,11 +5,14 @@
 
 use super::args::{Args, flag, int, ints};
 use super::laws::{Domain, Exact, Sample};
+use super::reduce::on_gpu::scratch;
 use super::registry::Entry;
 use super::run::workspace;
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_float, expect_inputs, one_device};
 use crate::arena::on_paper;
 use crate::device::cpu::conv::{self, Conv};
+use crate::device::gpu::Gpu;
+use crate::device::gpu::conv::{How, Plan};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::shape::{self, Layout};
@@ -141,6 +144,22 @@ fn cost(s: &Conv, x: &[&Meta], y: &[Meta]) -> Cost {
     Cost { flops: 2.0 * products, ..Cost::streaming(x, y, 0.0) }
 }
 
+/// One of the three from the other two, on a GPU.
+fn product_on(
+    gpu: &Gpu,
+    op: &'static str,
+    how: How,
+    s: &Conv,
+    [a, b]: [&Tensor; 2],
+    bias: Option<&Tensor>,
+    y: &Tensor,
+) -> Result<()> {
+    let plan = Plan::new(op, how, s);
+    let scratch = scratch(op, plan.scratch_bytes(), y)?;
+    let bias = bias.map(Tensor::buffer);
+    plan.run(gpu, [&a.buffer(), &b.buffer()], bias.as_ref(), &y.buffer(), scratch.as_ref().map(Tensor::place))
+}
+
 /// Calls `term(x, weight, y)` with the indices of each product in the definition, all in row-major NCHW.
 fn each_term(s: &Conv, mut term: impl FnMut(usize, usize, usize)) {
     let (depth, width) = (s.c_in / s.groups, s.c_out / s.groups);
@@ -251,6 +270,10 @@ impl Op for Conv2d {
             Ok(())
         }
         if y[0].dtype() == DType::F64 { go::<f64>(&s, x, &y[0]) } else { go::<f32>(&s, x, &y[0]) }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let s = self.steps.conv("conv2d", x[0].shape(), x[1].shape())?;
+        product_on(gpu, "conv2d", How::Forward { bias: self.bias }, &s, [x[0], x[1]], x.get(2).copied(), &y[0])
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
@@ -365,6 +388,10 @@ impl Op for DataGradient {
         }
         if y[0].dtype() == DType::F64 { go::<f64>(&s, x, &y[0]) } else { go::<f32>(&s, x, &y[0]) }
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let s = self.conv(x[0].shape(), x[1].shape())?;
+        product_on(gpu, DATA, How::Data, &s, [x[0], x[1]], None, &y[0])
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let ddx = back.dy();
         if back.needs(0) {
@@ -468,6 +495,10 @@ impl Op for WeightGradient {
             Ok(())
         }
         if y[0].dtype() == DType::F64 { go::<f64>(&s, x, &y[0]) } else { go::<f32>(&s, x, &y[0]) }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let s = self.conv(x[0].shape(), x[1].shape())?;
+        product_on(gpu, WEIGHT, How::Weight, &s, [x[1], x[0]], None, &y[0])
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let ddweight = back.dy();

@@ -6,8 +6,10 @@ use super::args::{Args, float, int};
 use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Cost, Mask, Metas, Op, OpRef, Saves, expect_float, expect_index, output};
+use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::rows::{self, Entropy};
+use crate::device::gpu::{Gpu, rows as on_gpu};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::tensor::{Meta, Tensor};
@@ -55,11 +57,7 @@ impl CrossEntropy {
         let outside = |t: &&i64| **t != self.how.ignore && !(0..classes as i64).contains(*t);
         match target.iter().find(outside) {
             None => Ok(()),
-            Some(t) => Err(Error::index(format!(
-                "cross_entropy: target {t} with {classes} classes; 0 to {} or ignore_index {} is needed",
-                classes as i64 - 1,
-                self.how.ignore
-            ))),
+            Some(&t) => Err(error::target_out_of_range("cross_entropy", t, classes, self.how.ignore)),
         }
     }
 }
@@ -133,6 +131,22 @@ impl Op for CrossEntropy {
         }
         if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        if x[0].shape()[1] == 0 && y[0].numel() > 0 {
+            return Err(Error::shape(format!("cross_entropy: logits {:?}; one class or more is needed", x[0].shape())));
+        }
+        let kernel = on_gpu::CrossEntropy {
+            x: x[0].buffer(),
+            target: x[1].buffer(),
+            weight: x.get(2).map(|w| w.buffer()),
+            lse: y.get(1).map(Tensor::buffer),
+            slope: None,
+            y: y[0].buffer(),
+            ignore: self.how.ignore,
+            smoothing: self.how.smoothing,
+        };
+        kernel.run(gpu)
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, x, target) = (back.dy(), back.input(0)?, back.input(1)?);
         let weighted = back.inputs() > 2;
@@ -181,19 +195,21 @@ impl CrossEntropy {
     ) -> Result<()> {
         let (rows, classes) = (back.input_meta(0).shape()[0], back.input_meta(0).shape()[1]);
         let dtype = back.input_meta(0).dtype;
-        let (t, s) = (back.tensor(target).to_f64(), self.how.smoothing);
-        let w = weight.map(|w| back.tensor(w).to_f64());
-        let mut play = vec![0.0f64; rows * classes];
-        for (i, &t) in t.iter().enumerate().filter(|(_, t)| **t as i64 != self.how.ignore) {
-            for j in 0..classes {
-                let own = if j == t as usize { 1.0 - s } else { 0.0 };
-                play[i * classes + j] = w.as_ref().map_or(1.0, |w| w[j]) * (own + s / classes as f64);
-            }
+        let s = self.how.smoothing;
+        let numbers: Vec<i64> = (0..classes as i64).collect();
+        let numbers = Tensor::from_slice("cross_entropy", &[classes], &numbers, Category::Temporary)?;
+        let (numbers, target) = (back.beside(numbers, x)?, back.reshape(target, &[rows, 1])?);
+        let own = back.call("eq", &[target, numbers], &[])?;
+        let own = back.cast(own, dtype)?;
+        let (own, even) = (back.scale(own, 1.0 - s)?, back.number(s / classes as f64, dtype)?);
+        let mut play = back.add(own, even)?;
+        if let Some(weight) = weight {
+            play = back.mul(play, weight)?;
         }
-        let play =
-            Tensor::from_slice("cross_entropy", &[rows, classes], &play, crate::arena::ledger::Category::Temporary)?;
-        let play = back.constant(play);
-        let play = back.cast(play, dtype)?;
+        let ignored = back.number(self.how.ignore as f64, DType::I64)?;
+        let known = back.call("ne", &[target, ignored], &[])?;
+        let known = back.cast(known, dtype)?;
+        let play = back.mul(play, known)?;
         let total = back.sum(play, &[1], true)?;
         let p = back.call("softmax", &[x], &[int(1)])?;
         let share = back.mul(p, total)?;
@@ -234,6 +250,20 @@ impl Op for CrossEntropyBack {
             go::<f32>(self, x, y)
         }
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let (lse, x) = if self.lse { (x.last(), &x[..x.len() - 1]) } else { (None, x) };
+        let kernel = on_gpu::CrossEntropy {
+            x: x[0].buffer(),
+            target: x[1].buffer(),
+            weight: x.get(3).map(|w| w.buffer()),
+            lse: lse.map(|lse| lse.buffer()),
+            slope: Some(x[2].buffer()),
+            y: y[0].buffer(),
+            ignore: self.how.ignore,
+            smoothing: self.how.smoothing,
+        };
+        kernel.run(gpu)
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("cross_entropy"))

@@ -7,6 +7,7 @@ use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Cost, Metas, Op, OpRef, expect_float, expect_inputs, output};
 use crate::device::cpu::random::{self, Stream};
+use crate::device::gpu::{Gpu, random as on_gpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::{Meta, Tensor};
@@ -67,6 +68,9 @@ impl Op for Dropout {
         let pairs = x[0].view().slice::<f32>().iter().zip(out);
         pairs.for_each(|(x, y)| *y = if *y == 0.0 { 0.0 } else { x * *y });
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        on_gpu::keep(gpu, &x[0].buffer(), &y[0].buffer(), self.stream, 1.0 - self.p, self.scale() as f32)
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();

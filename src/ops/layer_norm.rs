@@ -2,13 +2,16 @@
 
 use super::args::{Args, flag, float, int};
 use super::laws::{Domain, Exact, Sample};
+use super::reduce::on_gpu::{self, More};
 use super::registry::Entry;
 use super::{Back, Cost, Mask, Metas, Op, OpRef, Saves, V, bit, expect_float, output};
 use crate::arena::on_paper;
 use crate::device::cpu::rows;
+use crate::device::gpu::fold::How;
+use crate::device::gpu::{Gpu, rows as rows_on_gpu};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
-use crate::shape::Dims;
+use crate::shape::{Dims, Layout};
 use crate::tensor::{Meta, Tensor};
 
 pub fn register(list: &mut Vec<Entry>) {
@@ -125,6 +128,19 @@ impl Op for LayerNorm {
             Ok(())
         }
         if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let kernel = rows_on_gpu::LayerNorm {
+            x: x[0].buffer(),
+            weight: self.weight.then(|| x[1].buffer()),
+            bias: self.bias.then(|| x[self.wanted() - 1].buffer()),
+            stats: y.get(1).map(Tensor::buffer),
+            dy: None,
+            y: y[0].buffer(),
+            columns: x[0].shape()[x[0].shape().len() - self.rank..].iter().product(),
+            eps: self.eps,
+        };
+        kernel.run(gpu)
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         if back.records() {
@@ -265,6 +281,25 @@ impl Op for LayerNormBack {
             Ok(())
         }
         if y[0].dtype() == DType::F64 { go::<f64>(self, x, y) } else { go::<f32>(self, x, y) }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let (columns, rows) = (self.columns.iter().product(), x[1].shape()[0]);
+        let kernel = rows_on_gpu::LayerNorm {
+            x: x[0].buffer(),
+            weight: self.scaled.then(|| x[3].buffer()),
+            bias: None,
+            stats: Some(x[1].buffer()),
+            dy: Some(x[2].buffer()),
+            y: y[0].buffer(),
+            columns,
+            eps: 0.0,
+        };
+        kernel.run(gpu)?;
+        let layout = Layout::contiguous("layer_norm", &[rows, columns])?;
+        let [x, stats, dy] = [x[0], x[1], x[2]];
+        let matrix = |t: &Tensor| t.with_layout(layout.clone(), t.offset());
+        let with = More { other: Some(&matrix(dy)), own: Some(stats), second: Some(&y[2]), ..More::default() };
+        on_gpu::run(gpu, "layer_norm", How::Normal, &matrix(x), &[true, false], with, &y[1])
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("layer_norm"))

@@ -2,6 +2,7 @@
 
 use super::args::Args;
 use super::laws::{Domain, Exact, Sample};
+use super::reduce::on_gpu::scratch;
 use super::registry::Entry;
 use super::run::{relaid, workspace};
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, bit, expect_float, expect_inputs, output};
@@ -102,8 +103,8 @@ fn product(a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<
 }
 
 /// As `product`, on a GPU; sides whose batches are too scattered are copied first.
-fn product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<()> {
-    if y.numel() == 0 || gemm::product(gpu, &a.buffer(), &b.buffer(), bias.map(Tensor::buffer).as_ref(), &y.buffer())? {
+pub fn product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<()> {
+    if y.numel() == 0 || packed_product_on(gpu, a, b, bias, y)? {
         return Ok(());
     }
     let outer = y.shape().len() - 2;
@@ -114,7 +115,25 @@ fn product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tens
         relaid(&t.with_layout(spread, t.offset()), Layout::contiguous("matmul", &full)?, Category::Workspace)
     };
     let (a, b) = (packed(a)?, packed(b)?);
-    gemm::product(gpu, &a.buffer(), &b.buffer(), bias.map(Tensor::buffer).as_ref(), &y.buffer()).map(|_| ())
+    packed_product_on(gpu, &a, &b, bias, y).map(|_| ())
+}
+
+/// False when the batch is too scattered for the kernel.
+fn packed_product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<bool> {
+    let k = a.shape()[a.shape().len() - 1];
+    if let (Some(bias), true) = (bias, k > gemm::LONGEST_WITH_BIAS) {
+        let done = packed_product_on(gpu, a, b, None, y)?;
+        let add = super::registry::build("add", &[])?;
+        return if done {
+            super::run::into(&*add, &[y, bias], std::slice::from_ref(y)).map(|_| true)
+        } else {
+            Ok(false)
+        };
+    }
+    let (left, right, bias, out) = (a.buffer(), b.buffer(), bias.map(Tensor::buffer), y.buffer());
+    let Some(plan) = gemm::plan("matmul", &left, &right, bias.as_ref(), &out)? else { return Ok(false) };
+    let scratch = scratch("matmul", plan.scratch_bytes(), y)?;
+    plan.run(gpu, scratch.as_ref().map(Tensor::place)).map(|_| true)
 }
 
 /// Runs a product in scratch memory of its own.

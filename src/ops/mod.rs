@@ -30,6 +30,7 @@ pub mod split;
 pub mod transfer;
 pub mod views;
 
+use crate::arena::ledger::Category;
 use crate::device::Device;
 use crate::device::gpu::{self, Gpu};
 use crate::dtype::DType;
@@ -374,6 +375,13 @@ impl<'a> Back<'a> {
         let c = Tensor::scalar(c, dtype)?;
         Ok(self.engine.constant(c))
     }
+    /// A tensor of the host, where `like` is.
+    pub fn beside(&mut self, tensor: Tensor, like: V) -> Result<V> {
+        let device = self.engine.tensor(like).device();
+        let stays = device == Device::Cpu;
+        let tensor = if stays { tensor } else { transfer::moved(&tensor, device, Category::Temporary)? };
+        Ok(self.engine.constant(tensor))
+    }
     /// A number spread over a shape without data of that size.
     pub fn full(&mut self, c: f64, shape: &[usize], dtype: DType) -> Result<V> {
         let c = self.number(c, dtype)?;
@@ -425,8 +433,7 @@ pub fn expect_inputs(op: &str, x: &[&Meta], wanted: usize) -> Result<()> {
 
 /// True for a tensor of the host that is one number, spread or not: it may stand beside tensors of any device.
 pub fn is_number(x: &Meta) -> bool {
-    let spread = || x.layout.strides().iter().zip(x.shape()).all(|(&s, &d)| s == 0 && d != 1);
-    x.device == Device::Cpu && (x.rank() == 0 || spread())
+    x.device == Device::Cpu && x.layout.strides().iter().all(|&s| s == 0)
 }
 
 /// All inputs on one device, numbers aside.

@@ -2,9 +2,11 @@
 
 use super::args::{Args, int, ints, signed};
 use super::laws::{Domain, Exact, Sample};
+use super::pointwise::copy_on;
 use super::registry::Entry;
 use super::{Back, Cost, Layouts, Metas, Op, OpRef, expect_inputs, output};
 use crate::device::cpu::{copy, triangle};
+use crate::device::gpu::{Gpu, places};
 use crate::error::{Error, Result};
 use crate::shape::{self, Dims, Layout, Strides};
 use crate::tensor::{Meta, Tensor};
@@ -54,6 +56,19 @@ impl Flip {
     }
 }
 
+impl Flip {
+    /// The tensor seen the other way round.
+    fn window(&self, x: &Tensor) -> Result<Tensor> {
+        let mut strides: Strides = x.layout().strides().into();
+        let mut start = x.offset();
+        for (i, _) in self.flags(x.shape())?.iter().enumerate().filter(|(_, flip)| **flip) {
+            start = start.wrapping_add_signed((x.shape()[i].max(1) - 1) as isize * strides[i]);
+            strides[i] = -strides[i];
+        }
+        Ok(x.with_layout(Layout::strided(x.shape(), &strides), start))
+    }
+}
+
 impl Op for Flip {
     fn name(&self) -> &'static str {
         "flip"
@@ -73,15 +88,14 @@ impl Op for Flip {
         true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        let (x, flags) = (x[0], self.flags(x[0].shape())?);
-        let mut strides: Strides = x.layout().strides().into();
-        let mut start = x.offset();
-        for (i, _) in flags.iter().enumerate().filter(|(_, flip)| **flip) {
-            start = start.wrapping_add_signed((x.shape()[i].max(1) - 1) as isize * strides[i]);
-            strides[i] = -strides[i];
-        }
-        copy::copy(&x.with_layout(Layout::strided(x.shape(), &strides), start).view(), &y[0].view());
+        copy::copy(&self.window(x[0])?.view(), &y[0].view());
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        copy_on(gpu, &self.window(x[0])?, &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
@@ -150,6 +164,34 @@ impl Roll {
     }
 }
 
+impl Roll {
+    /// Copies each rolled dim in two parts; every combination of parts is a window on both sides.
+    fn parts(&self, x: &Tensor, y: &Tensor, copy: impl Fn(&Tensor, &Tensor) -> Result<()>) -> Result<()> {
+        let (shape, by) = self.plan(x.shape())?;
+        let strides = shape::contiguous_strides(&shape);
+        let rolled: SmallVec<[usize; 4]> = (0..shape.len()).filter(|&i| by[i] > 0).collect();
+        for parts in 0..1usize << rolled.len() {
+            let mut sizes = shape.clone();
+            let (mut from, mut to) = (x.offset(), y.offset());
+            for (k, &i) in rolled.iter().enumerate() {
+                let (kept, wrapped) = (shape[i] - by[i], by[i]);
+                let stride = strides[i] as usize;
+                if parts >> k & 1 == 0 {
+                    sizes[i] = kept;
+                    to += wrapped * stride;
+                } else {
+                    sizes[i] = wrapped;
+                    from += kept * stride;
+                }
+            }
+            let layout = Layout::strided(&sizes, &strides);
+            let (from, to) = (x.with_layout(layout.clone(), from), y.with_layout(layout, to));
+            copy(&from, &to)?;
+        }
+        Ok(())
+    }
+}
+
 impl Op for Roll {
     fn name(&self) -> &'static str {
         "roll"
@@ -166,29 +208,16 @@ impl Op for Roll {
         true
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        let (shape, by) = self.plan(x[0].shape())?;
-        let strides = shape::contiguous_strides(&shape);
-        let rolled: SmallVec<[usize; 4]> = (0..shape.len()).filter(|&i| by[i] > 0).collect();
-        // Each rolled dim is cut in two; every combination of parts is a window on both sides.
-        for parts in 0..1usize << rolled.len() {
-            let mut sizes = shape.clone();
-            let (mut from, mut to) = (x[0].offset(), y[0].offset());
-            for (k, &i) in rolled.iter().enumerate() {
-                let (kept, wrapped) = (shape[i] - by[i], by[i]);
-                let stride = strides[i] as usize;
-                if parts >> k & 1 == 0 {
-                    sizes[i] = kept;
-                    to += wrapped * stride;
-                } else {
-                    sizes[i] = wrapped;
-                    from += kept * stride;
-                }
-            }
-            let layout = Layout::strided(&sizes, &strides);
-            let (from, to) = (x[0].with_layout(layout.clone(), from), y[0].with_layout(layout, to));
+        self.parts(x[0], &y[0], |from, to| {
             copy::copy(&from.view(), &to.view());
-        }
-        Ok(())
+            Ok(())
+        })
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        self.parts(x[0], &y[0], |from, to| copy_on(gpu, from, to))
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
@@ -271,6 +300,14 @@ impl Op for Triangle {
         let matrix = [shape[shape.len() - 2], shape[shape.len() - 1]];
         triangle::keep(&x[0].view(), matrix, self.diagonal, self.upper, &y[0].view());
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let shape = x[0].shape();
+        let matrix = [shape[shape.len() - 2], shape[shape.len() - 1]];
+        places::triangle(gpu, &x[0].buffer(), matrix, self.diagonal, self.upper, &y[0].buffer())
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
@@ -452,6 +489,13 @@ impl Op for DiagonalEmbed {
         copy::zero(&y[0].view());
         copy::copy(&x[0].view(), &self.which.window("diagonal_embed", &y[0])?.view());
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        copy_on(gpu, &Tensor::scalar(0.0, y[0].dtype())?, &y[0])?;
+        copy_on(gpu, x[0], &self.which.window("diagonal_embed", &y[0])?)
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();

@@ -7,7 +7,7 @@ use crate::device::{Device, gpu};
 use crate::dtype::{DType, Element};
 use crate::error::{self, Error, Result};
 use crate::shape::Layout;
-use crate::tensor::{Meta, Tensor};
+use crate::tensor::{Meta, Tensor, scalar_layout};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -72,6 +72,13 @@ fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
 
 fn on_device(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
     if arena::on_paper() {
+        if let Some(there) = y.iter().map(|t| t.meta.device).find(|device| *device != Device::Cpu) {
+            return Err(Error::device(format!(
+                "{}: a forecast counts the bytes of the CPU, and the tensors are on {} (help: forecast the step on the CPU)",
+                op.name(),
+                there.name()
+            )));
+        }
         return if op.allocates() { op.cpu(x, y) } else { Ok(()) };
     }
     if x.iter().any(|t| t.storage().is_paper()) {
@@ -140,8 +147,14 @@ pub fn converted(t: &Tensor, meta: Meta, category: Category) -> Result<Tensor> {
 /// Runs the op on f32 copies of its 16-bit inputs, and rounds its outputs back.
 fn through_f32(op: &dyn Op, x: &[&Tensor], inferred: &[Meta], recording: bool) -> Result<Outputs> {
     let mut wide: SmallVec<[Tensor; 4]> = SmallVec::new();
+    let there = inferred.first().is_some_and(|m| m.device != Device::Cpu);
     for t in x {
-        wide.push(if t.dtype().is_half() {
+        wide.push(if t.dtype().is_half() && there && super::is_number(&t.meta) {
+            // Still one number of the host, which may stand beside tensors of any device.
+            let first = t.with_layout(scalar_layout(), t.offset());
+            let meta = Meta { dtype: DType::F32, ..first.meta.clone() };
+            converted(&first, meta, Category::Workspace)?.with_layout(t.layout().clone(), 0)
+        } else if t.dtype().is_half() {
             // The same memory order, so that the layouts inferred from the copies are those inferred from the inputs.
             let dense = t.layout().is_dense();
             let layout = if dense { t.layout().clone() } else { Layout::contiguous("copy", t.shape())? };

@@ -9,6 +9,7 @@ use super::run::converted;
 use super::{Back, Cost, Mask, Metas, Op, OpRef, Saves, V, expect_float, expect_inputs, output};
 use crate::arena::ledger::Category;
 use crate::device::cpu::scan::{self, Linear, Product, Sum};
+use crate::device::gpu::{Gpu, scan as on_gpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::shape::{self, Dims};
@@ -105,6 +106,11 @@ impl Op for Running {
         }
         Ok(())
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let sizes = sizes(self.name(), self.dim, x[0].shape())?;
+        let how = if self.product { on_gpu::How::Product } else { on_gpu::How::Sum };
+        on_gpu::scan(gpu, self.name(), how, &x[0].buffer(), sizes, self.reverse, &y[0].buffer())
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
         if !self.product {
@@ -151,7 +157,7 @@ fn slope(back: &mut Back, [x, y, dy]: [V; 3], dim: usize, reverse: bool) -> Resu
 
 /// The element before each along a dim, or in reverse the one behind it; `first` where there is none.
 fn shifted(back: &mut Back, v: V, dim: usize, reverse: bool, first: f64) -> Result<V> {
-    let (mut shape, dtype) = (back.shape(v), back.meta(v).dtype);
+    let mut shape = back.shape(v);
     if shape[dim] == 0 {
         return Ok(v);
     }
@@ -161,7 +167,9 @@ fn shifted(back: &mut Back, v: V, dim: usize, reverse: bool, first: f64) -> Resu
     shape[dim] -= 1;
     let rest = back.call("slice", &[v], &[signed(&starts), signed(&steps), ints(&shape)])?;
     shape[dim] = 1;
-    let edge = back.full(first, &shape, dtype)?;
+    let edge = Tensor::scalar(first, back.meta(v).dtype)?;
+    let edge = back.beside(edge, v)?;
+    let edge = back.expand(edge, &shape)?;
     let parts = if reverse { [rest, edge] } else { [edge, rest] };
     back.call("cat", &parts, &along(dim))
 }
@@ -234,6 +242,11 @@ impl Op for Recurrence {
             _ => scan::along::<Linear, f32>(a.slice(), Some(b.slice()), y.out(), sizes, self.reverse),
         }
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let sizes = sizes("recurrence", self.dim, x[0].shape())?;
+        let (a, b, y) = (x[0].buffer(), x[1].buffer(), y[0].buffer());
+        on_gpu::scan(gpu, "recurrence", on_gpu::How::Linear(b), &a, sizes, self.reverse, &y)
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, b, shape) = (back.dy(), back.input(1)?, Dims::from(back.input_meta(0).shape()));

@@ -8,6 +8,7 @@ use super::{Back, Cost, Mask, Metas, Op, OpRef, Saves, V, expect_float, expect_i
 use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::rows;
+use crate::device::gpu::{Gpu, rows as on_gpu};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::shape::{self, Dims, Layout, Strides};
@@ -42,6 +43,11 @@ fn samples(log: bool) -> Vec<Sample> {
 pub struct Softmax {
     dim: i64,
     log: bool,
+}
+
+/// The sizes before, along and after a dim.
+fn sizes(x: &[usize], dim: usize) -> [usize; 3] {
+    [x[..dim].iter().product(), x.get(dim).copied().unwrap_or(1), x.iter().skip(dim + 1).product()]
 }
 
 /// The same elements with `dim` moved to the end, as a view.
@@ -120,6 +126,10 @@ impl Op for Softmax {
             Ok(())
         })
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let sizes = sizes(x[0].shape(), self.axis(x[0].shape())?);
+        on_gpu::softmax(gpu, &x[0].buffer(), None, sizes, self.log, &y[0].buffer())
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, y) = (back.dy(), back.output(0)?);
         let axis = self.axis(back.input_meta(0).shape())?;
@@ -193,6 +203,10 @@ impl Op for SoftmaxBack {
             }
             Ok(())
         })
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let sizes = sizes(x[0].shape(), self.axis);
+        on_gpu::softmax(gpu, &x[0].buffer(), Some(&x[1].buffer()), sizes, self.log, &y[0].buffer())
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded(self.name()))

@@ -10,6 +10,9 @@ use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::pool;
 use crate::device::cpu::sort::{self, Order};
+use crate::device::gpu::faults::{Check, Valid};
+use crate::device::gpu::places::{self, Walk};
+use crate::device::gpu::{Gpu, sort as on_gpu};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::shape::{self, Dims};
@@ -140,6 +143,14 @@ impl Op for Sort {
         sort::order(&x[0].view(), sizes, order, &y[0].view(), &y[1].view(), scratch.view().out());
         Ok(())
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let (op, (sizes, first)) = (self.name(), self.sizes(x[0].shape())?);
+        on_gpu::order(gpu, op, &x[0].buffer(), sizes, self.descending, &y[1].buffer())?;
+        let [outer, count, inner] = sizes;
+        let walk = Walk { outer, count, inner, positions: first, lines: true };
+        let check = Check::new(op, &[count], Valid::FromStart);
+        places::take(gpu, walk, check, &x[0].buffer(), &y[1].buffer(), &y[0].buffer())
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, places, x) = (back.dy(), back.output(1)?, back.input_meta(0));
         let dim = shape::dim(self.name(), self.dim, x.shape())?;
@@ -229,6 +240,11 @@ impl Op for SearchSorted {
         let last = |t: &Tensor| t.shape().last().copied().unwrap_or(1);
         sort::search(&x[0].view(), last(x[0]), &x[1].view(), last(x[1]), self.right, &y[0].view());
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let last = |t: &Tensor| t.shape().last().copied().unwrap_or(1);
+        let (sorted, values) = (x[0].buffer(), x[1].buffer());
+        on_gpu::search(gpu, &sorted, last(x[0]), &values, last(x[1]), self.right, &y[0].buffer())
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(error::not_differentiable("searchsorted"))

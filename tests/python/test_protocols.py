@@ -80,6 +80,12 @@ def test_dlpack_of_a_saved_value_cannot_be_written() -> None:
         bs.ones(3).to(bs.bfloat16).__dlpack__()
 
 
+def test_a_numpy_scalar_stays_alive_with_its_tensor() -> None:
+    tensors = [bs.from_numpy(np.float32(i)) for i in range(50)]
+    crowd = [np.float32(7) * np.ones(()) for _ in range(1000)]
+    assert [t.item() for t in tensors] == list(range(50)) and len(crowd) == 1000
+
+
 def test_arrays_and_scalars_of_numpy_meet_tensors_in_operators() -> None:
     x = bs.ones(2, 3).requires_grad_()
     array = np.arange(3, dtype=np.float32)

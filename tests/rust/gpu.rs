@@ -1,28 +1,38 @@
 //! Every registered op and sample on a GPU, against the CPU in float32. Runs where there is an adapter (a software one will
-//! do); `BACKSWEEP_TEST_DEVICE=gpu` makes its absence a failure. Ops without a kernel are listed.
+//! do); `BACKSWEEP_TEST_DEVICE=gpu` makes its absence a failure. An op without a kernel fails.
 
 use backsweep::arena::ledger::Category;
 use backsweep::device::Device;
 use backsweep::device::gpu;
+use backsweep::device::gpu::kernel::Grid;
 use backsweep::dtype::DType;
-use backsweep::error::{Error, Result};
+use backsweep::error::{Error, Kind, Result};
 use backsweep::graph::{self, Request, Var};
+use backsweep::ops::args::{Attribute, flag, float, int, ints, signed};
+use backsweep::ops::laws::Domain;
 use backsweep::ops::transfer::moved;
-use backsweep::tensor::Tensor;
+use backsweep::ops::{registry, run};
+use backsweep::shape::Layout;
+use backsweep::tensor::{Meta, Tensor};
 use samples::*;
 use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard};
 
 #[allow(dead_code)]
 mod samples;
 
-fn device() -> Option<Device> {
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The first GPU, for one test at a time: an index out of range is an error of whoever reads next.
+fn device() -> Option<(Device, MutexGuard<'static, ()>)> {
     if gpu::list().is_empty() {
         let wanted = std::env::var("BACKSWEEP_TEST_DEVICE").is_ok_and(|v| v == "gpu");
         assert!(!wanted, "no GPU: {}", gpu::why_none());
         println!("no GPU: {}", gpu::why_none());
         return None;
     }
-    Some(Device::from_name("test", "gpu").unwrap())
+    let turn = TURN.lock().unwrap_or_else(|turn| turn.into_inner());
+    Some((Device::from_name("test", "gpu").unwrap(), turn))
 }
 
 /// What an op may differ from the CPU by: relative, and absolute in units of the largest number.
@@ -63,9 +73,198 @@ fn missing(error: &Error) -> Option<String> {
     error.text().contains("has no GPU kernel").then(|| error.text().split(':').next().unwrap().to_string())
 }
 
+/// Runs an op on both devices; its outputs must be equal, bit for bit but for zeros' signs and NaN's payloads.
+fn agree(device: Device, name: &str, attributes: &[Attribute], x: &[Tensor]) {
+    let op = registry::build(name, attributes).unwrap();
+    let near = run::compute(&*op, &x.iter().collect::<Vec<_>>(), false).unwrap();
+    let there: Vec<Tensor> = x.iter().map(|t| on(t, device)).collect();
+    let far = run::compute(&*op, &there.iter().collect::<Vec<_>>(), false).unwrap();
+    for (near, far) in near.iter().zip(&far) {
+        assert_eq!(far.dtype(), near.dtype());
+        let (near, far) = (near.to_f64(), far.numbers().unwrap());
+        let off = near.iter().zip(&far).position(|(a, b)| a != b && !(a.is_nan() && b.is_nan()));
+        if let Some(at) = off {
+            panic!("{name} {attributes:?} {x:?}: element {at} is {}, the CPU has {}", far[at], near[at]);
+        }
+    }
+}
+
+const TYPES: [DType; 7] = [DType::F32, DType::F16, DType::BF16, DType::I32, DType::I64, DType::U8, DType::Bool];
+
+/// Numbers of a type, with special ones among those of floats.
+fn mixed(shape: &[usize], dtype: DType, random: &mut Random) -> Tensor {
+    let special = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0];
+    let n: usize = shape.iter().product();
+    let data: Vec<f64> = (0..n)
+        .map(|_| match dtype {
+            _ if dtype.is_float() && random.bits().is_multiple_of(8) => special[(random.bits() % 5) as usize],
+            _ if dtype.is_float() => 4.0 * random.signed(),
+            DType::Bool => (random.bits() & 1) as f64,
+            DType::U8 => (random.bits() % 256) as f64,
+            // Many are equal.
+            _ => (random.bits() % 50) as f64 - 25.0,
+        })
+        .collect();
+    tensor(shape, &data, dtype)
+}
+
+fn indices(shape: &[usize], size: usize, random: &mut Random) -> Tensor {
+    let n: usize = shape.iter().product();
+    let list: Vec<i64> = (0..n).map(|_| (random.bits() % size as u64) as i64).collect();
+    Tensor::from_slice("test", shape, &list, Category::Input).unwrap()
+}
+
+#[test]
+fn every_type_and_length_is_moved_and_sorted_as_on_the_cpu() {
+    let Some((device, _turn)) = device() else { return };
+    let mut random = Random::new(5);
+    for dtype in TYPES {
+        let x = mixed(&[7, 9], dtype, &mut random);
+        agree(device, "index_select", &[int(1)], &[x.clone(), indices(&[5], 9, &mut random)]);
+        agree(device, "gather", &[int(0)], &[x.clone(), indices(&[3, 9], 7, &mut random)]);
+        agree(device, "gather", &[int(1)], &[x.clone(), indices(&[4, 3], 9, &mut random)]);
+        agree(device, "index_get", &[], &[x.clone(), indices(&[11], 7, &mut random), indices(&[11], 9, &mut random)]);
+        agree(
+            device,
+            "scatter",
+            &[int(1)],
+            &[x.clone(), indices(&[5, 31], 9, &mut random), mixed(&[5, 31], dtype, &mut random)],
+        );
+        for op in ["tril", "triu"] {
+            agree(device, op, &[int(-1)], std::slice::from_ref(&x));
+        }
+        agree(device, "flip", &[ints(&[0, 1])], std::slice::from_ref(&x));
+        agree(device, "roll", &[ints(&[3]), ints(&[1])], std::slice::from_ref(&x));
+        for positions in [3, 40] {
+            let (rows, values) = (indices(&[positions], 7, &mut random), mixed(&[positions, 9], dtype, &mut random));
+            agree(device, "index_put", &[flag(false)], &[x.clone(), values.clone(), rows.clone()]);
+            if !matches!(dtype, DType::Bool | DType::F16 | DType::BF16) {
+                agree(device, "index_put", &[flag(true)], &[x.clone(), values.clone(), rows.clone()]);
+                agree(device, "index_add", &[int(0)], &[x.clone(), rows, values]);
+            }
+        }
+        for shape in [&[2, 65][..], &[3000], &[2, 2500, 3]] {
+            let line = mixed(shape, dtype, &mut random);
+            let dim = int(if shape.len() == 1 { 0 } else { 1 });
+            for descending in [false, true] {
+                agree(device, "sort", &[dim.clone(), flag(descending)], std::slice::from_ref(&line));
+                agree(device, "topk", &[int(40), dim.clone(), flag(descending)], std::slice::from_ref(&line));
+            }
+        }
+        let row = run::call("sort", &[&mixed(&[300], dtype, &mut random)], &[int(0)]).unwrap();
+        for right in [false, true] {
+            agree(device, "searchsorted", &[flag(right)], &[row.clone(), mixed(&[4, 50], dtype, &mut random)]);
+        }
+    }
+    // Beyond 32 bits.
+    let long: Vec<i64> = (0..2000).map(|i| (i * 7919 % 2003 - 1000) << 40).collect();
+    let long = Tensor::from_slice("test", &[long.len()], &long, Category::Input).unwrap();
+    agree(device, "sort", &[int(0), flag(true)], std::slice::from_ref(&long));
+    agree(device, "flip", &[ints(&[0])], std::slice::from_ref(&long));
+    // Sums of many are in the order of the CPU's.
+    let x = mixed(&[40, 5], DType::F32, &mut random);
+    let rows = indices(&[3000], 40, &mut random);
+    let finite = |shape: &[usize], random: &mut Random| tensor(shape, &values(shape, Domain::Any, random), DType::F32);
+    agree(device, "index_add", &[int(0)], &[x, rows.clone(), finite(&[3000, 5], &mut random)]);
+    agree(device, "embedding_grad", &[int(40), int(7)], &[finite(&[3000, 5], &mut random), rows]);
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_is_an_error_and_the_next_one_runs() {
+    let Some((device, _turn)) = device() else { return };
+    let gpu = gpu::open(0).unwrap();
+    let x = on(&tensor(&[2], &[1.0; 2], DType::F32), device);
+    let texts = [
+        "fn main( {",
+        "@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+         @compute @workgroup_size(256) fn main() { x[0] = 1u; }",
+        "@group(0) @binding(5) var<storage, read_write> x: array<f32>;
+         @compute @workgroup_size(256) fn main() { x[0] = 1.0; }",
+        "@compute @workgroup_size(100000) fn main() {}",
+    ];
+    for (i, text) in texts.iter().enumerate() {
+        let run = || {
+            let params = backsweep::device::gpu::kernel::Words::new();
+            gpu.run_text("broken", &[i as u32], &|| text.to_string(), &[x.place()], &params, Grid::threads(2))
+        };
+        for _ in 0..2 {
+            let error = run().unwrap_err();
+            assert_eq!(error.kind(), Kind::Device);
+            assert!(error.text().starts_with("broken: its kernel was refused by the driver of gpu"), "{error}");
+        }
+    }
+    assert_eq!(run::call("add", &[&x, &x], &[]).unwrap().numbers().unwrap(), [2.0, 2.0]);
+}
+
+#[test]
+fn an_index_out_of_range_is_the_next_read_backs_error() {
+    let Some((device, _turn)) = device() else { return };
+    let table = on(&tensor(&[3, 2], &[1.0; 6], DType::F32), device);
+    let index = |list: &[i64]| on(&Tensor::from_slice("test", &[list.len()], list, Category::Input).unwrap(), device);
+    let far = 1i64 << 40;
+    for (op, attributes, inputs, text) in [
+        (
+            "embedding",
+            vec![Attribute::None],
+            vec![table.clone(), index(&[0, 5, 3])],
+            "index 3 is out of range for size 3",
+        ),
+        ("index_select", vec![int(0)], vec![table.clone(), index(&[2, -1])], "valid indices are 0 to 2"),
+        (
+            "index_get",
+            vec![],
+            vec![table.clone(), index(&[-4])],
+            "index: index -4 is out of range for size 3; valid indices are -3",
+        ),
+        (
+            "index_get",
+            vec![],
+            vec![table.clone(), index(&[0, 1]), index(&[1, 2])],
+            "index 2 is out of range for size 2",
+        ),
+        ("one_hot", vec![int(3)], vec![index(&[1, 7])], "one_hot: class 7 of 3 classes; classes are 0 to 2"),
+        (
+            "cross_entropy",
+            vec![int(-100), float(0.0)],
+            vec![on(&tensor(&[2, 3], &[0.5; 6], DType::F32), device), index(&[-100, 3])],
+            "cross_entropy: target 3 with 3 classes; 0 to 2 or ignore_index -100 is needed",
+        ),
+        (
+            "index_add",
+            vec![int(0)],
+            vec![table.clone(), index(&[9]), on(&tensor(&[1, 2], &[1.0; 2], DType::F32), device)],
+            "index_add: index 9",
+        ),
+        ("embedding", vec![Attribute::None], vec![table.clone(), index(&[far])], "is out of range for size 3"),
+    ] {
+        let op = registry::build(op, &attributes).unwrap();
+        let y = run::compute(&*op, &inputs.iter().collect::<Vec<_>>(), false).unwrap();
+        // Whatever is read next, and once only.
+        let error = table.numbers().unwrap_err();
+        assert!(error.kind() == Kind::Index && error.text().contains(text), "{error}");
+        assert_eq!(table.numbers().unwrap(), [1.0; 6]);
+        // Nothing plausible is read where the index was bad.
+        if y[0].dtype() == DType::F32 && op.name() != "index_add" {
+            assert!(y[0].numbers().unwrap().iter().any(|v| v.is_nan()), "{op:?}");
+        }
+    }
+    // In place nothing is written where the index is bad.
+    let x = on(&tensor(&[3], &[1.0; 3], DType::F32), device);
+    let nine = on(&tensor(&[2], &[9.0; 2], DType::F32), device);
+    let put = registry::build("index_put", &[flag(false)]).unwrap();
+    run::into(&*put, &[&x, &nine, &index(&[3, 1])], std::slice::from_ref(&x)).unwrap();
+    assert!(x.numbers().is_err());
+    assert_eq!(x.numbers().unwrap(), [1.0, 9.0, 1.0]);
+    // A wait looks as well.
+    let select = registry::build("index_select", &[int(0)]).unwrap();
+    run::compute(&*select, &[&x, &index(&[8])], false).unwrap();
+    assert_eq!(gpu::open(0).unwrap().wait().unwrap_err().kind(), Kind::Index);
+    gpu::open(0).unwrap().wait().unwrap();
+}
+
 #[test]
 fn every_op_with_a_kernel_agrees_with_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some((device, _turn)) = device() else { return };
     let (mut without, mut failures, mut runs) = (BTreeSet::new(), Vec::new(), 0);
     for case in cases() {
         for how in 0..STRIDINGS.len() - 1 {
@@ -128,7 +327,357 @@ fn every_op_with_a_kernel_agrees_with_the_cpu() {
         }
     }
     println!("gpu: {runs} runs on {}", gpu::list()[0].name);
-    println!("without a kernel ({}): {}", without.len(), without.into_iter().collect::<Vec<_>>().join(", "));
+    println!("without a kernel ({}): {}", without.len(), without.iter().cloned().collect::<Vec<_>>().join(", "));
+    assert!(without.is_empty(), "ops without a kernel");
+    let shown = failures.iter().take(60).cloned().collect::<Vec<_>>().join("\n");
+    assert!(failures.is_empty(), "{} disagreements:\n{shown}", failures.len());
+}
+
+/// Runs an op on both devices, and back where there are kernels for it; panics where results differ by more than
+/// `tolerance` of their size.
+fn agrees(name: &str, attributes: &[Attribute], tensors: &[Tensor], device: Device, tolerance: f64) {
+    let op = registry::build(name, attributes).unwrap();
+    let apply = |x: &[Var]| graph::apply(op.clone(), &x.iter().collect::<Vec<_>>()).map(|y| y.into_vec());
+    let there: Vec<Tensor> = tensors.iter().map(|t| on(t, device)).collect();
+    let (x, gx) = (leaves(tensors), leaves(&there));
+    let shapes: Vec<&[usize]> = tensors.iter().map(Tensor::shape).collect();
+    let what = format!("{name} {attributes:?} of {shapes:?} {:?}", tensors[0].dtype());
+    let y = apply(&x).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let gy = apply(&gx).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let check = |got: &Var, want: &Var, part: &str| {
+        assert_close(&numbers(got), &want.tensor.to_f64(), (tolerance, tolerance), &format!("{what}: {part}"));
+    };
+    y.iter().zip(&gy).enumerate().for_each(|(i, (y, gy))| check(gy, y, &format!("output {i}")));
+    let dy = cotangents(&y, &mut Random::new(7));
+    let dx = gradients(&y, &dy, &x, false, false);
+    let there: Vec<Tensor> = dy.iter().map(|t| on(t, device)).collect();
+    match backward(&gy, &there, &gx) {
+        Ok(gdx) => {
+            for (i, (g, w)) in gdx.iter().zip(&dx).enumerate() {
+                let (Some(g), Some(w)) = (g, w) else { continue };
+                check(g, w, &format!("gradient {i}"));
+            }
+        }
+        Err(error) => panic!("{what}: {error}"),
+    }
+    // No result depends on the order of threads.
+    let again = apply(&gx).unwrap();
+    for (a, b) in gy.iter().zip(&again) {
+        let bits = |v: &Var| numbers(v).iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(a), bits(b), "{what}: a second run differs");
+    }
+}
+
+fn random_tensor(shape: &[usize], domain: Domain, seed: u64) -> Tensor {
+    tensor(shape, &values(shape, domain, &mut Random::new(seed)), domain.dtype().unwrap_or(DType::F32))
+}
+
+#[test]
+fn integers_are_summed_in_64_bits() {
+    let Some((device, _turn)) = device() else { return };
+    let big = |dtype: DType, n: usize, value: &dyn Fn(usize) -> i64| {
+        let wide: Vec<i64> = (0..n).map(value).collect();
+        let wide = Tensor::from_slice("test", &[n], &wide, Category::Input).unwrap();
+        let meta = Meta::contiguous("test", &[n], dtype, Device::Cpu).unwrap();
+        backsweep::ops::run::converted(&wide, meta, Category::Input).unwrap()
+    };
+    let cases = [
+        big(DType::I32, 5, &|i| (1 << 24) + 1 + i as i64),
+        big(DType::I32, 9, &|i| i64::from(i32::MAX) - i as i64),
+        big(DType::I32, 70_001, &|i| -3_000_001 - i as i64),
+        big(DType::I64, 7, &|i| (1 << 40) + 3 * i as i64 - (1 << 41) * (i as i64 % 2)),
+        big(DType::I64, 20_000, &|i| (1 << 33) + i as i64),
+        big(DType::U8, 100_003, &|i| i as i64 % 251),
+        big(DType::Bool, 16_777_219, &|_| 1),
+    ];
+    let exact = |t: &Tensor| t.to_host().unwrap().view().slice::<i64>().to_vec();
+    for x in &cases {
+        let there = on(x, device);
+        let names = ["sum", "prod", "amax", "amin", "max_dim", "min_dim", "cumsum", "cumprod"];
+        // Running totals of the longest are more than a binding may show.
+        for name in names.into_iter().filter(|name| x.numel() < 1 << 24 || !name.starts_with("cum")) {
+            // A product is walked by one thread, and software drivers end long walks.
+            if name == "cumprod" && x.numel() > 60_000 {
+                let op = registry::build(name, &[Attribute::Int(0), flag(false)]).unwrap();
+                let error = backsweep::ops::run::compute(&*op, &[&there], false).unwrap_err();
+                assert!(error.text().contains("steps in a row"), "{error}");
+                continue;
+            }
+            let attributes = match name {
+                "cumsum" | "cumprod" => [Attribute::Int(0), flag(x.numel() % 2 == 0)],
+                "max_dim" | "min_dim" => [Attribute::Int(0), flag(false)],
+                _ => [signed(&[]), flag(false)],
+            };
+            let op = registry::build(name, &attributes).unwrap();
+            let want = backsweep::ops::run::compute(&*op, &[x], false).unwrap();
+            let got = backsweep::ops::run::compute(&*op, &[&there], false).unwrap();
+            for (want, got) in want.iter().zip(&got) {
+                match want.dtype() {
+                    DType::I64 => assert_eq!(exact(got), exact(want), "{name} of {x:?}"),
+                    _ => assert_eq!(got.numbers().unwrap(), want.to_f64(), "{name} of {x:?}"),
+                }
+            }
+        }
+    }
+    // Elementwise ops see the lower half, and say so when that is not all.
+    let seven = on(&Tensor::from_slice("test", &[3], &[7i64, -(1 << 31), 1 << 31], Category::Input).unwrap(), device);
+    let add = registry::build("add", &[]).unwrap();
+    let fits = seven.with_layout(Layout::contiguous("test", &[2]).unwrap(), 0);
+    let sum = backsweep::ops::run::compute(&*add, &[&fits, &fits], false).unwrap();
+    assert_eq!(sum[0].numbers().unwrap()[0], 14.0);
+    let sum = backsweep::ops::run::compute(&*add, &[&seven, &seven], false).unwrap();
+    let error = sum[0].numbers().unwrap_err();
+    assert!(error.text().starts_with("add: an int64 beyond 32 bits"), "{error}");
+    // A copy keeps all 64 bits as well.
+    let x = Tensor::from_slice("test", &[2, 2], &[1i64 << 40, -(1 << 35), 7, i64::MIN + 3], Category::Input).unwrap();
+    let turned = on(&x, device).with_layout(Layout::strided(&[2, 2], &[1, 2]), 0);
+    let copy = backsweep::ops::run::relaid(&turned, x.layout().clone(), Category::Input).unwrap();
+    assert_eq!(exact(&copy), [1 << 40, 7, -(1 << 35), i64::MIN + 3]);
+}
+
+#[test]
+fn long_folds_are_cut_and_joined() {
+    let Some((device, _turn)) = device() else { return };
+    let float = |name: &str| !matches!(name, "any" | "all");
+    for shape in [&[70_000][..], &[3, 40_000], &[20_000, 40], &[70, 50, 64], &[2, 300, 2, 90]] {
+        let rank = shape.len() as i64;
+        for dims in [vec![], vec![0], vec![rank - 1], vec![0, rank - 1]].iter().filter(|d| rank > 1 || d.len() < 2) {
+            for name in ["sum", "mean", "amax", "amin", "norm", "logsumexp", "any", "all", "var", "var_mean"] {
+                let domain = if float(name) { Domain::Any } else { Domain::Mask };
+                let mut attributes = vec![signed(dims), flag(true)];
+                attributes.extend(name.starts_with("var").then_some(Attribute::Float(1.0)));
+                agrees(name, &attributes, &[random_tensor(shape, domain, 3)], device, 4e-6);
+            }
+        }
+        for name in ["max_dim", "min_dim"] {
+            for dim in [0, rank - 1] {
+                agrees(name, &[Attribute::Int(dim), flag(false)], &[random_tensor(shape, Domain::Any, 5)], device, 0.0);
+            }
+        }
+    }
+    // Axes that were spread without data.
+    let rows = on(&random_tensor(&[5, 9], Domain::Any, 4), device);
+    let spread = |t: &Tensor| t.with_layout(Layout::strided(&[5, 4000, 9], &[9, 0, 1]), 0);
+    for dims in [[0, 1], [1, 2], [0, 2]] {
+        for name in ["sum", "amax", "norm", "logsumexp"] {
+            let op = registry::build(name, &[signed(&dims), flag(false)]).unwrap();
+            let run = |t: &Tensor| backsweep::ops::run::compute(&*op, &[t], false).unwrap()[0].numbers().unwrap();
+            let (got, want) = (run(&spread(&rows)), run(&spread(&rows.to_host().unwrap())));
+            assert_close(&got, &want, (4e-6, 4e-6), name);
+        }
+    }
+    // Factors near 1, so that the product of many is a number.
+    let factors: Vec<f64> = (0..60_000).map(|i| 1.0 + f64::from(i % 7 - 3) * 1e-5).collect();
+    let all = [signed(&[]), flag(false)];
+    let x = on(&tensor(&[60_000], &factors, DType::F32), device);
+    let op = registry::build("prod", &all).unwrap();
+    let got = backsweep::ops::run::compute(&*op, &[&x], false).unwrap()[0].numbers().unwrap()[0];
+    let want: f64 = factors.iter().map(|f| f64::from(*f as f32)).product();
+    assert!((got - want).abs() < 1e-3 * want, "{got} {want}");
+}
+
+/// Rows with what a comparison or a sum may get wrong.
+fn odd_rows() -> Tensor {
+    let (nan, inf) = (f64::NAN, f64::INFINITY);
+    let rows = [
+        [1.0, 2.0, 2.0, -1.0, 0.5, 2.0],
+        [nan, 1.0, inf, -inf, 0.0, 1.0],
+        [1.0, nan, 3.0, nan, -inf, 1.0],
+        [inf, 1.0, 2.0, inf, 0.0, 1.0],
+        [-inf, -inf, -inf, -inf, -inf, -inf],
+        [inf, -inf, 1.0, 2.0, 3.0, 4.0],
+        [-0.0, 0.0, -0.0, 0.0, -0.0, -0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [1e30, 1e30, -1e30, 1e-30, 0.0, 1e10],
+        [-inf, 1.0, 2.0, 3.0, -inf, 0.0],
+    ];
+    tensor(&[rows.len(), 6], &rows.concat(), DType::F32)
+}
+
+#[test]
+fn odd_numbers_are_reduced_as_on_the_cpu() {
+    let Some((device, _turn)) = device() else { return };
+    let x = odd_rows();
+    let columns = x.with_layout(Layout::strided(&[6, 10], &[1, 6]), 0);
+    for dim in [0, 1] {
+        for x in [&x, &columns] {
+            for name in ["sum", "mean", "amax", "amin", "norm", "logsumexp", "any", "all"] {
+                agrees(name, &[signed(&[dim]), flag(false)], std::slice::from_ref(x), device, 2e-6);
+            }
+            agrees("cumsum", &[Attribute::Int(dim), flag(dim == 0)], std::slice::from_ref(x), device, 2e-6);
+            for name in ["max_dim", "min_dim"] {
+                agrees(name, &[Attribute::Int(dim), flag(true)], std::slice::from_ref(x), device, 0.0);
+            }
+            for name in ["var", "var_mean"] {
+                let attributes = [signed(&[dim]), flag(false), Attribute::Float(1.0)];
+                agrees(name, &attributes, std::slice::from_ref(x), device, 2e-6);
+            }
+        }
+        // Without the row whose product overflows on its way on the CPU, and does not here; nor does ln Σ get lost.
+        let first = x.with_layout(Layout::contiguous("test", &[8, 6]).unwrap(), 0);
+        agrees("prod", &[signed(&[dim]), flag(false)], std::slice::from_ref(&first), device, 2e-6);
+        agrees("cumprod", &[Attribute::Int(dim), flag(dim == 0)], std::slice::from_ref(&first), device, 2e-6);
+        for name in ["softmax", "log_softmax"] {
+            agrees(name, &[Attribute::Int(dim)], std::slice::from_ref(&first), device, 4e-6);
+        }
+    }
+    let images = x.with_layout(Layout::contiguous("test", &[1, 2, 5, 6]).unwrap(), 0);
+    let pairs = |n: usize| backsweep::ops::args::ints(&[n, n]);
+    let attributes = [pairs(3), pairs(2), pairs(1), pairs(1), flag(false), flag(true)];
+    agrees("max_pool2d", &attributes, std::slice::from_ref(&images), device, 0.0);
+    agrees("adaptive_max_pool2d", &[pairs(2), flag(true)], std::slice::from_ref(&images), device, 0.0);
+    agrees("adaptive_avg_pool2d", &[pairs(2)], &[images], device, 1e-6);
+    let far = on(&tensor(&[6], &[1e30, 1e30, -1e30, 1e-30, 1e-30, 1e-30], DType::F32), device);
+    let op = registry::build("prod", &[signed(&[]), flag(false)]).unwrap();
+    let product = backsweep::ops::run::compute(&*op, &[&far], false).unwrap()[0].numbers().unwrap()[0];
+    assert!((product + 1.0).abs() < 1e-5, "{product}");
+}
+
+#[test]
+fn long_rows_are_shared_by_threads() {
+    let Some((device, _turn)) = device() else { return };
+    let any = |shape: &[usize], seed: u64| random_tensor(shape, Domain::Any, seed);
+    for (shape, dim) in [(&[3, 5000][..], 1), (&[700, 33], 1), (&[9, 300, 20], 1), (&[300, 40], 0), (&[1, 65], 1)] {
+        for name in ["softmax", "log_softmax"] {
+            agrees(name, &[Attribute::Int(dim)], &[any(shape, 1)], device, 4e-6);
+        }
+    }
+    for (rows, columns) in [(3, 3000), (1000, 24), (5000, 70)] {
+        let attributes = [Attribute::Int(1), Attribute::Float(1e-5), flag(true), flag(true)];
+        let tensors = [any(&[rows, columns], 2), any(&[columns], 3), any(&[columns], 4)];
+        agrees("layer_norm", &attributes, &tensors, device, 6e-6);
+        for (weighted, smoothing) in [(false, 0.0), (true, 0.1)] {
+            let mut tensors = vec![any(&[rows, columns], 5), random_tensor(&[rows], Domain::Index(columns), 6)];
+            tensors.extend(weighted.then(|| random_tensor(&[columns], Domain::Positive, 7)));
+            let attributes = [Attribute::Int(3), Attribute::Float(smoothing)];
+            agrees("cross_entropy", &attributes, &tensors, device, 4e-6);
+        }
+    }
+    for shape in [&[8, 16, 20, 20][..], &[6000, 5], &[2, 40, 900]] {
+        let channels = shape[1];
+        let attributes = [Attribute::Float(1e-5), flag(true), flag(true)];
+        let tensors = [any(shape, 8), any(&[channels], 9), any(&[channels], 10)];
+        agrees("batch_norm", &attributes, &tensors, device, 1e-5);
+        agrees("channel_affine", &[flag(true)], &tensors, device, 1e-5);
+    }
+}
+
+#[test]
+fn a_target_that_is_no_class_is_the_next_read_backs_error_and_makes_its_row_nan() {
+    let Some((device, _turn)) = device() else { return };
+    let x = Var::leaf(on(&random_tensor(&[4, 3], Domain::Any, 1), device));
+    let target = Tensor::from_slice("test", &[4], &[2i64, 3, -1, -100], Category::Input).unwrap();
+    let op = registry::build("cross_entropy", &[Attribute::Int(-100), Attribute::Float(0.0)]).unwrap();
+    let y = graph::apply(op, &[&x, &Var::constant(on(&target, device))]).unwrap().into_vec();
+    let nan = |v: &Var| numbers(v).iter().map(|v| v.is_nan()).collect::<Vec<_>>();
+    let error = y[0].tensor.numbers().unwrap_err();
+    assert!(error.text().starts_with("cross_entropy: target -1 with 3 classes"), "{error}");
+    assert_eq!(nan(&y[0]), [false, true, true, false]);
+    let dy = on(&tensor(&[4], &[1.0; 4], DType::F32), device);
+    let dx = backward(&y[..1], &[dy], std::slice::from_ref(&x)).unwrap();
+    let rows: Vec<bool> = nan(dx[0].as_ref().unwrap()).chunks(3).map(|row| row.iter().all(|&v| v)).collect();
+    assert_eq!(rows, [false, true, true, false]);
+}
+
+#[test]
+fn products_are_cut_into_tiles_and_along_k() {
+    let Some((device, _turn)) = device() else { return };
+    let any = |shape: &[usize], seed: u64| random_tensor(shape, Domain::Any, seed);
+    for (a, b) in [([520, 40], [40, 515]), ([70, 3000], [3000, 65]), ([1, 600], [600, 3]), ([130, 9], [9, 1100])] {
+        agrees("matmul", &[], &[any(&a, 1), any(&b, 2)], device, 6e-6);
+    }
+    agrees("matmul", &[], &[any(&[3, 600, 20], 1), any(&[20, 140], 2)], device, 6e-6);
+    agrees("linear", &[], &[any(&[2, 70_000], 1), any(&[3, 70_000], 2), any(&[3], 3)], device, 2e-5);
+    let ints = backsweep::ops::args::ints;
+    let convolutions: [([usize; 4], [usize; 4], [usize; 2], usize); 6] = [
+        ([2, 16, 24, 24], [32, 16, 3, 3], [1, 1], 1),
+        ([4, 64, 8, 8], [130, 64, 3, 3], [2, 2], 1),
+        ([2, 40, 17, 19], [40, 1, 3, 3], [1, 2], 40),
+        ([2, 64, 9, 9], [64, 32, 3, 3], [1, 1], 2),
+        ([3, 6, 12, 12], [12, 3, 5, 5], [2, 2], 2),
+        ([2, 3, 32, 32], [16, 3, 3, 3], [1, 1], 1),
+    ];
+    for (i, (x, weight, stride, groups)) in convolutions.into_iter().enumerate() {
+        let bias = i % 2 == 0;
+        let attributes = [ints(&stride), ints(&[1, 1]), ints(&[1, 1]), Attribute::Int(groups as i64), flag(bias)];
+        let mut tensors = vec![any(&x, 3), any(&weight, 4)];
+        tensors.extend(bias.then(|| any(&weight[..1], 5)));
+        agrees("conv2d", &attributes, &tensors, device, 6e-6);
+    }
+}
+
+#[test]
+fn long_lines_are_scanned() {
+    let Some((device, _turn)) = device() else { return };
+    for (shape, dim) in [(&[70_000][..], 0), (&[3, 2500], 1), (&[2500, 3], 0), (&[2, 1024, 5], 1), (&[5000, 7], 1)] {
+        for reverse in [false, true] {
+            let attributes = [Attribute::Int(dim), flag(reverse)];
+            agrees("cumsum", &attributes, &[random_tensor(shape, Domain::Positive, 1)], device, 4e-6);
+            if shape[0] > 60_000 {
+                continue;
+            }
+            let unit = [random_tensor(shape, Domain::Any, 2), random_tensor(shape, Domain::Unit, 3)];
+            agrees("recurrence", &attributes, &unit, device, 6e-6);
+        }
+    }
+    // A product that leaves the range and comes back.
+    let x = tensor(&[6], &[1e30, 1e30, 1e-30, 1e-30, 2.0, 0.0], DType::F32);
+    agrees("cumprod", &[Attribute::Int(0), flag(false)], &[x], device, 2e-6);
+}
+
+#[test]
+fn recurrent_layers_of_many_steps() {
+    let Some((device, _turn)) = device() else { return };
+    let [t, b, i, h] = [12, 5, 7, 70];
+    for (name, gates, states) in [("lstm", 4, 2), ("gru", 3, 1)] {
+        let mut shapes = vec![vec![t, b, i]];
+        shapes.extend((0..states).map(|_| vec![b, h]));
+        shapes.extend([vec![gates * h, i], vec![gates * h, h], vec![gates * h], vec![gates * h]]);
+        let tensors: Vec<Tensor> =
+            shapes.iter().enumerate().map(|(k, s)| random_tensor(s, Domain::Unit, k as u64)).collect();
+        agrees(name, &[flag(true)], &tensors, device, 2e-5);
+    }
+}
+
+#[test]
+fn halves_agree_with_the_cpu() {
+    let Some((device, _turn)) = device() else { return };
+    let mut failures = vec![];
+    for (dtype, unit) in [(DType::F16, 1.0 / 1024.0), (DType::BF16, 1.0 / 128.0)] {
+        for case in cases() {
+            let mut random = case.random();
+            let (tensors, _) = inputs(&case.sample, dtype, &mut random);
+            let x = leaves(&tensors);
+            let y = run_op(&case.sample, &x);
+            if y.iter().any(|y| y.tensor.dtype() == DType::F64) {
+                continue;
+            }
+            let dy = cotangents(&y, &mut random);
+            let there: Vec<Tensor> = tensors.iter().map(|t| on(t, device)).collect();
+            let gx = leaves(&there);
+            let there: Vec<Tensor> = dy.iter().map(|t| on(t, device)).collect();
+            let found = forward(&case.sample, &gx).and_then(|gy| backward(&gy, &there, &gx).map(|gdx| (gy, gdx)));
+            let (gy, gdx) = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    failures.push(format!("{}: {error}", case.name()));
+                    continue;
+                }
+            };
+            let dx = gradients(&y, &dy, &x, false, false);
+            let pairs = gy.iter().zip(&y).chain(gdx.iter().flatten().zip(dx.iter().flatten()));
+            for (i, (got, want)) in pairs.enumerate() {
+                let (got, want) = (numbers(got), want.tensor.to_f64());
+                let scale = want.iter().filter(|v| v.is_finite()).fold(1.0f64, |m, v| m.max(v.abs()));
+                let off = |(g, w): (&f64, &f64)| !close(*g, *w, 2.0 * unit, 2.0 * unit * scale);
+                if let Some(at) = got.iter().zip(&want).position(off) {
+                    let (g, w) = (got[at], want[at]);
+                    failures
+                        .push(format!("{} {dtype:?}: result {i}, element {at} is {g}, the CPU has {w}", case.name()));
+                }
+            }
+        }
+    }
     let shown = failures.iter().take(60).cloned().collect::<Vec<_>>().join("\n");
     assert!(failures.is_empty(), "{} disagreements:\n{shown}", failures.len());
 }

@@ -60,7 +60,7 @@ def _weight(root: Tensor, gradient: Tensor | None) -> Tensor:
                 f"backward: a tensor of shape {list(shape)} has {root.numel()} elements, and a sweep starts from one; "
                 f"pass gradient= of this shape, or reduce it first (help: loss.mean().backward())"
             )
-        return _core.full(shape, 1.0, root.dtype)
+        return _core.full(shape, 1.0, root.dtype, root.device)
     if not isinstance(gradient, Tensor):
         raise errors.DTypeError(f"backward: gradient is a {type(gradient).__name__}; a tensor is needed")
     if gradient.shape != shape:
@@ -133,7 +133,7 @@ def grad(
         if dx is not None:
             continue
         if materialize_grads:
-            found[place] = _core.full(target.shape, 0.0, target.dtype)
+            found[place] = _core.full(target.shape, 0.0, target.dtype, target.device)
         elif not allow_unused:
             raise errors.GraphError(
                 f"grad: the outputs do not depend on inputs[{place}] of shape {list(target.shape)}; "

@@ -18,8 +18,21 @@ def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 def get_total_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     """Give the norm of all tensors taken as one vector; the 2-norm is summed in float64."""
-    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    return bs.tensor(_norm([tensor.detach() for tensor in tensors], float(norm_type)))
+    tensors = [tensor.detach() for tensor in ([tensors] if isinstance(tensors, Tensor) else tensors)]
+    if _on_one_gpu(tensors, float(norm_type)):
+        return _core.clip_norm(tensors)
+    return bs.tensor(_norm(tensors, float(norm_type)))
+
+
+def _on_one_gpu(tensors: list[Tensor], norm_type: float) -> bool:
+    """Whether one kernel makes the norm where the tensors are: it stays there, in float32, and nothing waits for it."""
+    devices = {tensor.device for tensor in tensors}
+    return (
+        norm_type == 2.0
+        and len(devices) == 1
+        and devices != {"cpu"}
+        and all(tensor.dtype is bs.float32 for tensor in tensors)
+    )
 
 
 def _norm(tensors: list[Tensor], norm_type: float) -> float:
@@ -36,9 +49,9 @@ def _norm(tensors: list[Tensor], norm_type: float) -> float:
             raise errors.ValueError(
                 f"clip_grad_norm_: norm_type={norm_type}; a value above 0, or inf, is needed"
             )
-        return sum(float(tensor.double().abs().pow(norm_type).sum().item()) for tensor in tensors) ** (
-            1 / norm_type
-        )
+        # GPUs have no float64.
+        wide = [tensor.double() if tensor.device == "cpu" else tensor.float() for tensor in tensors]
+        return sum(float(tensor.abs().pow(norm_type).sum().item()) for tensor in wide) ** (1 / norm_type)
 
 
 def clip_grad_norm_(
@@ -49,6 +62,8 @@ def clip_grad_norm_(
 ) -> Tensor:
     """Scale all gradients together, so that their norm is at most max_norm; give the norm they had.
 
+    On a GPU the norm is a tensor there, and nothing waits for it unless error_if_nonfinite is set.
+
     Raises: ValueError if the norm is NaN or Inf and error_if_nonfinite is set; gradients are as before.
     Example:
         >>> net = nn.Linear(2, 1)
@@ -56,12 +71,17 @@ def clip_grad_norm_(
         >>> norm = nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     """
     grads = _gradients(parameters)
-    norm = _norm(grads, float(norm_type))
+    there = _on_one_gpu(grads, float(norm_type))
+    if there and not error_if_nonfinite:
+        return _core.clip_norm(grads, max_norm)
+    norm = _core.clip_norm(grads).item() if there else _norm(grads, float(norm_type))
     if error_if_nonfinite and not math.isfinite(norm):
         raise errors.ValueError(
             f"clip_grad_norm_: the gradients have norm {norm}; a finite norm is needed "
             f"(help: bs.detect_anomaly() names the op that made it)"
         )
+    if there:
+        return _core.clip_norm(grads, max_norm)
     factor = max_norm / (norm + 1e-6)  # PyTorch's guard against 0/0, kept for step parity
     if not factor >= 1.0:  # a NaN must reach the gradients, not be hidden
         _core.scale_(grads, factor)

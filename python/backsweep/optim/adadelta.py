@@ -41,11 +41,15 @@ class Adadelta(Optimizer):
             params,
             lambda param: {"step": 0, "square_avg": bs.zeros_like(param), "acc_delta": bs.zeros_like(param)},
         )
-        for param, grad, state in zip(params, grads, states, strict=True):
+        rows = [
+            (param, grad, state["square_avg"], state["acc_delta"])
+            for param, grad, state in zip(params, grads, states, strict=True)
+        ]
+        for param, grad, average, steps in self._left_by_gpus("adadelta", group, rows, (group["lr"], rho, eps)):
             grad = -grad if group["maximize"] else grad
             if group["weight_decay"] != 0:
                 grad = grad.add(param, alpha=group["weight_decay"])
-            square = state["square_avg"].mul_(rho).addcmul_(grad, grad, value=1 - rho)
-            delta = state["acc_delta"].add(eps).sqrt_().div_(square.add(eps).sqrt_()).mul_(grad)
-            state["acc_delta"].mul_(rho).addcmul_(delta, delta, value=1 - rho)
+            square = average.mul_(rho).addcmul_(grad, grad, value=1 - rho)
+            delta = steps.add(eps).sqrt_().div_(square.add(eps).sqrt_()).mul_(grad)
+            steps.mul_(rho).addcmul_(delta, delta, value=1 - rho)
             param.add_(delta, alpha=-group["lr"])

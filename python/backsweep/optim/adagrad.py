@@ -39,10 +39,15 @@ class Adagrad(Optimizer):
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         start = group["initial_accumulator_value"]
         states = self._states(params, lambda param: {"step": 0, "sum": bs.full_like(param, start)})
+        # A parameter that once had no gradient is behind in its count; nearly always there is one count.
+        counts: dict[int, list[tuple[Tensor, ...]]] = {}
         for param, grad, state in zip(params, grads, states, strict=True):
-            grad = -grad if group["maximize"] else grad
-            if group["weight_decay"] != 0:
-                grad = grad.add(param, alpha=group["weight_decay"])
-            lr = group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"])
-            root = state["sum"].addcmul_(grad, grad, value=1.0).sqrt().add_(group["eps"])
-            param.addcdiv_(grad, root, value=-lr)
+            counts.setdefault(state["step"], []).append((param, grad, state["sum"]))
+        for step, rows in counts.items():
+            lr = group["lr"] / (1 + (step - 1) * group["lr_decay"])
+            for param, grad, total in self._left_by_gpus("adagrad", group, rows, (lr, group["eps"])):
+                grad = -grad if group["maximize"] else grad
+                if group["weight_decay"] != 0:
+                    grad = grad.add(param, alpha=group["weight_decay"])
+                root = total.addcmul_(grad, grad, value=1.0).sqrt().add_(group["eps"])
+                param.addcdiv_(grad, root, value=-lr)

@@ -54,16 +54,18 @@ class Adam(Optimizer):
         states = self._states(
             params, lambda param: {"step": 0, **{name: bs.zeros_like(param) for name in names}}
         )
-        if group["amsgrad"]:
-            for param, grad, state in zip(params, grads, states, strict=True):
-                _amsgrad_step(group, param, grad, state)
-            return
         (beta1, beta2), decoupled = group["betas"], group["decoupled_weight_decay"]
         # A parameter that once had no gradient is behind in its count; nearly always there is one count.
-        counts: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
+        counts: dict[int, list[tuple[Tensor, ...]]] = {}
         for param, grad, state in zip(params, grads, states, strict=True):
-            row = (param, grad, state["exp_avg"], state["exp_avg_sq"])
+            row = (param, grad, *(state[name] for name in names))
             counts.setdefault(state["step"], []).append(row)
+        if group["amsgrad"]:
+            for step, rows in counts.items():
+                numbers = (group["lr"], beta1, beta2, group["eps"], step, decoupled)
+                for row in self._left_by_gpus("amsgrad", group, rows, numbers):
+                    _amsgrad_step(group, step, *row)
+            return
         settings = (
             group["lr"],
             beta1,
@@ -98,16 +100,17 @@ class AdamW(Adam):
         )
 
 
-def _amsgrad_step(group: dict[str, Any], param: Tensor, grad: Tensor, state: dict[str, Any]) -> None:
+def _amsgrad_step(
+    group: dict[str, Any], step: int, param: Tensor, grad: Tensor, mean: Tensor, square: Tensor, largest: Tensor
+) -> None:
     """Divide by the largest mean square so far.   Reddi et al. 2018, arXiv:1904.09237"""
-    lr, (beta1, beta2), step = group["lr"], group["betas"], state["step"]
+    lr, (beta1, beta2) = group["lr"], group["betas"]
     grad = -grad if group["maximize"] else grad
     if group["weight_decay"] != 0:
         if group["decoupled_weight_decay"]:
             param.mul_(1 - lr * group["weight_decay"])
         else:
             grad = grad.add(param, alpha=group["weight_decay"])
-    mean, square, largest = state["exp_avg"], state["exp_avg_sq"], state["max_exp_avg_sq"]
     mean.lerp_(grad, 1 - beta1)
     square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     largest.copy_(bs.maximum(largest, square))

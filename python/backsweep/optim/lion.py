@@ -38,9 +38,9 @@ class Lion(Optimizer):
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         lr, (beta1, beta2) = group["lr"], group["betas"]
         states = self._states(params, lambda param: {"step": 0, "exp_avg": bs.zeros_like(param)})
-        for param, grad, state in zip(params, grads, states, strict=True):
+        rows = [(param, grad, state["exp_avg"]) for param, grad, state in zip(params, grads, states, strict=True)]
+        for param, grad, mean in self._left_by_gpus("lion", group, rows, (lr, beta1, beta2)):
             grad = -grad if group["maximize"] else grad
-            mean = state["exp_avg"]
             direction = mean.lerp(grad, 1 - beta1).sign()
             if group["weight_decay"] != 0:
                 param.mul_(1 - lr * group["weight_decay"])

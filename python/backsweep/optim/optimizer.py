@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import backsweep as bs
@@ -151,6 +151,26 @@ class Optimizer:
         for state in states:
             state["step"] += 1
         return states
+
+    def _left_by_gpus(
+        self,
+        rule: str,
+        group: dict[str, Any],
+        rows: Sequence[tuple[Tensor, ...]],
+        numbers: Sequence[float],
+    ) -> list[tuple[Tensor, ...]]:
+        """Step the float32 parameters on GPUs, all by one kernel, and give the rows that are left.
+
+        A row is a parameter, its gradient and its states.
+        """
+        there: list[tuple[Tensor, ...]] = []
+        left: list[tuple[Tensor, ...]] = []
+        for row in rows:
+            (there if row[0].device != "cpu" and row[0].dtype is bs.float32 else left).append(row)
+        if there:
+            lists = [list(column) for column in zip(*there, strict=True)]
+            _core.fused_step(rule, lists, [float(n) for n in numbers], group["weight_decay"], group["maximize"])
+        return left
 
     def state_dict(self) -> dict[str, Any]:
         """Gather settings and states, with numbers for parameters; tensors share the optimizer's memory."""

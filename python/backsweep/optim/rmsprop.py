@@ -41,18 +41,25 @@ class RMSprop(Optimizer):
         states = self._states(
             params, lambda param: {"step": 0, **{name: bs.zeros_like(param) for name in names}}
         )
-        for param, grad, state in zip(params, grads, states, strict=True):
+        # What is not kept is stood in for by the mean of squares.
+        rows = [
+            (param, grad, state["square_avg"])
+            + tuple(state.get(name, state["square_avg"]) for name in ("grad_avg", "momentum_buffer"))
+            for param, grad, state in zip(params, grads, states, strict=True)
+        ]
+        numbers = (lr, alpha, group["eps"], momentum, group["centered"])
+        for param, grad, average, mean, velocity in self._left_by_gpus("rmsprop", group, rows, numbers):
             grad = -grad if group["maximize"] else grad
             if group["weight_decay"] != 0:
                 grad = grad.add(param, alpha=group["weight_decay"])
-            square = state["square_avg"].mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
+            square = average.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
             if group["centered"]:
-                mean = state["grad_avg"].lerp_(grad, 1 - alpha)
+                mean.lerp_(grad, 1 - alpha)
                 root = square.addcmul(mean, mean, value=-1.0).sqrt_()
             else:
                 root = square.sqrt()
             root.add_(group["eps"])
             if momentum > 0:
-                param.add_(state["momentum_buffer"].mul_(momentum).addcdiv_(grad, root), alpha=-lr)
+                param.add_(velocity.mul_(momentum).addcdiv_(grad, root), alpha=-lr)
             else:
                 param.addcdiv_(grad, root, value=-lr)

@@ -49,6 +49,15 @@ impl Axis {
         self.output
     }
 
+    /// Input, output, kernel, stride, padding and dilation, as other kernels take them.
+    pub fn parts(&self) -> [usize; 6] {
+        [self.input, self.output, self.kernel, self.stride, self.padding, self.dilation]
+    }
+
+    pub fn is_adaptive(&self) -> bool {
+        self.adaptive
+    }
+
     /// True when window t lies in the padding, or between its taps.
     pub fn is_empty(&self, t: usize) -> bool {
         self.window(t).1.is_empty()

@@ -1,17 +1,26 @@
-//! Sums over axes, in float32.
+//! Folds over axes: floats in float32, integers in 64 bits.
 
 use super::Gpu;
-use super::kernel::{Grid, Kernel, index, params};
+use super::element::{Number, reader};
+use super::kernel::{Grid, index, params};
 use super::pointwise::Buffer;
+use crate::arena::space::Place;
 use crate::error::Result;
 use smallvec::SmallVec;
 
 params!(Params {
     outputs: u32,
     count: u32,
+    splits: u32,
+    run: u32,
     scale: f32,
+    number: f32,
     x_at: u32,
+    other_at: u32,
+    own_at: u32,
+    more_at: u32,
     y_at: u32,
+    z_at: u32,
     kept1: u32,
     kept2: u32,
     kept3: u32,
@@ -28,13 +37,213 @@ params!(Params {
     move3: i32,
 });
 
-static FOLD: Kernel = Kernel::new("sum", include_str!("fold.wgsl"), Params::WGSL);
+/// What is folded, and into what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum How {
+    /// scale · Σ x
+    Sum,
+    Product,
+    Largest,
+    Smallest,
+    /// Is any element not 0?
+    Any,
+    All,
+    /// √Σ x²
+    Norm,
+    /// ln Σ exp(x - own) + own, own being 0 where it is not finite
+    Exponentials,
+    /// scale · (Σ d² - (Σ d)² / number) with d = x - own: the second term takes out the rounding of the mean.
+    Spread,
+    /// The largest and where it is: the first of equals, NaN before numbers.
+    LargestPlace,
+    SmallestPlace,
+    /// Σ x · other, and Σ other
+    Products,
+    /// Σ other · (x - own) / √(more + number), and Σ other
+    Centred,
+    /// Σ other · (x - own₀) · own₁ with the two of an element's row, and Σ other; rows are folded.
+    Normal,
+}
+
+use How::*;
+
+/// WGSL: the type that is carried, what joins with anything to itself, the term of an element `v`, `join` of `a` and `b`,
+/// and how the total `t` of output `o` is written.
+struct Parts {
+    total: &'static str,
+    first: &'static str,
+    term: &'static str,
+    join: &'static str,
+    finish: &'static str,
+}
+
+const PAIR: &str = "y[p.y_at + o] = t.x; z[p.z_at + o] = t.y;";
+
+impl How {
+    fn parts(self, number: Number) -> Parts {
+        let of = |total, first, term, join, finish| Parts { total, first, term, join, finish };
+        let plain = "y[p.y_at + o] = t;";
+        let found = "y[p.y_at + o] = t.value; z[p.z_at + o] = vec2<u32>(t.place, 0u);";
+        let truth = "y[p.y_at + o] = vec2<u32>(t, 0u);";
+        match (self, number) {
+            (Sum, Number::Float) => of("f32", "0.0f", "v", "a + b", "y[p.y_at + o] = t * p.scale;"),
+            (Sum, Number::Wide) => of("N", "N(0u, 0u)", "v", "i_wide_add(a, b)", plain),
+            // The exponent apart, so that no part of a product overflows where the whole does not.
+            (Product, Number::Float) => of(
+                "vec2<f32>",
+                "T(1.0f, 0.0f)",
+                "parted(v, 0.0f)",
+                "parted(a.x * b.x, a.y + b.y)",
+                "y[p.y_at + o] = m_scale(t.x, i32(clamp(t.y, -252.0f, 254.0f)));",
+            ),
+            (Product, Number::Wide) => of("N", "N(1u, 0u)", "v", "i_wide_mul(a, b)", plain),
+            (Largest, Number::Float) => of("f32", "-m_inf()", "v", "m_max(a, b)", plain),
+            (Largest, Number::Wide) => of("N", "N(0u, 0x80000000u)", "v", "select(a, b, i_wide_less(a, b))", plain),
+            (Smallest, Number::Float) => of("f32", "m_inf()", "v", "m_min(a, b)", plain),
+            (Smallest, Number::Wide) => {
+                of("N", "N(0xffffffffu, 0x7fffffffu)", "v", "select(a, b, i_wide_less(b, a))", plain)
+            }
+            (Any, _) => of("u32", "0u", "select(0u, 1u, counts(v))", "a | b", truth),
+            (All, _) => of("u32", "1u", "select(0u, 1u, counts(v))", "a & b", truth),
+            (Norm, _) => of("f32", "0.0f", "v * v", "a + b", "y[p.y_at + o] = sqrt(t);"),
+            (Exponentials, _) => {
+                of("f32", "0.0f", "m_exp(v - shift(o))", "a + b", "y[p.y_at + o] = m_log(t) + shift(o);")
+            }
+            (Spread, _) => of(
+                "vec2<f32>",
+                "T(0.0f, 0.0f)",
+                "T(v - own[p.own_at + o], (v - own[p.own_at + o]) * (v - own[p.own_at + o]))",
+                "a + b",
+                "let rest = t.y - t.x * t.x / p.number; y[p.y_at + o] = select(rest, 0.0f, rest < 0.0f) * p.scale;",
+            ),
+            (LargestPlace, _) => of("Found", "nothing()", "Found(v, r)", "better(a, b)", found),
+            (SmallestPlace, _) => of("Found", "nothing()", "Found(v, r)", "better(a, b)", found),
+            (Products, _) => of("vec2<f32>", "T(0.0f, 0.0f)", "T(v * second(at), second(at))", "a + b", PAIR),
+            (Centred, _) => of(
+                "vec2<f32>",
+                "T(0.0f, 0.0f)",
+                "T(second(at) * (v - own[p.own_at + o]), second(at))",
+                "a + b",
+                "y[p.y_at + o] = t.x * inverseSqrt(more[p.more_at + o] + p.number); z[p.z_at + o] = t.y;",
+            ),
+            (Normal, _) => of(
+                "vec2<f32>",
+                "T(0.0f, 0.0f)",
+                "T(second(at) * ((v - own[p.own_at + 2u * r]) * own[p.own_at + 2u * r + 1u]), second(at))",
+                "a + b",
+                PAIR,
+            ),
+        }
+    }
+
+    /// Functions that the parts call.
+    fn calls(self, number: Number) -> String {
+        let wins = match (self, number) {
+            (LargestPlace, Number::Float) => "a > b",
+            (LargestPlace, Number::Wide) => "i_wide_less(b, a)",
+            (SmallestPlace, Number::Float) => "a < b",
+            (SmallestPlace, Number::Wide) => "i_wide_less(a, b)",
+            (Any | All, Number::Float) => return "fn counts(v: N) -> bool {\n    return !(v == 0.0f);\n}\n".into(),
+            (Any | All, Number::Wide) => {
+                return "fn counts(v: N) -> bool {\n    return any(v != N(0u, 0u));\n}\n".into();
+            }
+            (Exponentials, _) => {
+                return "fn shift(o: u32) -> f32 {\n    let top = own[p.own_at + o];\n    \
+                        return select(0.0f, top, m_is_finite(top));\n}\n"
+                    .into();
+            }
+            (Product, Number::Float) => {
+                return "fn parted(v: f32, exponent: f32) -> vec2<f32> {\n    let bits = bitcast<u32>(v);\n    \
+                        let own = (bits >> 23u) & 0xffu;\n    \
+                        let size = bitcast<f32>((bits & 0x807fffffu) | 0x3f800000u);\n    \
+                        return vec2<f32>(select(v, size, own != 0u && own != 255u), exponent + \
+                        select(0.0f, f32(own) - 127.0f, own != 0u && own != 255u));\n}\n"
+                    .into();
+            }
+            (Products | Centred | Normal, _) => {
+                return "fn second(at: u32) -> f32 {\n    return other[at - p.x_at + p.other_at];\n}\n".into();
+            }
+            _ => return String::new(),
+        };
+        let odd = if number == Number::Float { " || m_is_nan(a) && !m_is_nan(b)" } else { "" };
+        format!(
+            "fn wins(a: N, b: N) -> bool {{\n    return {wins}{odd};\n}}\n\
+             fn nothing() -> Found {{\n    return Found(N(), 0xffffffffu);\n}}\n\
+             fn better(a: Found, b: Found) -> Found {{\n    \
+             if (a.place == 0xffffffffu) {{\n        return b;\n    }}\n    \
+             if (b.place == 0xffffffffu || wins(a.value, b.value)) {{\n        return a;\n    }}\n    \
+             if (wins(b.value, a.value) || b.place < a.place) {{\n        return b;\n    }}\n    return a;\n}}\n"
+        )
+    }
+
+    /// True when the result is a number of the fold's own kind; the others are int64.
+    fn result(self, number: Number) -> Number {
+        if matches!(self, Any | All) { Number::Wide } else { number }
+    }
+
+    /// Bytes of what is carried, as an array has it.
+    fn carried_bytes(self, number: Number) -> usize {
+        match (self, number) {
+            (LargestPlace | SmallestPlace, Number::Wide) => 16,
+            (Spread | LargestPlace | SmallestPlace | Products | Centred | Normal, _) => 8,
+            (Product, Number::Float) => 8,
+            (Any | All, _) | (_, Number::Float) => 4,
+            (_, Number::Wide) => 8,
+        }
+    }
+
+    fn text(self, x: &Buffer, [wide, stage, gone]: [u32; 3]) -> String {
+        let number = Number::of(x.dtype);
+        let parts = self.parts(number);
+        let mut text =
+            format!("const WIDE: u32 = {wide}u;\nconst STAGE: u32 = {stage}u;\nconst GONE: u32 = {gone}u;\n");
+        text += Params::WGSL;
+        text += &reader("x", 0, x.dtype);
+        let place = "vec2<u32>";
+        let z = if matches!(self, LargestPlace | SmallestPlace) { place } else { "f32" };
+        for (i, (name, element)) in [
+            ("other", "f32"),
+            ("own", "f32"),
+            ("more", "f32"),
+            ("y", self.result(number).wgsl()),
+            ("z", z),
+            ("part", "T"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let binding = i + 1;
+            text += &format!("@group(0) @binding({binding}) var<storage, read_write> {name}: array<{element}>;\n");
+        }
+        let Parts { total, first, term, join, finish } = parts;
+        text += &format!("alias N = {};\nalias T = {total};\n", number.wgsl());
+        text += "struct Found {\n    value: N,\n    place: u32,\n}\n";
+        text += &self.calls(number);
+        text += &format!(
+            "fn first() -> T {{\n    return {first};\n}}\n\
+             fn term(at: u32, o: u32, r: u32) -> T {{\n    let v = x_at(at);\n    return {term};\n}}\n\
+             fn join(a: T, b: T) -> T {{\n    return {join};\n}}\n\
+             fn finish(o: u32, t: T) {{\n    {finish}\n}}\n"
+        );
+        text + include_str!("fold.wgsl")
+    }
+}
+
+/// Tells these texts apart from other generated ones; no formula has the address that such a key begins with.
+const TEXT: u32 = 1;
 
 /// Axes of each kind that the kernel takes.
 const AXES: usize = 4;
 
-/// Below this many elements an output, a thread adds them up alone.
+/// Below this many elements an output, a thread folds them alone.
 const ALONE: usize = 64;
+/// Fewer outputs side by side are less than what memory brings at once.
+const FEW: usize = 4;
+/// Elements that a group folds at most: 64 a thread.
+const RUN: usize = 64 * 256;
+/// Threads that keep a GPU busy.
+const BUSY: usize = 1 << 15;
 
 /// Sizes and strides of the flagged axes, neighbours merged, filled up in front; `None` when there are too many.
 fn merged(x: &Buffer, flags: &[bool], wanted: bool) -> Option<([usize; AXES], [isize; AXES])> {
@@ -55,22 +264,68 @@ fn merged(x: &Buffer, flags: &[bool], wanted: bool) -> Option<([usize; AXES], [i
     Some((sizes, strides))
 }
 
-/// y = scale · Σ x over the flagged axes; y is contiguous, and not empty. False when x has too many axes of different
-/// strides: then it must be copied first.
-pub fn sum(gpu: &Gpu, op: &'static str, x: &Buffer, flags: &[bool], scale: f64, y: &Buffer) -> Result<bool> {
+/// What a fold reads besides x, and writes. y, and z where there is a second result, are contiguous, of the fold's own
+/// type (`dtype`), and not empty; `other` lies as x does.
+#[derive(Clone, Copy)]
+pub struct Operands<'a> {
+    pub x: Buffer<'a>,
+    pub other: Option<Buffer<'a>>,
+    pub own: Option<Buffer<'a>>,
+    pub more: Option<Buffer<'a>>,
+    pub y: Buffer<'a>,
+    pub z: Option<Buffer<'a>>,
+}
+
+/// The type of a fold's first result.
+pub fn dtype(how: How, x: crate::dtype::DType) -> crate::dtype::DType {
+    how.result(Number::of(x)).dtype()
+}
+
+/// A fold worked out.
+pub struct Plan {
+    how: How,
+    params: Params,
+    wide: bool,
+}
+
+/// How x is folded over the flagged axes; `None` when x has too many axes of different strides: then it must be copied
+/// first. `scale` and `number` are those of the formula.
+pub fn plan(
+    op: &'static str,
+    how: How,
+    x: &Buffer,
+    flags: &[bool],
+    [scale, own_number]: [f64; 2],
+) -> Result<Option<Plan>> {
     let (Some((kept, steps)), Some((gone, moves))) = (merged(x, flags, false), merged(x, flags, true)) else {
-        return Ok(false);
+        return Ok(None);
     };
-    let outputs = y.layout.numel();
-    let count: usize = x.layout.shape().iter().zip(flags).filter(|(_, f)| **f).map(|(&size, _)| size).product();
+    let product = |wanted: bool| -> usize {
+        x.layout.shape().iter().zip(flags).filter(|(_, f)| **f == wanted).map(|(&size, _)| size).product()
+    };
+    let (outputs, count) = (product(false), product(true));
     let number = |v: usize| index(op, v);
     number(x.layout.numel())?;
+    // Threads side by side read side by side where the fastest axis is a kept one.
+    let across = steps[AXES - 1].unsigned_abs() <= moves[AXES - 1].unsigned_abs() && outputs >= FEW;
+    let wide = count >= ALONE && !across;
+    let splits =
+        if wide { count.div_ceil(RUN) } else { (BUSY / outputs.max(1)).clamp(1, count.div_ceil(ALONE).max(1)) };
+    let run = count.div_ceil(splits.max(1));
+    let splits = count.div_ceil(run.max(1)).max(1);
     let params = Params {
         outputs: number(outputs)?,
         count: number(count)?,
+        splits: number(splits)?,
+        run: number(run)?,
         scale: scale as f32,
+        number: own_number as f32,
         x_at: number(x.offset)?,
-        y_at: number(y.offset)?,
+        other_at: 0,
+        own_at: 0,
+        more_at: 0,
+        y_at: 0,
+        z_at: 0,
         kept1: kept[1] as u32,
         kept2: kept[2] as u32,
         kept3: kept[3] as u32,
@@ -78,7 +333,7 @@ pub fn sum(gpu: &Gpu, op: &'static str, x: &Buffer, flags: &[bool], scale: f64, 
         step1: steps[1] as i32,
         step2: steps[2] as i32,
         step3: steps[3] as i32,
-        // Nothing is divided by a size of an empty sum.
+        // Nothing is divided by a size of an empty fold.
         gone1: gone[1].max(1) as u32,
         gone2: gone[2].max(1) as u32,
         gone3: gone[3].max(1) as u32,
@@ -87,10 +342,47 @@ pub fn sum(gpu: &Gpu, op: &'static str, x: &Buffer, flags: &[bool], scale: f64, 
         move2: moves[2] as i32,
         move3: moves[3] as i32,
     };
-    // Threads side by side read side by side where the fastest axis is a kept one.
-    let across = steps[AXES - 1].unsigned_abs() <= moves[AXES - 1].unsigned_abs() && outputs >= 1024;
-    let wide = count >= ALONE && !across;
-    let grid = if wide { Grid::groups(outputs) } else { Grid::threads(outputs) };
-    gpu.run(&FOLD, &[("WIDE", u32::from(wide))], &[x.place, y.place], &params, grid)?;
-    Ok(true)
+    Ok(Some(Plan { how, params, wide }))
+}
+
+impl Plan {
+    /// Bytes of scratch memory.
+    pub fn scratch_bytes(&self, x: crate::dtype::DType) -> usize {
+        match self.params.splits {
+            1 => 0,
+            splits => splits as usize * self.params.outputs as usize * self.how.carried_bytes(Number::of(x)),
+        }
+    }
+
+    pub fn run(&self, gpu: &Gpu, op: &'static str, of: Operands, scratch: Option<Place>) -> Result<()> {
+        let at = |b: Option<Buffer>| index(op, b.map_or(0, |b| b.offset));
+        let params = Params {
+            other_at: at(of.other)?,
+            own_at: at(of.own)?,
+            more_at: at(of.more)?,
+            y_at: at(Some(of.y))?,
+            z_at: at(of.z)?,
+            ..self.params
+        };
+        // A binding that is not there shows something that is not read.
+        let place = |b: Option<Buffer>| b.map_or(of.y.place, |b| b.place);
+        let part = scratch.unwrap_or(of.y.place);
+        let bindings = [of.x.place, place(of.other), place(of.own), place(of.more), of.y.place, place(of.z), part];
+        let stage = |wide: bool, stage: u32, params: Params| {
+            gpu.expect_rounds(op, params.run as usize / if wide { 256 } else { 1 })?;
+            let one = params.gone1 == 1 && params.gone2 == 1 && params.count <= params.gone3 || stage == 2;
+            let constants = [u32::from(wide), stage, u32::from(one)];
+            let units = params.outputs as usize * params.splits as usize;
+            let grid = if wide { Grid::groups(units) } else { Grid::threads(units) };
+            let [c0, c1, c2] = constants;
+            let key = [u32::MAX, TEXT, self.how as u32, of.x.dtype as u32, c0, c1, c2];
+            gpu.run_text(op, &key, &|| self.how.text(&of.x, constants), &bindings, &params, grid)
+        };
+        if params.splits == 1 {
+            return stage(self.wide, 0, params);
+        }
+        stage(self.wide, 1, params)?;
+        let splits = params.splits;
+        stage(splits as usize >= ALONE, 2, Params { count: splits, splits: 1, run: splits, ..params })
+    }
 }

@@ -1,8 +1,10 @@
 //! Matrix products in float32.
 
 use super::Gpu;
-use super::kernel::{Grid, Kernel, index, params};
+use super::kernel::{index, params};
 use super::pointwise::Buffer;
+use super::tiles::{Cut, Sizes};
+use crate::arena::space::Place;
 use crate::error::Result;
 use crate::shape::broadcast_strides;
 use smallvec::SmallVec;
@@ -12,6 +14,8 @@ params!(Params {
     k: u32,
     n: u32,
     batch: u32,
+    splits: u32,
+    run: u32,
     size1: u32,
     size2: u32,
     a_at: u32,
@@ -30,14 +34,36 @@ params!(Params {
     y_at: u32,
 });
 
-static GEMM: Kernel = Kernel::new("matmul", include_str!("gemm.wgsl"), Params::WGSL);
+/// Tells these texts apart from other generated ones.
+const TEXT: u32 = 2;
+
+/// A product worked out.
+pub struct Plan<'a> {
+    a: &'a Buffer<'a>,
+    b: &'a Buffer<'a>,
+    bias: Option<&'a Buffer<'a>>,
+    y: &'a Buffer<'a>,
+    params: Params,
+    constants: [(&'static str, u32); 3],
+    cut: Cut,
+    op: &'static str,
+}
+
+/// A product with a bias is not cut along k; beyond this it should be.
+pub const LONGEST_WITH_BIAS: usize = 4096;
 
 /// Batch dims that the kernel takes after neighbours have been merged.
 pub const BATCH_DIMS: usize = 3;
 
-/// y [.., m, n] = a [.., m, k] · b [.., k, n] + bias [n]; y is contiguous. False when the batch has too many dims of
+/// y [.., m, n] = a [.., m, k] · b [.., k, n] + bias [n]; y is contiguous. `None` when the batch has too many dims of
 /// different strides: then the sides must be copied first.
-pub fn product(gpu: &Gpu, a: &Buffer, b: &Buffer, bias: Option<&Buffer>, y: &Buffer) -> Result<bool> {
+pub fn plan<'a>(
+    op: &'static str,
+    a: &'a Buffer,
+    b: &'a Buffer,
+    bias: Option<&'a Buffer>,
+    y: &'a Buffer,
+) -> Result<Option<Plan<'a>>> {
     let shape = y.layout.shape();
     let outer = shape.len() - 2;
     let (m, n) = (shape[outer], shape[outer + 1]);
@@ -63,16 +89,19 @@ pub fn product(gpu: &Gpu, a: &Buffer, b: &Buffer, bias: Option<&Buffer>, y: &Buf
         }
     }
     if sizes.len() > BATCH_DIMS {
-        return Ok(false);
+        return Ok(None);
     }
     while sizes.len() < BATCH_DIMS {
         sizes.insert(0, 1);
         strides.iter_mut().for_each(|s| s.insert(0, 0));
     }
     let batch: usize = sizes.iter().product();
-    let number = |v: usize| index("matmul", v);
-    let step = |v: isize| index("matmul", v.unsigned_abs()).map(|_| v as i32);
+    let number = |v: usize| index(op, v);
+    let step = |v: isize| index(op, v.unsigned_abs()).map(|_| v as i32);
+    let cut = Cut::new(Sizes { batch, m, k, n }, false, bias.is_none());
     let params = Params {
+        splits: number(cut.splits)?,
+        run: number(cut.run)?,
         m: number(m)?,
         k: number(k)?,
         n: number(n)?,
@@ -96,13 +125,30 @@ pub fn product(gpu: &Gpu, a: &Buffer, b: &Buffer, bias: Option<&Buffer>, y: &Buf
     };
     number(y.layout.numel())?;
     let constants = [
-        ("A_BY_ROWS", u32::from(left[outer].unsigned_abs() < left[outer + 1].unsigned_abs())),
-        ("B_BY_ROWS", u32::from(right[outer + 1].unsigned_abs() < right[outer].unsigned_abs())),
+        ("LEFT_M", u32::from(left[outer].unsigned_abs() < left[outer + 1].unsigned_abs())),
+        ("RIGHT_N", u32::from(right[outer + 1].unsigned_abs() < right[outer].unsigned_abs())),
         ("HAS_BIAS", u32::from(bias.is_some())),
     ];
-    // Without a bias its binding shows something else that is not read.
-    let bindings = [a.place, b.place, bias.map_or(y.place, |b| b.place), y.place];
-    let tiles = batch * m.div_ceil(64) * n.div_ceil(64);
-    gpu.run(&GEMM, &constants, &bindings, &params, Grid::groups(tiles))?;
-    Ok(true)
+    Ok(Some(Plan { a, b, bias, y, params, constants, cut, op }))
+}
+
+impl Plan<'_> {
+    pub fn scratch_bytes(&self) -> usize {
+        self.cut.scratch_bytes()
+    }
+
+    pub fn run(&self, gpu: &Gpu, scratch: Option<Place>) -> Result<()> {
+        let (y, cut) = (self.y, &self.cut);
+        let part = scratch.unwrap_or(y.place);
+        // Without a bias its binding shows something else that is not read.
+        let bindings = [self.a.place, self.b.place, self.bias.map_or(y.place, |b| b.place), y.place, part];
+        gpu.expect_rounds(self.op, cut.run + cut.run / 8)?;
+        let text = || cut.text(&self.constants, Params::WGSL, include_str!("matmul.wgsl"));
+        let key = cut.key(TEXT, &self.constants);
+        gpu.run_text(self.op, &key, &text, &bindings, &self.params, cut.grid())?;
+        match cut.splits {
+            1 => Ok(()),
+            _ => cut.join(gpu, self.op, part, &[(y.layout.numel(), 1)], y),
+        }
+    }
 }

@@ -1,80 +1,104 @@
-// y [m, n] = a [m, k] · b [k, n] (+ bias [n]) for each matrix of a batch, any strides. A group makes a tile of 64 × 64, a
-// thread 4 × 4 of it; 16 of k at a time pass through the group's memory.
+// Products in tiles of 16 · PER: a thread makes PER × PER sums, and 64 / PER of k at a time pass through the group's memory,
+// fetched into registers while the ones before are multiplied. LEFT_M and RIGHT_N say along which axis neighbouring threads
+// fetch. In front stand `begin` (the matrices of a batch), `put` (m, n, value), and the ways to the operands, each in what
+// does not change along k, what does, and the element of the two: `left_seat` (m), `left_key` (k), `left_at`, `right_seat`
+// (n), `right_key` (k), `right_at`.
+// Where k is cut into `splits`, each leaves its sums in `part`, [splits, batch, m, n].
+// Lines with $i (a row of the thread's tile), $h or $j (four rows, four columns) stand for all of them; see gemm.rs.
 
-@group(0) @binding(0) var<storage, read_write> a: array<f32>;
-@group(0) @binding(1) var<storage, read_write> b: array<f32>;
-@group(0) @binding(2) var<storage, read_write> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+const TILE: u32 = 16u * PER;
+const DEEP: u32 = 64u / PER;
+const QUADS: u32 = TILE / 4u;
+// A quad more, so that threads of one k meet different banks.
+const PITCH: u32 = QUADS + 1u;
 
-const TILE: u32 = 64u;
-const DEEP: u32 = 16u;
+var<workgroup> left: array<vec4<f32>, DEEP * PITCH>;
+var<workgroup> right: array<vec4<f32>, DEEP * PITCH>;
 
-// A column more, so that threads of one row meet different banks.
-var<workgroup> left: array<f32, 1040>;
-var<workgroup> right: array<f32, 1024>;
-
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) t: u32) {
-    let tiles_n = (p.n + TILE - 1u) / TILE;
-    let tiles_m = (p.m + TILE - 1u) / TILE;
-    let tile = group(id, groups);
-    if (tile >= tiles_n * tiles_m * p.batch) {
+fn write(start: u32, m: u32, n: u32, value: f32) {
+    if (n >= p.n) {
         return;
     }
-    let batch = tile / (tiles_n * tiles_m);
-    let in_matrix = tile % (tiles_n * tiles_m);
-    let row = (in_matrix / tiles_n) * TILE;
-    let column = (in_matrix % tiles_n) * TILE;
-    let b2 = batch % p.size2;
-    let b1 = (batch / p.size2) % p.size1;
-    let b0 = batch / (p.size2 * p.size1);
-    let a_at = i32(p.a_at) + i32(b0) * p.a_step0 + i32(b1) * p.a_step1 + i32(b2) * p.a_step2;
-    let b_at = i32(p.b_at) + i32(b0) * p.b_step0 + i32(b1) * p.b_step1 + i32(b2) * p.b_step2;
-    let y_at = p.y_at + batch * p.m * p.n;
+    if (p.splits > 1u) {
+        part[start + m * p.n + n] = value;
+    } else {
+        put(m, n, value);
+    }
+}
+
+fn write_quad(start: u32, m: u32, n: u32, quad: vec4<f32>) {
+    if (m < p.m) {
+        write(start, m, n, quad.x);
+        write(start, m, n + 1u, quad.y);
+        write(start, m, n + 2u, quad.z);
+        write(start, m, n + 3u, quad.w);
+    }
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) t: u32) {
+    let tiles_n = (p.n + TILE - 1u) / TILE;
+    let tiles = (p.m + TILE - 1u) / TILE * tiles_n;
+    let unit = group(wid, groups);
+    if (unit >= tiles * p.batch * p.splits) {
+        return;
+    }
+    let row = unit % tiles / tiles_n * TILE;
+    let column = unit % tiles_n * TILE;
+    let whole = unit / tiles;
+    let split = whole / p.batch;
+    begin(whole % p.batch);
+    var k0 = split * p.run;
+    let k_end = min(k0 + p.run, p.k);
+    let a_q = select(t / DEEP, t % QUADS, LEFT_M == 1u);
+    let a_k = select(t % DEEP, t / QUADS, LEFT_M == 1u);
+    let b_q = select(t / DEEP, t % QUADS, RIGHT_N == 1u);
+    let b_k = select(t % DEEP, t / QUADS, RIGHT_N == 1u);
     let tx = t % 16u;
     let ty = t / 16u;
-    var sum: array<vec4<f32>, 4>;
-    for (var k0 = 0u; k0 < p.k; k0 += DEEP) {
-        for (var i = 0u; i < 4u; i++) {
-            // Neighbouring threads take neighbours in memory, whichever axis that is.
-            let e = t + i * 256u;
-            let am = select(e / DEEP, e % TILE, A_BY_ROWS == 1u);
-            let ak = select(e % DEEP, e / TILE, A_BY_ROWS == 1u);
-            var value = 0.0f;
-            if (row + am < p.m && k0 + ak < p.k) {
-                value = a[u32(a_at + i32(row + am) * p.a_m + i32(k0 + ak) * p.a_k)];
-            }
-            left[ak * 65u + am] = value;
-            let bn = select(e / DEEP, e % TILE, B_BY_ROWS == 1u);
-            let bk = select(e % DEEP, e / TILE, B_BY_ROWS == 1u);
-            value = 0.0f;
-            if (column + bn < p.n && k0 + bk < p.k) {
-                value = b[u32(b_at + i32(k0 + bk) * p.b_k + i32(column + bn) * p.b_n)];
-            }
-            right[bk * TILE + bn] = value;
-        }
+    var s$i_$j = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+    // Beyond the last row or column the last one again, whose sums are not written.
+    let l0 = left_seat(min(row + a_q * 4u, p.m - 1u));
+    let l1 = left_seat(min(row + a_q * 4u + 1u, p.m - 1u));
+    let l2 = left_seat(min(row + a_q * 4u + 2u, p.m - 1u));
+    let l3 = left_seat(min(row + a_q * 4u + 3u, p.m - 1u));
+    let r0 = right_seat(min(column + b_q * 4u, p.n - 1u));
+    let r1 = right_seat(min(column + b_q * 4u + 1u, p.n - 1u));
+    let r2 = right_seat(min(column + b_q * 4u + 2u, p.n - 1u));
+    let r3 = right_seat(min(column + b_q * 4u + 3u, p.n - 1u));
+    var next_left = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+    var next_right = next_left;
+    if (k0 + a_k < k_end) {
+        let key = left_key(k0 + a_k);
+        next_left = vec4<f32>(left_at(l0, key), left_at(l1, key), left_at(l2, key), left_at(l3, key));
+    }
+    if (k0 + b_k < k_end) {
+        let key = right_key(k0 + b_k);
+        next_right = vec4<f32>(right_at(r0, key), right_at(r1, key), right_at(r2, key), right_at(r3, key));
+    }
+    while (k0 < k_end) {
         workgroupBarrier();
+        left[a_k * PITCH + a_q] = next_left;
+        right[b_k * PITCH + b_q] = next_right;
+        workgroupBarrier();
+        k0 += DEEP;
+        next_left = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+        next_right = next_left;
+        if (k0 + a_k < k_end) {
+            let key = left_key(k0 + a_k);
+            next_left = vec4<f32>(left_at(l0, key), left_at(l1, key), left_at(l2, key), left_at(l3, key));
+        }
+        if (k0 + b_k < k_end) {
+            let key = right_key(k0 + b_k);
+            next_right = vec4<f32>(right_at(r0, key), right_at(r1, key), right_at(r2, key), right_at(r3, key));
+        }
         for (var k = 0u; k < DEEP; k++) {
-            let at = k * TILE + tx * 4u;
-            let r = vec4<f32>(right[at], right[at + 1u], right[at + 2u], right[at + 3u]);
-            for (var i = 0u; i < 4u; i++) {
-                sum[i] += left[k * 65u + ty * 4u + i] * r;
-            }
-        }
-        workgroupBarrier();
-    }
-    for (var i = 0u; i < 4u; i++) {
-        for (var j = 0u; j < 4u; j++) {
-            let m = row + ty * 4u + i;
-            let n = column + tx * 4u + j;
-            if (m < p.m && n < p.n) {
-                var value = sum[i][j];
-                if (HAS_BIAS == 1u) {
-                    value += bias[p.bias_at + n];
-                }
-                y[y_at + m * p.n + n] = value;
-            }
+            let a$h = left[k * PITCH + ty + $h * 16u];
+            let b$j = right[k * PITCH + tx + $j * 16u];
+            s$i_$j += a$q.$c * b$j;
         }
     }
+    let start = whole * p.m * p.n;
+    write_quad(start, row + ty * 4u + $mu, column + tx * 4u + $j * 64u, s$i_$j);
 }

@@ -158,8 +158,8 @@ pub fn call_names(text: &str) -> Result<Vec<&str>> {
     let mut names: Vec<&str> = vec![];
     for (at, _) in text.match_indices('(') {
         let head = &text[..at];
-        let start = head.rfind(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).map_or(0, |i| i + 1);
-        let name = &head[start..];
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let name = &head[head.trim_end_matches(word).len()..];
         let ours = ["m_", "i_", "s_"].iter().any(|p| name.starts_with(p));
         if ours && !names.contains(&name) {
             names.push(name);

@@ -551,6 +551,21 @@ fn i_pow(a: i32, b: i32) -> i32 {
     return power;
 }
 
+// 64 bits, the lower half first.
+
+fn i_wide_add(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    let low = a.x + b.x;
+    return vec2<u32>(low, a.y + b.y + select(0u, 1u, low < a.x));
+}
+
+fn i_wide_mul(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    return vec2<u32>(a.x * b.x, m_high_product(a.x, b.x) + a.x * b.y + a.y * b.x);
+}
+
+fn i_wide_less(a: vec2<u32>, b: vec2<u32>) -> bool {
+    return bitcast<i32>(a.y) < bitcast<i32>(b.y) || a.y == b.y && a.x < b.x;
+}
+
 // Storage: halves and bytes lie several to a word.
 
 fn s_from_f16(h: u32) -> f32 {

@@ -4,13 +4,28 @@
 //! op, or text made from its formula (`text`, `pointwise`). Drivers are looked for when a GPU is first asked for, so that a
 //! program without one pays nothing. Without the cargo feature `gpu` there are no GPUs, and `Gpu` has no value.
 
+pub mod attention;
+pub mod channels;
+pub mod clip;
+pub mod conv;
+pub mod element;
+pub mod faults;
 pub mod fold;
 pub mod gemm;
 pub mod kernel;
+pub mod many;
 pub mod optim;
+pub mod places;
 pub mod pointwise;
+pub mod pooling;
+pub mod random;
+pub mod recurrent;
 pub mod relu;
+pub mod rows;
+pub mod scan;
+pub mod sort;
 pub mod text;
+pub mod tiles;
 
 #[cfg(feature = "gpu")]
 mod adapter;
@@ -48,6 +63,8 @@ pub struct Counts {
     pub submissions: u64,
     pub pipelines: u64,
     pub bind_groups: u64,
+    /// The numbers that kernels are given.
+    pub param_bytes: u64,
     pub uploaded_bytes: u64,
     pub downloaded_bytes: u64,
 }

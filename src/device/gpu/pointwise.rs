@@ -5,6 +5,7 @@
 //! on the formula, the types and the ways of access; sizes and strides are params. Integers are computed in 32 bits.
 
 use super::Gpu;
+use super::faults::{self, Check, Valid};
 use super::kernel::{Grid, Words, index};
 use super::text::Text;
 use crate::arena::space::Place;
@@ -72,7 +73,7 @@ struct Plan {
 }
 
 /// y = f(inputs), every operand broadcast to the shape of `out`.
-pub fn launch(gpu: &Gpu, op: &str, text: &Text, compute: DType, inputs: &[Source], out: &Buffer) -> Result<()> {
+pub fn launch(gpu: &Gpu, op: &'static str, text: &Text, compute: DType, inputs: &[Source], out: &Buffer) -> Result<()> {
     debug_assert_eq!(inputs.len(), text.arity);
     let n = out.layout.numel();
     if n == 0 {
@@ -96,6 +97,9 @@ pub fn launch(gpu: &Gpu, op: &str, text: &Text, compute: DType, inputs: &[Source
         }
     }
     bindings.push(out.place);
+    if plan.is_guarded() {
+        bindings.push(faults::PLACE);
+    }
     let threads = if plan.out.access == Four { n.div_ceil(4) } else { n };
     gpu.run_text(op, &key, &|| plan.text(text), &bindings, &plan.words, Grid::threads(threads))
 }
@@ -116,7 +120,7 @@ fn in_order(sizes: &[usize], strides: &[isize]) -> bool {
     })
 }
 
-fn plan(op: &str, compute: DType, inputs: &[Source], out: &Buffer) -> Result<Plan> {
+fn plan(op: &'static str, compute: DType, inputs: &[Source], out: &Buffer) -> Result<Plan> {
     let n = out.layout.numel();
     let shape = out.layout.shape();
     let strides: SmallVec<[Option<Strides>; 6]> = inputs
@@ -189,12 +193,17 @@ fn plan(op: &str, compute: DType, inputs: &[Source], out: &Buffer) -> Result<Pla
 }
 
 impl Plan {
+    /// True when it reads int64, of which it sees the lower half: numbers beyond that are noted.
+    fn is_guarded(&self) -> bool {
+        self.inputs.iter().any(|o| o.in_memory() && o.dtype == DType::I64)
+    }
+
     fn by_coordinates(&self) -> bool {
         self.inputs.iter().chain([&self.out]).any(|o| o.access == Strided)
     }
 
     /// The numbers, in the order in which `params` declares them.
-    fn fill(&mut self, op: &str, inputs: &[Source], out: &Buffer, n: usize) -> Result<()> {
+    fn fill(&mut self, op: &'static str, inputs: &[Source], out: &Buffer, n: usize) -> Result<()> {
         let mut words = Words::new();
         words.push(index(op, n)?);
         words.push(index(op, out.offset)?);
@@ -217,10 +226,13 @@ impl Plan {
             match source {
                 Source::Absent => {}
                 Source::Number(v) if self.compute.is_float() => words.push((*v as f32).to_bits()),
-                Source::Number(v) => words.push(*v as i64 as u32),
+                Source::Number(v) => words.push(whole(op, *v)? as u32),
                 Source::Buffer(b) => words.push(index(op, b.offset)?),
             }
             put(&mut words, operand)?;
+        }
+        if self.is_guarded() {
+            words.push(Check::new(op, &[], Valid::Narrow).site());
         }
         self.words = words;
         Ok(())
@@ -249,6 +261,9 @@ impl Plan {
                 axes.clone().for_each(|a| text += &format!("x{i}_step{a}: i32, "));
             }
         }
+        if self.is_guarded() {
+            text += "site: u32, ";
+        }
         text + "}\n@group(1) @binding(0) var<uniform> p: Params;\n"
     }
 
@@ -265,6 +280,11 @@ impl Plan {
             (access, _) => element_type(self.out.dtype, access == Four),
         };
         let _ = writeln!(text, "@group(0) @binding({binding}) var<storage, read_write> out: array<{element}>;");
+        if self.is_guarded() {
+            let _ = writeln!(text, "const FAULTS: u32 = {}u;\nconst ENDS: u32 = 0u;", binding + 1);
+            text += include_str!("faults.wgsl");
+            text += NARROW;
+        }
         text += &formula.function(self.compute);
         for (i, operand) in self.inputs.iter().enumerate() {
             text += &self.load(i, operand);
@@ -353,7 +373,8 @@ impl Plan {
                     lanes(&|l| as_kind(&format!("w[{l}]"), operand.dtype == DType::F32)),
                 ),
                 DType::I64 => {
-                    (format!("let at = p.x{i}_at + q * 4u;"), lanes(&|l| as_kind(&format!("b{i}[at + {l}u].x"), false)))
+                    let element = |l| format!("narrow(b{i}[at + {l}u], q * 4u + {l}u < p.n)");
+                    (format!("let at = p.x{i}_at + q * 4u;"), lanes(&|l| as_kind(&element(l), false)))
                 }
                 DType::F16 | DType::BF16 => (
                     format!("let w = b{i}[(p.x{i}_at >> 2u) + q];"),
@@ -375,7 +396,7 @@ impl Plan {
         let value = match operand.dtype {
             DType::F32 => as_kind(&format!("b{i}[at]"), true),
             DType::I32 => as_kind(&format!("b{i}[at]"), false),
-            DType::I64 => as_kind(&format!("b{i}[at].x"), false),
+            DType::I64 => as_kind(&format!("narrow(b{i}[at], true)"), false),
             DType::F16 => as_kind(&format!("s_from_f16((b{i}[at >> 1u] >> ((at & 1u) * 16u)) & 0xffffu)"), true),
             DType::BF16 => as_kind(&format!("s_from_bf16((b{i}[at >> 1u] >> ((at & 1u) * 16u)) & 0xffffu)"), true),
             _ => {
@@ -453,6 +474,25 @@ impl Plan {
         };
         format!("fn store(at: u32, v: {kind}) {{\n    {body}\n}}\n")
     }
+}
+
+/// The lower half of an int64. Behind the last element there may be anything.
+const NARROW: &str = "fn narrow(v: vec2<i32>, is_element: bool) -> i32 {
+    if (is_element && v.y != (v.x >> 31u)) {
+        note(v, p.site, 0u);
+    }
+    return v.x;
+}
+";
+
+/// A number of the host among integers.
+fn whole(op: &str, v: f64) -> Result<i32> {
+    i32::try_from(v as i64).map_err(|_| {
+        Error::device(format!(
+            "{op}: the number {v} among integers, which GPUs compute in 32 bits; -2147483648 to 2147483647 are possible \
+             (help: x.cpu())"
+        ))
+    })
 }
 
 /// A byte as an i32; any bit of a bool makes it 1.

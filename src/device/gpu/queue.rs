@@ -8,11 +8,12 @@
 //! - Two bindings of a kernel may show the same bytes only where neither is written, or where each element is read by the
 //!   thread that writes it, before it does (an elementwise op in place). All bindings are `read_write`, for blocks share
 //!   slabs; wgpu checks usages by buffer and not by range, so that this is allowed.
-//! - An error of the driver is kept and raised by the next call: `check`.
+//! - An error of the driver is kept and raised by the next call: `check`. An index out of range is raised by the next
+//!   read-back: `faults`.
 
 use super::adapter::{adapter, now};
 use super::kernel::{Grid, Kernel, PARAM_BYTES, Params, Words, assemble};
-use super::{Counts, slabs};
+use super::{Counts, faults, slabs};
 use crate::arena::ledger::Category;
 use crate::arena::space::{Place, SPACES, Space};
 use crate::arena::{self, Block};
@@ -68,6 +69,8 @@ pub struct Gpu {
     pub(super) slabs: RwLock<Vec<wgpu::Buffer>>,
     features: wgpu::Features,
     checked: bool,
+    software: bool,
+    largest_binding: usize,
     param_layout: wgpu::BindGroupLayout,
     param_align: usize,
     stream: Mutex<Stream>,
@@ -89,7 +92,9 @@ struct Stream {
     groups: FxHashMap<SmallVec<[Place; 6]>, wgpu::BindGroup>,
     readers: Vec<Reader>,
     counts: Counts,
-    /// The page and the staging buffer, on the bill.
+    /// A kernel that may note a fault has been recorded since the last look.
+    watched: bool,
+    /// The page, the staging buffer and the words of faults, on the bill.
     _bill: Block,
 }
 
@@ -166,16 +171,21 @@ impl Gpu {
             groups: FxHashMap::default(),
             readers: vec![],
             counts: Counts::default(),
-            _bill: arena::bill(space, PAGE + PARAM_BYTES + STAGING, Category::Workspace),
+            watched: false,
+            _bill: arena::bill(space, PAGE + PARAM_BYTES + STAGING + faults::BYTES, Category::Workspace),
         };
-        arena::register(space, slabs::of(&limits));
+        let slabs = slabs::of(&limits);
+        arena::register(space, slabs);
+        let faults = plain("faults", faults::BYTES, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC);
         Ok(Gpu {
             space,
             device,
             queue,
-            slabs: RwLock::new(vec![]),
+            slabs: RwLock::new(vec![faults]),
+            largest_binding: slabs.largest_block,
             features,
-            checked: cfg!(debug_assertions) || std::env::var_os("BACKSWEEP_GPU_CHECKED").is_some(),
+            checked: std::env::var("BACKSWEEP_GPU_CHECKED").map_or(cfg!(debug_assertions), |wish| wish != "0"),
+            software: adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             param_layout,
             param_align: (limits.min_uniform_buffer_offset_alignment as usize).max(16),
             stream: Mutex::new(stream),
@@ -198,6 +208,12 @@ impl Gpu {
         self.fault.error.lock().take().map_or(Ok(()), Err)
     }
 
+    /// Gives the device up, as a driver does that crashes. For tests of what follows.
+    pub fn lose(&self) {
+        self.device.destroy();
+        let _ = self.device.poll(wgpu::PollType::Poll);
+    }
+
     /// True when kernels may use `f16`.
     pub fn has_f16(&self) -> bool {
         self.features.contains(wgpu::Features::SHADER_F16)
@@ -206,6 +222,27 @@ impl Gpu {
     /// True when kernels may use subgroup operations.
     pub fn has_subgroups(&self) -> bool {
         self.features.contains(wgpu::Features::SUBGROUP)
+    }
+
+    /// Refuses kernels whose threads go round loops so often that a software driver would end them: llvmpipe stops a
+    /// thread's loops, without a word, after 65,535 rounds in all.
+    pub fn expect_rounds(&self, op: &str, rounds: usize) -> Result<()> {
+        if !self.software || rounds < 65_000 {
+            return Ok(());
+        }
+        Err(Error::device(format!(
+            "{op}: {rounds} steps in a row; software drivers stop before 65535 (help: x.cpu(), or a GPU that is none)"
+        )))
+    }
+
+    /// Whose memory it has.
+    pub fn space(&self) -> Space {
+        self.space
+    }
+
+    /// The most bytes of a slab that a kernel sees at once.
+    pub fn largest_binding(&self) -> usize {
+        self.largest_binding
     }
 
     pub fn counts(&self) -> Counts {
@@ -267,6 +304,7 @@ impl Gpu {
         if stream.dispatches >= BATCH || stream.params.len() + PARAM_BYTES > PAGE {
             self.send(stream);
         }
+        stream.watched |= bindings.iter().any(|p| p.slab == faults::SLAB);
         let group = self.group(stream, bindings).clone();
         let offset = stream.params.len();
         params.iter().for_each(|w| stream.params.extend_from_slice(&w.to_le_bytes()));
@@ -377,6 +415,7 @@ impl Gpu {
             self.queue.write_buffer(&stream.staging, 0, &stream.uploads);
         }
         (stream.dispatches, stream.counts.submissions) = (0, stream.counts.submissions + 1);
+        stream.counts.param_bytes += stream.params.len() as u64;
         stream.params.clear();
         stream.uploads.clear();
         Some(self.queue.submit([encoder.finish()]))
@@ -384,6 +423,9 @@ impl Gpu {
 
     /// Sends what has been recorded, and waits until all is done.
     pub fn wait(&self) -> Result<()> {
+        if self.stream.lock().watched {
+            return self.read(None, &mut []);
+        }
         self.send(&mut self.stream.lock());
         let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check("gpu")
@@ -445,26 +487,41 @@ impl Gpu {
 
     /// Reads bytes of a block, from byte `at` on, once all that was asked for before has been done. `at` is a multiple of 4.
     pub fn download(&self, from: Place, at: usize, into: &mut [u8]) -> Result<()> {
+        if into.is_empty() { self.check("download") } else { self.read(Some((from, at)), into) }
+    }
+
+    /// As `download`; the words of faults come along, and are errors.
+    fn read(&self, from: Option<(Place, usize)>, into: &mut [u8]) -> Result<()> {
         self.check("download")?;
-        if into.is_empty() {
-            return Ok(());
-        }
         let size = into.len().next_multiple_of(4);
         let mut stream = self.stream.lock();
-        let reader = match stream.readers.iter().position(|r| r.bytes >= size) {
+        let all = size + faults::BYTES;
+        let reader = match stream.readers.iter().position(|r| r.bytes >= all) {
             Some(i) => stream.readers.swap_remove(i),
-            None => self.reader(size)?,
+            None => self.reader(all)?,
         };
-        let slab = self.slabs.read()[from.slab as usize].clone();
-        let offset = (from.offset + at) as u64;
-        stream.commands(&self.device).copy_buffer_to_buffer(&slab, offset, &reader.buffer, 0, Some(size as u64));
+        let watched = std::mem::take(&mut stream.watched);
+        {
+            let slabs = self.slabs.read();
+            let commands = stream.commands(&self.device);
+            if let Some((place, at)) = from {
+                let (slab, offset) = (&slabs[place.slab as usize], (place.offset + at) as u64);
+                commands.copy_buffer_to_buffer(slab, offset, &reader.buffer, 0, Some(size as u64));
+            }
+            if watched {
+                // Cleared in the same breath, so that no fault is lost between.
+                let words = &slabs[faults::SLAB as usize];
+                commands.copy_buffer_to_buffer(words, 0, &reader.buffer, size as u64, Some(faults::BYTES as u64));
+                commands.clear_buffer(words, 0, None);
+            }
+        }
         stream.counts.downloaded_bytes += into.len() as u64;
         let sent = self.send(&mut stream);
         // Others may record meanwhile.
         drop(stream);
         let (done, told) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (ok, end) = (done.clone(), told.clone());
-        let slice = reader.buffer.slice(..size as u64);
+        let slice = reader.buffer.slice(..all as u64);
         slice.map_async(wgpu::MapMode::Read, move |result| {
             ok.store(result.is_ok(), Relaxed);
             end.store(true, Relaxed);
@@ -480,13 +537,14 @@ impl Gpu {
         }
         let view = slice.get_mapped_range().map_err(|e| Error::device(format!("download: {e}")))?;
         into.copy_from_slice(&view[..into.len()]);
+        let fault = if watched { faults::error(&view[size..all]) } else { None };
         drop(view);
         reader.buffer.unmap();
         let mut stream = self.stream.lock();
         if reader.bytes <= KEPT && stream.readers.len() < READERS {
             stream.readers.push(reader);
         }
-        Ok(())
+        fault.map_or(Ok(()), Err)
     }
 
     fn reader(&self, size: usize) -> Result<Reader> {

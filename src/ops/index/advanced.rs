@@ -7,10 +7,14 @@ use super::super::args::{Args, flag};
 use super::super::laws::{Domain, Exact, Sample};
 use super::super::registry::Entry;
 use super::super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_index, output, run};
-use super::{begin_as, expect_number, expect_same_type, keep_winners, ordinals};
+use super::{begin_as, expect_number, expect_same_type, keep_winners, on_gpu, ordinals};
 use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::slices::{self, Ends, Rows};
+use crate::device::gpu::Gpu;
+use crate::device::gpu::faults::{Check, Valid};
+use crate::device::gpu::places::{self, Meeting, Walk};
+use crate::device::gpu::pointwise::Buffer;
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::shape::{self, Dims, Layout};
@@ -50,6 +54,14 @@ fn named(op: &str, x: &Meta, indices: &[&Meta]) -> Result<Dims> {
 fn rows<'a>(op: &'static str, x: &[usize], indices: &'a [&Tensor]) -> (Rows<'a>, usize) {
     let views: SmallVec<[_; 4]> = indices.iter().map(|t| t.view()).collect();
     (Rows::new(op, &views, &x[..indices.len()], Ends::Both), x[indices.len()..].iter().product())
+}
+
+/// As `rows`, for a GPU: what is walked over, and how indices are checked.
+fn walk(op: &'static str, x: &[usize], indices: &[&Tensor]) -> (Walk, Check) {
+    let (front, rest) = x.split_at(indices.len());
+    let positions = indices[0].numel();
+    let walk = Walk { outer: 1, count: front.iter().product(), inner: rest.iter().product(), positions, lines: false };
+    (walk, Check::new(op, front, Valid::FromBothEnds))
 }
 
 /// The place in x that an element of the result comes from.
@@ -110,6 +122,18 @@ impl Op for IndexGet {
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let (rows, inner) = rows("index", x[0].shape(), &x[1..]);
         slices::take(&x[0].view(), &rows, 1, inner, &y[0].view())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let (walk, check) = walk("index", x[0].shape(), &x[1..]);
+        if let ([index], true) = (&x[1..], y[0].numel() > 0) {
+            return places::take(gpu, walk, check, &x[0].buffer(), &index.buffer(), &y[0].buffer());
+        }
+        let indices: SmallVec<[Buffer; 4]> = x[1..].iter().map(|t| t.buffer()).collect();
+        let rows = places::rows(gpu, check.clone(), &indices)?;
+        places::take_rows(gpu, walk, check, &x[0].buffer(), &rows, &y[0].buffer())
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let x = back.input_meta(0);
@@ -234,6 +258,27 @@ impl Op for IndexPut {
             false => slices::put(&y[0].view(), &rows, &values.view(), 1, inner),
         }
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let device = y[0].device();
+        let indices = x[2..].iter().map(|t| on_gpu::laid(t, device)).collect::<Result<SmallVec<[Tensor; 4]>>>()?;
+        let references: SmallVec<[&Tensor; 4]> = indices.iter().collect();
+        let (walk, check) = walk("index_put", x[0].shape(), &references);
+        let buffers: SmallVec<[Buffer; 4]> = indices.iter().map(Tensor::buffer).collect();
+        let rows = places::rows(gpu, check, &buffers)?;
+        let metas: SmallVec<[&Meta; 4]> = indices.iter().map(|t| &t.meta).collect();
+        let target = named("index_put", &x[0].meta, &metas)?;
+        let strides = shape::broadcast_strides(x[1].layout(), &target);
+        let spread = x[1].with_layout(Layout::strided(&target, &strides), x[1].offset());
+        let values = on_gpu::laid(&spread, device)?;
+        let meeting = if self.accumulate { Meeting::Add } else { Meeting::Replace };
+        on_gpu::meet(gpu, "index_put", walk, meeting, x[0], &y[0], &rows, &values, None)
+    }
+    fn gpu_takes_half(&self) -> bool {
+        !self.accumulate
+    }
+    fn takes_numbers(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, shape) = (back.dy(), Dims::from(back.input_meta(0).shape()));
         let mut indices: SmallVec<[V; 6]> = SmallVec::new();
@@ -255,8 +300,7 @@ impl Op for IndexPut {
         if back.needs(1) {
             let mut dvalues = back.apply(OpRef::Static(&IndexGet), &with(&[dy], &indices))?;
             if !self.accumulate {
-                let sizes = back.shape(indices[0]);
-                let numbers = ordinals(back, &sizes)?;
+                let numbers = ordinals(back, indices[0])?;
                 let nowhere = back.full(-1.0, &shape[..indices.len()], DType::I64)?;
                 let stayed = back.apply(IndexPut { accumulate: false }, &with(&[nowhere, numbers], &indices))?;
                 let winners = back.apply(OpRef::Static(&IndexGet), &with(&[stayed], &indices))?;

@@ -2,13 +2,17 @@
 
 use super::super::args::{Args, int, ints};
 use super::super::laws::{Domain, Exact, Sample};
+use super::super::pointwise::copy_on;
 use super::super::registry::Entry;
 use super::super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_index, expect_inputs, output};
-use super::{along, begin_as, expect_number, expect_same_type, keep_winners, ordinals};
+use super::{along, begin_as, expect_number, expect_same_type, keep_winners, on_gpu, ordinals};
 use crate::device::cpu::lines::{self, Meeting};
+use crate::device::gpu::Gpu;
+use crate::device::gpu::faults::{Check, Valid};
+use crate::device::gpu::places::{self, Walk};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::shape::{self, Dims};
+use crate::shape::{self, Dims, Layout};
 use crate::tensor::{Meta, Tensor};
 
 pub fn register(list: &mut Vec<Entry>) {
@@ -31,6 +35,12 @@ fn lined_up(op: &str, dim: i64, x: &Meta, index: &Meta) -> Result<usize> {
         )));
     }
     Ok(dim)
+}
+
+/// For a GPU: lines of a tensor of the index's shape, but for the dim.
+fn walk(x: &[usize], index: &[usize], dim: usize) -> Walk {
+    let ([outer, count, inner], [_, positions, _]) = (on_gpu::around(x, dim), on_gpu::around(index, dim));
+    Walk { outer, count, inner, positions, lines: true }
 }
 
 /// Where an index's element points to.
@@ -95,6 +105,17 @@ impl Op for Gather {
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let dim = shape::dim("gather", self.dim, x[0].shape())?;
         lines::gather("gather", &x[0].view(), &x[1].view(), dim, &y[0].view())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let dim = shape::dim("gather", self.dim, x[0].shape())?;
+        let index = on_gpu::laid(x[1], y[0].device())?;
+        let from = on_gpu::laid(&on_gpu::shared(x[0], index.shape(), dim), y[0].device())?;
+        let walk = walk(from.shape(), index.shape(), dim);
+        let check = Check::new("gather", &[walk.count], Valid::FromStart);
+        places::take(gpu, walk, check, &from.buffer(), &index.buffer(), &y[0].buffer())
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, index, x) = (back.dy(), back.input(1)?, back.input_meta(0));
@@ -161,8 +182,7 @@ impl Scatter {
         if self.adds {
             return Ok(dsrc);
         }
-        let sizes = back.shape(index);
-        let numbers = ordinals(back, &sizes)?;
+        let numbers = ordinals(back, index)?;
         let nowhere = back.full(-1.0, x.shape(), DType::I64)?;
         let stayed = back.call("scatter", &[nowhere, index, numbers], &along(dim))?;
         let winners = back.call("gather", &[stayed, index], &along(dim))?;
@@ -208,6 +228,31 @@ impl Op for Scatter {
         let meeting = if self.adds { Meeting::Add } else { Meeting::Replace };
         let dim = self.of(&x[0].meta)?;
         lines::scatter(self.name(), &y[0].view(), &x[1].view(), &x[2].view(), dim, meeting)
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let (op, device, dim) = (self.name(), y[0].device(), self.of(&x[0].meta)?);
+        let index = on_gpu::laid(x[1], device)?;
+        let src = x[2].with_layout(Layout::strided(index.shape(), x[2].layout().strides()), x[2].offset());
+        let src = on_gpu::laid(&src, device)?;
+        let part = on_gpu::shared(&y[0], index.shape(), dim);
+        let walk = walk(part.shape(), index.shape(), dim);
+        let check = Check::new(op, &[walk.count], Valid::FromStart);
+        let rows = places::rows(gpu, check, &[index.buffer()])?;
+        let meeting = if self.adds { places::Meeting::Add } else { places::Meeting::Replace };
+        if part.shape() == y[0].shape() {
+            return on_gpu::meet(gpu, op, walk, meeting, x[0], &y[0], &rows, &src, None);
+        }
+        // Lines that the index has not stay as they are.
+        copy_on(gpu, x[0], &y[0])?;
+        let begin = on_gpu::laid(&part, device)?;
+        on_gpu::meet(gpu, op, walk, meeting, &begin, &begin, &rows, &src, None)?;
+        copy_on(gpu, &begin, &part)
+    }
+    fn gpu_takes_half(&self) -> bool {
+        !self.adds
+    }
+    fn takes_numbers(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();

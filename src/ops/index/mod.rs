@@ -5,13 +5,16 @@
 
 mod advanced;
 mod lines;
+mod on_gpu;
 mod select;
 
 use super::args::int;
 use super::registry::Entry;
+use super::transfer::moved;
 use super::{Back, V, run};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
+use crate::device::Device;
 use crate::device::cpu::{self, copy};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -50,10 +53,16 @@ fn begin_as(x: &Tensor, y: &Tensor) {
     copy::copy(&x.view(), &y.view());
 }
 
-/// 0, 1, 2, … in row-major order.
-fn ordinals(back: &mut Back, shape: &[usize]) -> Result<V> {
-    let numbers: Vec<i64> = (0..shape.iter().product::<usize>() as i64).collect();
-    Ok(back.constant(Tensor::from_slice("ordinals", shape, &numbers, Category::Temporary)?))
+/// 0, 1, 2, … in row-major order, of the shape and on the device of an index.
+fn ordinals(back: &mut Back, index: V) -> Result<V> {
+    let like = back.meta(index);
+    let numbers: Vec<i64> = (0..like.numel() as i64).collect();
+    let numbers = Tensor::from_slice("ordinals", like.shape(), &numbers, Category::Temporary)?;
+    Ok(back.constant(if like.device == Device::Cpu {
+        numbers
+    } else {
+        moved(&numbers, like.device, Category::Temporary)?
+    }))
 }
 
 /// Zero where a gradient belongs to a write that a later one replaced: `winners` holds, at each written place, the ordinal
@@ -79,6 +88,10 @@ pub fn nonzero(x: &Tensor) -> Result<Tensor> {
 }
 
 fn found(x: &Tensor) -> Result<Tensor> {
+    if x.device() != Device::Cpu {
+        // The shape of the result is not known before the values are, so there is nothing to gain there.
+        return moved(&found(&x.to_host()?)?, x.device(), Category::Temporary);
+    }
     let laid;
     let x = match x.layout().is_contiguous() {
         true => x,

@@ -4,9 +4,12 @@ use super::super::args::{Args, Attribute, int};
 use super::super::laws::{Domain, Exact, Sample};
 use super::super::registry::Entry;
 use super::super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_index, expect_inputs, output};
-use super::{along, begin_as, expect_number, expect_same_type};
+use super::{along, begin_as, expect_number, expect_same_type, on_gpu};
 use crate::device::cpu::copy;
 use crate::device::cpu::slices::{self, Ends, Rows};
+use crate::device::gpu::Gpu;
+use crate::device::gpu::faults::{Check, Valid};
+use crate::device::gpu::places::{self, Meeting, Walk};
 use crate::dtype::DType;
 use crate::error::{self, Error, Result};
 use crate::shape::{self, Dims};
@@ -40,6 +43,20 @@ fn picked(op: &str, dim: i64, x: &Meta, index: &Meta) -> Result<usize> {
         return Err(Error::shape(format!("{op}: a 0-d tensor has no dim to index; reshape it to [1]")));
     }
     shape::dim(op, dim, x.shape())
+}
+
+/// For a GPU: what is walked over, and how indices are checked.
+fn walk(op: &'static str, shape: &[usize], dim: usize, positions: usize) -> (Walk, Check) {
+    let [outer, count, inner] = on_gpu::around(shape, dim);
+    (Walk { outer, count, inner, positions, lines: false }, Check::new(op, &[count], Valid::FromStart))
+}
+
+/// Rows by number. Where there is nothing to move, an index out of range is still an error.
+fn taken(gpu: &Gpu, walk: Walk, check: Check, x: &Tensor, index: &Tensor, y: &Tensor) -> Result<()> {
+    if y.numel() == 0 {
+        return places::rows(gpu, check, &[index.buffer()]).map(|_| ());
+    }
+    places::take(gpu, walk, check, &x.buffer(), &index.buffer(), &y.buffer())
 }
 
 /// The slices of x that a list of indices names along a dim.
@@ -87,6 +104,14 @@ impl Op for IndexSelect {
         let (outer, inner) = around(x[0].shape(), dim);
         let rows = Rows::new("index_select", &[x[1].view()], &[x[0].shape()[dim]], Ends::Start);
         slices::take(&x[0].view(), &rows, outer, inner, &y[0].view())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let dim = shape::dim("index_select", self.dim, x[0].shape())?;
+        let (walk, check) = walk("index_select", x[0].shape(), dim, x[1].numel());
+        taken(gpu, walk, check, x[0], x[1], &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, index, x) = (back.dy(), back.input(1)?, back.input_meta(0));
@@ -168,6 +193,16 @@ impl Op for IndexAdd {
         let (outer, inner) = around(x[0].shape(), dim);
         let rows = Rows::new("index_add", &[x[1].view()], &[x[0].shape()[dim]], Ends::Start);
         slices::add(&y[0].view(), &rows, &x[2].view(), outer, inner, None)
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let dim = shape::dim("index_add", self.dim, x[0].shape())?;
+        let (walk, check) = walk("index_add", x[0].shape(), dim, x[1].numel());
+        let (index, src) = (on_gpu::laid(x[1], y[0].device())?, on_gpu::laid(x[2], y[0].device())?);
+        let rows = places::rows(gpu, check, &[index.buffer()])?;
+        on_gpu::meet(gpu, "index_add", walk, Meeting::Add, x[0], &y[0], &rows, &src, None)
+    }
+    fn takes_numbers(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
@@ -252,6 +287,13 @@ impl Op for Embedding {
         let rows = Rows::new("embedding", &[x[1].view()], &x[0].shape()[..1], Ends::Start);
         slices::take(&x[0].view(), &rows, 1, x[0].shape()[1], &y[0].view())
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let (walk, check) = walk("embedding", x[0].shape(), 0, x[1].numel());
+        taken(gpu, walk, check, x[0], x[1], &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, indices, rows) = (back.dy(), back.input(1)?, back.input_meta(0).shape()[0]);
         let dx = back.apply(EmbeddingGrad { rows, padding: self.padding }, &[dy, indices])?;
@@ -325,6 +367,13 @@ impl Op for EmbeddingGrad {
         let rows = Rows::new("embedding_grad", &[x[1].view()], &[self.rows], Ends::Start);
         let skip = padding("embedding_grad", self.padding, self.rows)?;
         slices::add(&y[0].view(), &rows, &x[0].view(), 1, y[0].shape()[1], skip)
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let (walk, check) = walk("embedding_grad", y[0].shape(), 0, x[1].numel());
+        let rows = places::rows(gpu, check, &[x[1].buffer()])?;
+        let skip = padding("embedding_grad", self.padding, self.rows)?;
+        let zero = Tensor::scalar(0.0, y[0].dtype())?;
+        on_gpu::meet(gpu, "embedding_grad", walk, Meeting::Add, &zero, &y[0], &rows, x[0], skip)
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, indices) = (back.dy(), back.input(1)?);
@@ -404,16 +453,13 @@ impl Op for OneHot {
         let (x, y) = (x[0].view().slice::<i64>(), y[0].view().out::<i64>());
         for (i, &class) in x.iter().enumerate() {
             let at = usize::try_from(class).ok().filter(|&at| at < self.classes);
-            let at = at.ok_or_else(|| {
-                Error::index(format!(
-                    "one_hot: class {class} of {} classes; classes are 0 to {}",
-                    self.classes,
-                    self.classes as i64 - 1
-                ))
-            })?;
+            let at = at.ok_or_else(|| error::class_out_of_range("one_hot", class, self.classes))?;
             y[i * self.classes + at] = 1;
         }
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        places::one_hot(gpu, &x[0].buffer(), self.classes, &y[0].buffer())
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(error::not_differentiable("one_hot"))

@@ -24,7 +24,7 @@ use crate::device::gpu::{self, Gpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::real::Real;
-use crate::shape::{self, Dims, Layout};
+use crate::shape::{self, Dims, Layout, Strides};
 use crate::tensor::{Meta, Tensor};
 use smallvec::SmallVec;
 use std::fmt;
@@ -388,7 +388,21 @@ pub fn copy_into(from: &Tensor, to: &Tensor) -> Result<()> {
 /// As `copy_into`, on a GPU.
 pub fn copy_on(gpu: &Gpu, from: &Tensor, to: &Tensor) -> Result<()> {
     const COPY: Text = Text::of::<Identity>();
+    if from.dtype() == DType::I64 && to.dtype() == DType::I64 && from.device() != Device::Cpu {
+        // Kernels compute integers in 32 bits; as two of those each, all 64 are copied.
+        return copy_on(gpu, &halves(from), &halves(to));
+    }
     launch_on(gpu, "copy", &COPY, from.dtype().compute(), &[source(from)], &to.buffer())
+}
+
+/// An int64 tensor as int32: [..] as [.., 2].
+fn halves(t: &Tensor) -> Tensor {
+    let (mut shape, mut strides) = (Dims::from(t.shape()), Strides::from(t.layout().strides()));
+    strides.iter_mut().for_each(|s| *s *= 2);
+    shape.push(2);
+    strides.push(1);
+    let meta = Meta { layout: Layout::strided(&shape, &strides), dtype: DType::I32, device: t.device() };
+    Tensor::on(meta, t.storage().clone(), 2 * t.offset())
 }
 
 /// What a kernel of a GPU reads of a tensor: a buffer, or the number that a tensor of the host is.

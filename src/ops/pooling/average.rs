@@ -3,6 +3,7 @@
 use super::{Windows, adaptive_cases, cases, each_element, images, y_shape};
 use crate::device::cpu::conv::Float;
 use crate::device::cpu::pooling::{self, Divisor, Pooling};
+use crate::device::gpu::{Gpu, pooling as on_gpu};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::ops::args::{Args, Attribute, flag, int, ints};
@@ -155,6 +156,11 @@ impl Op for Average {
         run(&s, self.mean.divisor, x[0], &y[0]);
         Ok(())
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let s = self.mean.windows.on(self.name(), x[0].shape())?;
+        let how = on_gpu::How::Average(self.mean.divisor);
+        on_gpu::pooling(gpu, self.name(), &s, how, &x[0].buffer(), &y[0].buffer())
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, x) = (back.dy(), back.input_meta(0).shape());
         let dx = back.apply(Spread { mean: self.mean, size: [x[2], x[3]] }, &[dy])?;
@@ -218,6 +224,11 @@ impl Op for Spread {
         let run = if y[0].dtype() == DType::F64 { go::<f64> } else { go::<f32> };
         run(&s, self.mean.divisor, x[0], &y[0]);
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let s = self.on(x[0].shape())?;
+        let how = on_gpu::How::AverageBack(self.mean.divisor);
+        on_gpu::pooling(gpu, self.name(), &s, how, &x[0].buffer(), &y[0].buffer())
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let ddx = back.dy();

@@ -4,6 +4,7 @@ use super::{Windows, adaptive_cases, cases, each_element, images, y_shape};
 use crate::arena::on_paper;
 use crate::device::cpu::conv::Float;
 use crate::device::cpu::pooling::{self, Offset, Pooling};
+use crate::device::gpu::{Gpu, pooling as on_gpu};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::ops::args::{Args, flag};
@@ -142,6 +143,14 @@ impl Op for MaxPool {
         let s = self.windows.on(self.name(), x[0].shape())?;
         each_type!(y[0].dtype(), offsets(&s), go(self, &s, x[0], y))
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let s = self.windows.on(self.name(), x[0].shape())?;
+        let how = on_gpu::How::Max {
+            places: y.get(self.extra()).map(Tensor::buffer),
+            indices: self.indices.then(|| y[1].buffer()),
+        };
+        on_gpu::pooling(gpu, self.name(), &s, how, &x[0].buffer(), &y[0].buffer())
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, offsets) = (back.dy_or_zeros(0)?, back.output(self.extra())?);
         let x = back.input_meta(0).shape();
@@ -204,6 +213,10 @@ impl Op for Scatter {
         each_type!(y[0].dtype(), x[1].dtype(), go(&s, x, &y[0]));
         Ok(())
     }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let how = on_gpu::How::Scatter { places: x[1].buffer() };
+        on_gpu::pooling(gpu, MAX, &self.on(x[0].shape())?, how, &x[0].buffer(), &y[0].buffer())
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (ddx, offsets) = (back.dy(), back.input(1)?);
         let ddy = back.apply(Pick { scatter: *self }, &[ddx, offsets])?;
@@ -236,6 +249,11 @@ impl Op for Pick {
         let s = self.scatter.on(y[0].shape())?;
         each_type!(y[0].dtype(), x[1].dtype(), go(&s, x, &y[0]));
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let s = self.scatter.on(y[0].shape())?;
+        let how = on_gpu::How::Pick { places: x[1].buffer() };
+        on_gpu::pooling(gpu, MAX, &s, how, &x[0].buffer(), &y[0].buffer())
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, offsets) = (back.dy(), back.input(1)?);

@@ -5,6 +5,7 @@
 
 mod gru;
 mod lstm;
+mod on_gpu;
 
 use super::args::{Args, flag};
 use super::laws::{Domain, Exact, Sample};
@@ -16,6 +17,7 @@ use crate::arena::on_paper;
 use crate::device::cpu::gemm::tile::Element as Number;
 use crate::device::cpu::product::Product;
 use crate::device::cpu::recurrent::{self as kernel, BackwardData, Cell, ForwardData, Gru, Lstm, Sizes, Weights};
+use crate::device::gpu::Gpu;
 use crate::dtype::{DType, Element};
 use crate::error::{self, Error, Result};
 use crate::shape::Layout;
@@ -252,6 +254,9 @@ impl Op for Recurrent {
             (Kind::Gru, DType::F64) => self.forward::<Gru, f64>(x, y),
             (Kind::Gru, _) => self.forward::<Gru, f32>(x, y),
         }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        self.forward_on(gpu, x, y)
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let places = self.places(back.inputs());
@@ -532,6 +537,9 @@ impl Op for RecurrentBack {
             (Kind::Gru, DType::F64) => self.backward::<Gru, f64>(x, y),
             (Kind::Gru, _) => self.backward::<Gru, f32>(x, y),
         }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        self.backward_on(gpu, x, y)
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded(self.of.kind.name()))

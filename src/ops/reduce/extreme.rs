@@ -1,6 +1,9 @@
 //! The largest or smallest element along one dim, and where it is: the first of equals; NaN beats every number.
 
+use super::on_gpu::{self, More};
 use crate::device::cpu::extreme;
+use crate::device::gpu::Gpu;
+use crate::device::gpu::fold::How;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::args::{Args, flag, int};
@@ -125,6 +128,15 @@ impl Op for Extreme {
             _ => along!(f32),
         }
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let (name, mut flags) = (self.name(), vec![false; x[0].shape().len()]);
+        if let Some(flag) = flags.get_mut(shape::dim(name, self.dim, x[0].shape())?) {
+            *flag = true;
+        }
+        let how = if self.largest { How::LargestPlace } else { How::SmallestPlace };
+        let with = More { second: Some(&y[1]), ..More::default() };
+        on_gpu::run(gpu, name, how, x[0], &flags, with, &y[0])
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let shape = Dims::from(back.input_meta(0).shape());

@@ -1,7 +1,10 @@
 //! The largest and the smallest element of some dims. Ties share the gradient evenly.
 
+use super::on_gpu::{self, More};
 use super::{Over, run_fold};
 use crate::device::cpu::fold::Fold;
+use crate::device::gpu::Gpu;
+use crate::device::gpu::fold::How;
 use crate::error::{Error, Result};
 use crate::ops::args::{Args, flag, ints};
 use crate::ops::laws::{Domain, Exact, Sample};
@@ -104,6 +107,14 @@ impl Op for Limit {
         } else {
             run_fold(Smallest, x[0], &flags, None, &y[0])
         }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let flags = self.over.flags(self.name(), x[0].shape())?;
+        let how = if self.largest { How::Largest } else { How::Smallest };
+        on_gpu::run(gpu, self.name(), how, x[0], &flags, More::default(), &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (x, y, dy) = (back.input(0)?, back.output(0)?, back.dy());

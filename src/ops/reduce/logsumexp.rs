@@ -1,9 +1,12 @@
 //! ln Σ eˣ over some dims, without overflow. Saves the input and the output.
 
 use super::limit::Largest;
+use super::on_gpu::{self, More};
 use super::{Over, run_fold};
 use crate::arena::ledger::Category;
 use crate::device::cpu::fold::Fold;
+use crate::device::gpu::Gpu;
+use crate::device::gpu::fold::How;
 use crate::error::Result;
 use crate::ops::args::Args;
 use crate::ops::laws::{Domain, Exact, Sample};
@@ -85,6 +88,13 @@ impl Op for LogSumExp {
         let top = Tensor::empty(y[0].meta.clone(), Category::Workspace)?;
         run_fold(Largest, x[0], &flags, None, &top)?;
         run_fold(Exponentials, x[0], &flags, Some(&top), &y[0])
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let flags = self.over.flags("logsumexp", x[0].shape())?;
+        let top = Tensor::empty(y[0].meta.clone(), Category::Workspace)?;
+        on_gpu::run(gpu, "logsumexp", How::Largest, x[0], &flags, More::default(), &top)?;
+        let with = More { own: Some(&top), ..More::default() };
+        on_gpu::run(gpu, "logsumexp", How::Exponentials, x[0], &flags, with, &y[0])
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (x, y, dy) = (back.input(0)?, back.output(0)?, back.dy());

@@ -6,6 +6,7 @@ mod extreme;
 mod limit;
 mod logsumexp;
 mod norm;
+pub mod on_gpu;
 mod product;
 mod quantify;
 mod sum;
@@ -20,7 +21,6 @@ use super::run;
 use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::fold::{self, Fold};
-use crate::device::gpu::{Gpu, fold as on_gpu};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::shape::{self, Dims, Layout};
@@ -127,25 +127,6 @@ fn run_fold<F: Fold>(with: F, x: &Tensor, flags: &[bool], center: Option<&Tensor
         DType::F32 => fold::fold::<f32, F>(with, x, flags, center, y, scratch.out()),
         DType::F64 => fold::fold::<f64, F>(with, x, flags, center, y, scratch.out()),
         _ => fold::fold::<i64, F>(with, x, flags, center, y, scratch.out()),
-    }
-    Ok(())
-}
-
-/// Σ over the flagged dims of x, times a number, on a GPU; `y` is contiguous.
-fn sum_on(gpu: &Gpu, op: &'static str, x: &Tensor, flags: &[bool], scale: f64, y: &Tensor) -> Result<()> {
-    if y.numel() == 0 {
-        return Ok(());
-    }
-    if x.dtype() != DType::F32 || y.dtype() != DType::F32 {
-        let wide = |t: &Tensor| Meta::contiguous(op, t.shape(), DType::F32, t.device());
-        let x = run::converted(x, wide(x)?, Category::Workspace)?;
-        let out = Tensor::empty(wide(y)?, Category::Workspace)?;
-        sum_on(gpu, op, &x, flags, scale, &out)?;
-        return super::pointwise::copy_on(gpu, &out, y);
-    }
-    if !on_gpu::sum(gpu, op, &x.buffer(), flags, scale, &y.buffer())? {
-        let copy = run::relaid(x, Layout::contiguous("reduce", x.shape())?, Category::Workspace)?;
-        on_gpu::sum(gpu, op, &copy.buffer(), flags, scale, &y.buffer())?;
     }
     Ok(())
 }

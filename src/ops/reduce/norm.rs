@@ -1,7 +1,10 @@
 //! The 2-norm √Σx² of some dims. Saves the input and the output.
 
+use super::on_gpu::{self, More};
 use super::{Over, run_fold};
 use crate::device::cpu::fold::Fold;
+use crate::device::gpu::Gpu;
+use crate::device::gpu::fold::How;
 use crate::error::Result;
 use crate::ops::args::Args;
 use crate::ops::laws::{Domain, Exact, Sample};
@@ -75,6 +78,13 @@ impl Op for Norm {
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         run_fold(Squares, x[0], &self.over.flags("norm", x[0].shape())?, None, &y[0])
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let flags = self.over.flags("norm", x[0].shape())?;
+        on_gpu::run(gpu, "norm", How::Norm, x[0], &flags, More::default(), &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (x, y, dy) = (back.input(0)?, back.output(0)?, back.dy());

@@ -1,8 +1,11 @@
 //! The product of some dims. Its gradient is made of products of the other factors, never of a quotient, so that zeros
 //! are exact. Saves the input.
 
+use super::on_gpu::{self, More};
 use super::{Over, run_fold};
 use crate::device::cpu::fold::Fold;
+use crate::device::gpu::Gpu;
+use crate::device::gpu::fold::How;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::args::Args;
@@ -75,6 +78,13 @@ impl Op for Product {
     }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         run_fold(Factors, x[0], &self.over.flags("prod", x[0].shape())?, None, &y[0])
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let flags = self.over.flags("prod", x[0].shape())?;
+        on_gpu::run(gpu, "prod", How::Product, x[0], &flags, More::default(), &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (x, dy) = (back.input(0)?, back.dy());

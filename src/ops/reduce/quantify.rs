@@ -1,6 +1,9 @@
 //! Is any element not zero, are all?
 
 use super::Over;
+use super::on_gpu::{self, More};
+use crate::device::gpu::Gpu;
+use crate::device::gpu::fold::How;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::args::{Args, flag, signed};
@@ -102,6 +105,14 @@ impl Op for Quantify {
         } else {
             super::run_fold(Any, x[0], &flags, None, &y[0])
         }
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let flags = self.over.flags(self.name(), x[0].shape())?;
+        let how = if self.all { How::All } else { How::Any };
+        on_gpu::run(gpu, self.name(), how, x[0], &flags, More::default(), &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Ok(())

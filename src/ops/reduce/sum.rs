@@ -1,8 +1,10 @@
 //! Sums and means. Floats are summed in blocks that a wider total takes up, so that long sums stay exact.
 
-use super::{Over, run_fold, sum_on};
+use super::on_gpu::{self, More};
+use super::{Over, run_fold};
 use crate::device::cpu::fold::Fold;
 use crate::device::gpu::Gpu;
+use crate::device::gpu::fold::How;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::args::{Args, flag, signed};
@@ -80,7 +82,8 @@ impl Op for Sum {
         run_fold(Total { scale: 1.0 }, x[0], &self.over.flags("sum", x[0].shape())?, None, &y[0])
     }
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
-        sum_on(gpu, "sum", x[0], &self.over.flags("sum", x[0].shape())?, 1.0, &y[0])
+        let with = More { numbers: [1.0, 0.0], ..More::default() };
+        on_gpu::run(gpu, "sum", How::Sum, x[0], &self.over.flags("sum", x[0].shape())?, with, &y[0])
     }
     fn gpu_takes_half(&self) -> bool {
         true
@@ -136,7 +139,8 @@ impl Op for Mean {
     }
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let scale = 1.0 / self.over.count("mean", x[0].shape())? as f64;
-        sum_on(gpu, "mean", x[0], &self.over.flags("mean", x[0].shape())?, scale, &y[0])
+        let with = More { numbers: [scale, 0.0], ..More::default() };
+        on_gpu::run(gpu, "mean", How::Sum, x[0], &self.over.flags("mean", x[0].shape())?, with, &y[0])
     }
     fn gpu_takes_half(&self) -> bool {
         true

@@ -1,11 +1,14 @@
 //! The variance of some dims, with the mean beside it. Saves the input and the means.
 
+use super::on_gpu::{self, More};
 use super::sum::Total;
 use super::{Over, run_fold};
 use crate::arena::ledger::Category;
 use crate::arena::on_paper;
 use crate::device::cpu::fold::Fold;
 use crate::device::cpu::rows::Float;
+use crate::device::gpu::Gpu;
+use crate::device::gpu::fold::How;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::args::{Args, Attribute, flag, signed};
@@ -145,6 +148,22 @@ impl Op for Variance {
             _ => corrected::<f32>(y[0].view().out(), sums.view().slice(), n, degrees),
         }
         Ok(())
+    }
+    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
+        let (name, flags) = (self.name(), self.over.flags(self.name(), x[0].shape())?);
+        let (n, degrees) = (self.over.count(name, x[0].shape())? as f64, self.degrees(x[0].shape())?);
+        let spare;
+        let mean = match y.get(1) {
+            Some(mean) => mean,
+            None => {
+                spare = Tensor::empty(y[0].meta.clone(), Category::Workspace)?;
+                &spare
+            }
+        };
+        let with = More { numbers: [1.0 / n, 0.0], ..More::default() };
+        on_gpu::run(gpu, name, How::Sum, x[0], &flags, with, mean)?;
+        let with = More { own: Some(mean), numbers: [1.0 / degrees, n], ..More::default() };
+        on_gpu::run(gpu, name, How::Spread, x[0], &flags, with, &y[0])
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (x, shape) = (back.input(0)?, back.input_meta(0).shape());

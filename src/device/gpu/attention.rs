@@ -1,0 +1,192 @@
+//! Attention in tiles, forward and backward, in float32: what `cpu/attention` does. Memory beyond the operands is one number a
+//! row. Dropout draws the stream of `cpu/random`.
+
+use super::Gpu;
+use super::kernel::{Grid, Kernel, Words, index};
+use super::places::{place, scratch};
+use super::pointwise::Buffer;
+use super::random::{threshold, words};
+use crate::device::cpu::random::Stream;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::shape::broadcast_strides;
+
+/// Leading dims that the kernels take.
+pub const LEAD: usize = 4;
+
+// Of each operand the steps along the leading dims; then its start, and the steps along its rows and its columns.
+const PARAMS: &str = concat!(
+    "struct Params { lead: vec4<u32>, ",
+    "q_lead: vec4<i32>, k_lead: vec4<i32>, v_lead: vec4<i32>, mask_lead: vec4<i32>, dy_lead: vec4<i32>, y_lead: vec4<i32>, ",
+    "q_at: vec4<i32>, k_at: vec4<i32>, v_at: vec4<i32>, mask_at: vec4<i32>, dy_at: vec4<i32>, y_at: vec4<i32>, ",
+    "queries: u32, keys: u32, width: u32, value_width: u32, groups: u32, blocks: u32, chunks: u32, sums_at: u32, ",
+    "scale: f32, inverse: f32, least: u32, key_low: u32, key_high: u32, offset_low: u32, offset_high: u32, }\n",
+    "@group(1) @binding(0) var<uniform> p: Params;\n"
+);
+
+static ATTENTION: Kernel =
+    Kernel::new("attention", concat!(include_str!("philox.wgsl"), include_str!("attention.wgsl")), PARAMS);
+static TOTALS: Kernel = Kernel::new("attention_totals", include_str!("attention_totals.wgsl"), PARAMS);
+
+const TILE: usize = 32;
+/// Columns that a group makes.
+const WIDE: usize = 64;
+
+/// What dropout draws, and the chance to stay.
+#[derive(Clone, Copy)]
+pub struct Dropout {
+    pub stream: Stream,
+    pub keep: f64,
+}
+
+/// Operands of rank 2 or more, whose leading dims broadcast to `lead`.
+pub struct Job<'a> {
+    pub lead: &'a [usize],
+    pub q: Buffer<'a>,
+    pub k: Buffer<'a>,
+    pub v: Buffer<'a>,
+    pub mask: Option<Buffer<'a>>,
+    pub scale: f64,
+    pub causal: bool,
+    pub dropout: Option<Dropout>,
+}
+
+/// The results and what they need: the gradient of the output, and the output on the way there.
+struct Pass<'a> {
+    kind: u32,
+    dy: Buffer<'a>,
+    y: Buffer<'a>,
+}
+
+impl Job<'_> {
+    fn sizes(&self) -> [usize; 4] {
+        let last = |b: &Buffer, back: usize| b.layout.shape()[b.layout.rank() - back];
+        [last(&self.q, 2), last(&self.k, 2), last(&self.q, 1), last(&self.v, 1)]
+    }
+
+    fn rows(&self) -> usize {
+        self.lead.iter().product::<usize>() * self.sizes()[0]
+    }
+
+    /// y = the output, and the logarithm of the sum of each row; both of the full leading dims.
+    pub fn forward(&self, gpu: &Gpu, y: Buffer, sums: &Buffer) -> Result<()> {
+        let totals = y;
+        self.run(gpu, &Pass { kind: 0, dy: y, y }, sums, &totals)
+    }
+
+    /// Gradients of the full leading dims.
+    pub fn backward(&self, gpu: &Gpu, y: Buffer, sums: &Buffer, dy: Buffer, dx: [Buffer; 3]) -> Result<()> {
+        let rows = self.rows();
+        if rows == 0 {
+            // Nothing was asked of the keys.
+            return Ok(());
+        }
+        gpu.expect_rounds("attention", self.sizes()[3])?;
+        let block = scratch(gpu, rows)?;
+        let totals = Buffer { place: place(&block), offset: 0, ..*sums };
+        let params = self.params(&Pass { kind: 0, dy, y }, sums, rows, 1, 1)?;
+        gpu.run(&TOTALS, &[], &[y.place, dy.place, totals.place], &params, Grid::threads(rows))?;
+        for (kind, dx) in (1..).zip(dx) {
+            self.run(gpu, &Pass { kind, dy, y: dx }, sums, &totals)?;
+        }
+        Ok(())
+    }
+
+    /// Rounds of loops of a thread for each tile of the other side.
+    fn rounds(&self, kind: u32) -> usize {
+        let [_, _, width, value_width] = self.sizes();
+        // Filling two tiles and multiplying them, for each 32 of the columns.
+        let product = |columns: usize| columns.div_ceil(TILE) * 66;
+        let scores = product(width) + if kind == 1 || kind == 2 { product(value_width) } else { 0 };
+        scores + 2 * 54 + 100 + if self.dropout.is_some() { 16 * 11 } else { 0 }
+    }
+
+    fn run(&self, gpu: &Gpu, pass: &Pass, sums: &Buffer, totals: &Buffer) -> Result<()> {
+        let [queries, keys, width, value_width] = self.sizes();
+        let own = if pass.kind < 2 { queries } else { keys };
+        let wide = if pass.kind == 1 || pass.kind == 2 { width } else { value_width };
+        let (blocks, chunks) = (own.div_ceil(TILE), wide.div_ceil(WIDE).max(1));
+        let groups = self.lead.iter().product::<usize>() * blocks * chunks;
+        if groups == 0 {
+            return Ok(());
+        }
+        let other = if pass.kind < 2 { keys } else { queries };
+        gpu.expect_rounds("attention", other.div_ceil(TILE) * self.rounds(pass.kind))?;
+        let params = self.params(pass, sums, groups, blocks, chunks)?;
+        let mask = match &self.mask {
+            None => 0,
+            Some(mask) if mask.dtype == DType::Bool => 1,
+            Some(_) => 2,
+        };
+        let constants = [
+            ("KIND", pass.kind),
+            ("CAUSAL", u32::from(self.causal)),
+            ("MASK", mask),
+            ("DROPOUT", u32::from(self.dropout.is_some())),
+        ];
+        let shown = self.mask.as_ref().map_or(self.q.place, |mask| mask.place);
+        let bindings =
+            [self.q.place, self.k.place, self.v.place, shown, sums.place, pass.dy.place, totals.place, pass.y.place];
+        gpu.run(&ATTENTION, &constants, &bindings, &params, Grid::groups(groups))
+    }
+
+    fn params(&self, pass: &Pass, sums: &Buffer, groups: usize, blocks: usize, chunks: usize) -> Result<Words> {
+        let number = |v: usize| index("attention", v);
+        let Some(spare) = LEAD.checked_sub(self.lead.len()) else {
+            return Err(Error::device(format!(
+                "attention: {} leading dims; kernels of a GPU take {LEAD} (help: q.flatten(0, 1), and k and v as well)",
+                self.lead.len()
+            )));
+        };
+        let mut words = Words::new();
+        words.extend(std::iter::repeat_n(1, spare));
+        for &size in self.lead {
+            words.push(number(size)?);
+        }
+        let operands = [Some(&self.q), Some(&self.k), Some(&self.v), self.mask.as_ref(), Some(&pass.dy), Some(&pass.y)];
+        let mut ends = Words::new();
+        for buffer in operands {
+            let Some(buffer) = buffer else {
+                words.extend([0; LEAD]);
+                ends.extend([0; 4]);
+                continue;
+            };
+            let rank = buffer.layout.rank();
+            // Both last dims of a mask broadcast as well.
+            let mut full = self.lead.to_vec();
+            let [queries, keys, ..] = self.sizes();
+            match self.mask.as_ref().is_some_and(|mask| std::ptr::eq(mask, buffer)) {
+                true => full.extend([queries, keys]),
+                false => full.extend(&buffer.layout.shape()[rank - 2..]),
+            }
+            let strides = broadcast_strides(buffer.layout, &full);
+            let (lead, own) = strides.split_at(self.lead.len());
+            words.extend(std::iter::repeat_n(0, spare));
+            for &stride in lead {
+                number(stride.unsigned_abs())?;
+                words.push(stride as i32 as u32);
+            }
+            ends.push(number(buffer.offset + buffer.layout.numel()).and_then(|_| number(buffer.offset))?);
+            for &stride in own {
+                number(stride.unsigned_abs())?;
+                ends.push(stride as i32 as u32);
+            }
+            ends.push(0);
+        }
+        words.extend(ends);
+        for size in self.sizes().into_iter().chain([groups, blocks, chunks, sums.offset]) {
+            words.push(number(size)?);
+        }
+        let Dropout { stream, keep } =
+            self.dropout.unwrap_or(Dropout { stream: Stream { key: 0, offset: 0 }, keep: 1.0 });
+        let inverse = if keep > 0.0 { 1.0 / keep } else { 0.0 };
+        words.extend([(self.scale as f32).to_bits(), (inverse as f32).to_bits(), threshold(keep)]);
+        words.extend(words_of(stream));
+        Ok(words)
+    }
+}
+
+fn words_of(stream: Stream) -> [u32; 4] {
+    let ([key_low, key_high], [offset_low, offset_high]) = (words(stream.key), words(stream.offset));
+    [key_low, key_high, offset_low, offset_high]
+}

@@ -1,0 +1,162 @@
+//! Convolutions of channels-last images and their two gradients, as products whose operands are gathered on the way.
+
+use super::Gpu;
+use super::kernel::{index, params};
+use super::pointwise::Buffer;
+use super::tiles::{Cut, Sizes};
+use crate::arena::space::Place;
+use crate::device::cpu::conv::Conv;
+use crate::error::Result;
+
+params!(Params {
+    batch: u32,
+    m: u32,
+    k: u32,
+    n: u32,
+    splits: u32,
+    run: u32,
+    h: u32,
+    w: u32,
+    c_in: u32,
+    out_h: u32,
+    out_w: u32,
+    c_out: u32,
+    depth: u32,
+    width: u32,
+    kw: u32,
+    taps: u32,
+    stride_y: u32,
+    stride_x: u32,
+    padding_y: u32,
+    padding_x: u32,
+    dilation_y: u32,
+    dilation_x: u32,
+    a_at: u32,
+    b_at: u32,
+    bias_at: u32,
+    y_at: u32,
+});
+
+/// Tells these texts apart from other generated ones.
+const TEXT: u32 = 3;
+
+/// Groups of fewer channels are no tiles.
+const NARROW: usize = 16;
+
+/// Which of the three is made of the other two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// y from x, the weight, and a bias [out].
+    Forward { bias: bool },
+    /// dx from dy and the weight.
+    Data,
+    /// dweight from dy and x.
+    Weight,
+}
+
+/// A convolution worked out.
+pub struct Plan<'a> {
+    op: &'static str,
+    how: How,
+    s: &'a Conv,
+    sizes: Sizes,
+    cut: Cut,
+}
+
+impl<'a> Plan<'a> {
+    pub fn new(op: &'static str, how: How, s: &'a Conv) -> Plan<'a> {
+        let (depth, width, taps) = (s.c_in / s.groups, s.c_out / s.groups, s.kh * s.kw);
+        let (inside, outside) = (s.n * s.h * s.w, s.n * s.out_h() * s.out_w());
+        let (m, k, n) = match how {
+            How::Forward { .. } => (outside, taps * depth, width),
+            How::Data => (inside, taps * width, depth),
+            How::Weight => (width, outside, taps * depth),
+        };
+        let sizes = Sizes { batch: s.groups, m, k, n };
+        let narrow = s.groups > 1 && depth.max(width) < NARROW;
+        let cut = Cut::new(sizes, narrow, how != How::Forward { bias: true });
+        Plan { op, how, s, sizes, cut }
+    }
+
+    pub fn scratch_bytes(&self) -> usize {
+        self.cut.scratch_bytes()
+    }
+
+    /// Images are channels last, the weight contiguous, all gapless.
+    pub fn run(
+        &self,
+        gpu: &Gpu,
+        [a, b]: [&Buffer; 2],
+        bias: Option<&Buffer>,
+        y: &Buffer,
+        scratch: Option<Place>,
+    ) -> Result<()> {
+        let (s, Sizes { batch, m, k, n }) = (self.s, self.sizes);
+        let number = |v: usize| index(self.op, v);
+        for b in [a, b, y] {
+            number(b.layout.numel())?;
+        }
+        let (depth, width) = (s.c_in / s.groups, s.c_out / s.groups);
+        for i in 0..2 {
+            number([s.h, s.w][i] + 2 * s.padding[i])?;
+        }
+        let params = Params {
+            batch: number(batch)?,
+            m: number(m)?,
+            k: number(k)?,
+            n: number(n)?,
+            splits: number(self.cut.splits)?,
+            run: number(self.cut.run)?,
+            h: number(s.h)?,
+            w: number(s.w)?,
+            c_in: number(s.c_in)?,
+            out_h: number(s.out_h())?,
+            out_w: number(s.out_w())?,
+            c_out: number(s.c_out)?,
+            depth: number(depth)?,
+            width: number(width)?,
+            kw: number(s.kw)?,
+            taps: number(s.kh * s.kw)?,
+            // A longer stride has one place, and a longer dilation one tap.
+            stride_y: number(s.stride[0].min(s.h + 2 * s.padding[0]))?,
+            stride_x: number(s.stride[1].min(s.w + 2 * s.padding[1]))?,
+            padding_y: number(s.padding[0])?,
+            padding_x: number(s.padding[1])?,
+            dilation_y: number(s.dilation[0].min(s.h + 2 * s.padding[0]))?,
+            dilation_x: number(s.dilation[1].min(s.w + 2 * s.padding[1]))?,
+            a_at: number(a.offset)?,
+            b_at: number(b.offset)?,
+            bias_at: number(bias.map_or(0, |b| b.offset))?,
+            y_at: number(y.offset)?,
+        };
+        let how = match self.how {
+            How::Forward { .. } => 0,
+            How::Data => 1,
+            How::Weight => 2,
+        };
+        let constants = [
+            ("HOW", how),
+            ("HAS_BIAS", u32::from(bias.is_some())),
+            ("STRIDED", u32::from(s.stride != [1, 1])),
+            ("LEFT_M", u32::from(self.how == How::Weight)),
+            ("RIGHT_N", u32::from(how > 0)),
+        ];
+        let part = scratch.unwrap_or(y.place);
+        let bindings = [a.place, b.place, bias.map_or(y.place, |b| b.place), y.place, part];
+        gpu.expect_rounds(self.op, self.cut.run + self.cut.run / 8)?;
+        let text = || self.cut.text(&constants, Params::WGSL, include_str!("conv.wgsl"));
+        let key = self.cut.key(TEXT, &constants);
+        gpu.run_text(self.op, &key, &text, &bindings, &params, self.cut.grid())?;
+        if self.cut.splits == 1 {
+            return Ok(());
+        }
+        // Sums lie as [groups, m, n]; images as [pixel, channel], a weight as [out, channel, tap].
+        match self.how {
+            How::Weight => {
+                let order = [(s.c_out, n), (depth, 1), (s.kh * s.kw, depth)];
+                self.cut.join(gpu, self.op, part, &order, y)
+            }
+            _ => self.cut.join(gpu, self.op, part, &[(m, n), (batch, m * n), (n, 1)], y),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+// Products too narrow for tiles: a thread makes one sum. In front stands what `gemm.wgsl` asks for; neighbouring threads
+// have neighbours among n, then among the batch.
+
+@compute @workgroup_size(256)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let unit = thread(id, groups);
+    let n = unit % p.n;
+    let batch = unit / p.n % p.batch;
+    let m = unit / (p.n * p.batch) % p.m;
+    let split = unit / (p.n * p.batch * p.m);
+    if (split >= p.splits) {
+        return;
+    }
+    begin(batch);
+    let left = left_seat(m);
+    let right = right_seat(n);
+    let tail = min((split + 1u) * p.run, p.k);
+    var sum = 0.0f;
+    // Short sums first, so that long ones keep their digits.
+    for (var k0 = split * p.run; k0 < tail; k0 += 128u) {
+        var short = 0.0f;
+        for (var k = k0; k < min(k0 + 128u, tail); k++) {
+            short += left_at(left, left_key(k)) * right_at(right, right_key(k));
+        }
+        sum += short;
+    }
+    if (p.splits > 1u) {
+        part[((split * p.batch + batch) * p.m + m) * p.n + n] = sum;
+    } else {
+        put(m, n, sum);
+    }
+}

@@ -1,0 +1,85 @@
+//! Kernels over many tensors at once, such as all parameters of a model: one dispatch, however many there are.
+//!
+//! A binding shows the part of a slab in which an operand of all tensors lies; a table in memory says where each begins. Tensors
+//! whose operands lie in other slabs, or too far apart for one binding, make a dispatch of their own. Windows of operands may
+//! overlap: each byte is touched through one of them.
+
+use super::Gpu;
+use super::kernel::index;
+use super::places::{place, scratch};
+use super::pointwise::Buffer;
+use crate::arena::Block;
+use crate::arena::space::{GRAIN, Place};
+use crate::error::Result;
+use smallvec::SmallVec;
+
+/// Elements that a group works on.
+pub(super) const SHARE: usize = 1024;
+/// Words of a row of the table: first group, elements, and where up to five operands begin.
+const ROW: usize = 8;
+
+/// The operands of one tensor, float32 and laid out alike; the same number for all.
+pub type Operands<'a> = SmallVec<[Buffer<'a>; 5]>;
+
+/// Tensors that one dispatch works on.
+pub(super) struct Together {
+    pub windows: SmallVec<[Place; 6]>,
+    pub tensors: usize,
+    pub groups: usize,
+    pub table: Block,
+}
+
+struct Open<'a, 'b> {
+    windows: SmallVec<[Place; 6]>,
+    members: Vec<&'a Operands<'b>>,
+}
+
+/// A window that shows what `window` does, and a block besides; `None` where there is none.
+fn widened(window: Place, block: Place, most: usize) -> Option<Place> {
+    let start = window.offset.min(block.offset);
+    let end = (window.offset + window.bytes).max(block.offset + block.bytes);
+    let fits = window.slab == block.slab && end - start <= most;
+    fits.then_some(Place { slab: window.slab, offset: start, bytes: end - start })
+}
+
+/// Sorts tensors into as few dispatches as their places allow, in a fixed order. Empty ones are left out.
+pub(super) fn gathered(gpu: &Gpu, op: &'static str, list: &[Operands]) -> Result<Vec<Together>> {
+    let most = gpu.largest_binding();
+    let mut open: Vec<Open> = vec![];
+    for operands in list.iter().filter(|o| o[0].layout.numel() > 0) {
+        let fitting = open.iter_mut().find_map(|open| {
+            let pairs = open.windows.iter().zip(operands.iter());
+            let wider: Option<SmallVec<[Place; 6]>> = pairs.map(|(w, b)| widened(*w, b.place, most)).collect();
+            wider.map(|wider| (open, wider))
+        });
+        match fitting {
+            Some((open, wider)) => {
+                open.windows = wider;
+                open.members.push(operands);
+            }
+            None => open.push(Open { windows: operands.iter().map(|b| b.place).collect(), members: vec![operands] }),
+        }
+    }
+    open.into_iter().map(|open| together(gpu, op, open)).collect()
+}
+
+fn together(gpu: &Gpu, op: &'static str, open: Open) -> Result<Together> {
+    let mut words: Vec<u32> = Vec::with_capacity(ROW * open.members.len());
+    let mut groups = 0;
+    for operands in &open.members {
+        let n = operands[0].layout.numel();
+        words.push(index(op, groups)?);
+        words.push(index(op, n)?);
+        for (buffer, window) in operands.iter().zip(&open.windows) {
+            words.push(index(op, (buffer.place.offset - window.offset) / 4 + buffer.offset)?);
+        }
+        words.resize(words.len().next_multiple_of(ROW), 0);
+        groups += n.div_ceil(SHARE);
+    }
+    index(op, groups)?;
+    let table = scratch(gpu, words.len())?;
+    let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    gpu.upload(place(&table), 0, &bytes)?;
+    debug_assert!(open.windows.iter().all(|w| w.offset.is_multiple_of(GRAIN)));
+    Ok(Together { windows: open.windows, tensors: open.members.len(), groups, table })
+}

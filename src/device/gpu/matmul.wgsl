@@ -1,0 +1,52 @@
+// y [m, n] = a [m, k] · b [k, n] (+ bias [n]) for each matrix of a batch, any strides.
+
+@group(0) @binding(0) var<storage, read_write> a: array<f32>;
+@group(0) @binding(1) var<storage, read_write> b: array<f32>;
+@group(0) @binding(2) var<storage, read_write> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<storage, read_write> part: array<f32>;
+
+var<private> a_start: i32;
+var<private> b_start: i32;
+var<private> y_start: u32;
+
+fn begin(batch: u32) {
+    let b2 = i32(batch % p.size2);
+    let b1 = i32(batch / p.size2 % p.size1);
+    let b0 = i32(batch / (p.size2 * p.size1));
+    a_start = i32(p.a_at) + b0 * p.a_step0 + b1 * p.a_step1 + b2 * p.a_step2;
+    b_start = i32(p.b_at) + b0 * p.b_step0 + b1 * p.b_step1 + b2 * p.b_step2;
+    y_start = p.y_at + batch * p.m * p.n;
+}
+
+fn left_seat(m: u32) -> i32 {
+    return a_start + i32(m) * p.a_m;
+}
+
+fn left_key(k: u32) -> i32 {
+    return i32(k) * p.a_k;
+}
+
+fn left_at(seat: i32, key: i32) -> f32 {
+    return a[u32(seat + key)];
+}
+
+fn right_seat(n: u32) -> i32 {
+    return b_start + i32(n) * p.b_n;
+}
+
+fn right_key(k: u32) -> i32 {
+    return i32(k) * p.b_k;
+}
+
+fn right_at(seat: i32, key: i32) -> f32 {
+    return b[u32(seat + key)];
+}
+
+fn put(m: u32, n: u32, value: f32) {
+    if (HAS_BIAS == 1u) {
+        y[y_start + m * p.n + n] = value + bias[p.bias_at + n];
+    } else {
+        y[y_start + m * p.n + n] = value;
+    }
+}

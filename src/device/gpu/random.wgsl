@@ -1,0 +1,80 @@
+// Random numbers, element i of a draw from number offset + i of the stream. KIND: 0 uniform in [0, 1); 1 normal; 2 x · scale where the draw is below `least`, else 0; 3 int64 from `low` on.
+
+@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<u32>;
+
+// cos(2π · turn / 2^32), by quarter turns, which are exact.
+fn cosine(turn: u32) -> f32 {
+    let quarter = (turn + 0x20000000u) >> 30u;
+    let angle = f32(bitcast<i32>(turn - (quarter << 30u))) * 1.4629180792671596e-9f;
+    let size = select(m_cos(angle), m_sin(angle), (quarter & 1u) == 1u);
+    return select(size, -size, quarter == 1u || quarter == 2u);
+}
+
+fn normal(i: u32) -> f32 {
+    let words = philox(drawn_at(vec2<u32>(i, 0u)));
+    // ln((w + 1) / 2^32): near 1 from what is missing, so that no digit is lost.
+    let missing = 0xffffffffu - words.x;
+    let far = m_log((f32(words.x) + 1.0f) * 2.3283064365386963e-10f);
+    let near = m_log1p(-(f32(missing) * 2.3283064365386963e-10f));
+    return sqrt(-2.0f * select(far, near, missing < 0x80000000u)) * cosine(words.y);
+}
+
+// The upper 64 bits of a product of 64-bit numbers (low word first).
+fn high_product(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    let cross = a.y * b.x;
+    let first = cross + m_high_product(a.x, b.x);
+    let carry = select(0u, 1u, first < cross);
+    let other = a.x * b.y;
+    let second = first + other;
+    let more = select(0u, 1u, second < other);
+    // Words 2 and 3 of the product.
+    let up = m_high_product(a.y, b.x) + carry;
+    let side = m_high_product(a.x, b.y) + more;
+    let sum = up + side;
+    let over = select(0u, 1u, sum < up);
+    let low = sum + a.y * b.y;
+    let last = select(0u, 1u, low < sum);
+    return vec2<u32>(low, m_high_product(a.y, b.y) + over + last);
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = thread(id, groups);
+    if (i >= p.threads) {
+        return;
+    }
+    if (KIND == 1u) {
+        y[i] = bitcast<u32>(normal(i));
+        return;
+    }
+    if (KIND == 3u) {
+        let drawn = vec2<u32>(random_bits(vec2<u32>(2u * i + 1u, 0u)), random_bits(vec2<u32>(2u * i, 0u)));
+        let step = high_product(drawn, vec2<u32>(p.span_low, p.span_high));
+        let low = p.low_low + step.x;
+        y[2u * i] = low;
+        y[2u * i + 1u] = p.low_high + step.y + select(0u, 1u, low < step.x);
+        return;
+    }
+    // Four elements of a block of the stream, or of two.
+    let first = 4u * i;
+    var words: vec4<u32>;
+    let at = drawn_at(vec2<u32>(first, 0u));
+    if ((at.x & 3u) == 0u) {
+        words = philox(vec2<u32>((at.x >> 2u) | (at.y << 30u), at.y >> 2u));
+    } else {
+        for (var j = 0u; j < 4u; j++) {
+            words[j] = random_bits(vec2<u32>(first + j, 0u));
+        }
+    }
+    for (var j = 0u; j < min(4u, p.n - first); j++) {
+        let whole = words[j] >> 8u;
+        if (KIND == 0u) {
+            y[first + j] = bitcast<u32>(f32(whole) * 5.9604644775390625e-8f);
+        } else {
+            // A dropped infinity or NaN is 0, not NaN.
+            let kept = whole < p.least && p.scale != 0.0f;
+            y[first + j] = bitcast<u32>(select(0.0f, x[p.x_at + first + j] * p.scale, kept));
+        }
+    }
+}

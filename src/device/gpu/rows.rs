@@ -1,0 +1,207 @@
+//! Kernels that take a row at a time: softmax, layer norm, cross-entropy, and their ways back, in float32.
+
+use super::Gpu;
+use super::faults::{self, Check, Valid};
+use super::kernel::{Grid, Kernel, index, params};
+use super::pointwise::Buffer;
+use crate::error::Result;
+
+mod softmax {
+    use super::*;
+    params!(Params { rows: u32, columns: u32, inner: u32, x_at: u32, dy_at: u32, y_at: u32 });
+    static SOFTMAX: Kernel =
+        Kernel::new("softmax", concat!(include_str!("rows.wgsl"), include_str!("softmax.wgsl")), Params::WGSL);
+
+    /// y = softmax of x or its logarithm along the middle of [outer, n, inner]; with `dy` the gradient from the result x.
+    pub fn softmax(
+        gpu: &Gpu,
+        x: &Buffer,
+        dy: Option<&Buffer>,
+        [outer, n, inner]: [usize; 3],
+        log: bool,
+        y: &Buffer,
+    ) -> Result<()> {
+        let number = |v: usize| index("softmax", v);
+        number(x.layout.numel())?;
+        let params = Params {
+            rows: number(outer * inner)?,
+            columns: number(n)?,
+            inner: number(inner)?,
+            x_at: number(x.offset)?,
+            dy_at: number(dy.map_or(0, |b| b.offset))?,
+            y_at: number(y.offset)?,
+        };
+        let constants = [
+            ("LANES", lanes(n)),
+            ("ACROSS", u32::from(inner > 1)),
+            ("LOG", u32::from(log)),
+            ("BACK", u32::from(dy.is_some())),
+        ];
+        let bindings = [x.place, dy.unwrap_or(y).place, y.place];
+        gpu.expect_rounds("softmax", 3 * n / 256)?;
+        gpu.run(&SOFTMAX, &constants, &bindings, &params, seats(outer * inner, n))
+    }
+}
+pub use softmax::softmax;
+
+mod layer_norm {
+    use super::*;
+    params!(Params {
+        rows: u32,
+        columns: u32,
+        inner: u32,
+        eps: f32,
+        x_at: u32,
+        dy_at: u32,
+        weight_at: u32,
+        bias_at: u32,
+        stats_at: u32,
+        y_at: u32,
+    });
+    static LAYER_NORM: Kernel =
+        Kernel::new("layer_norm", concat!(include_str!("rows.wgsl"), include_str!("layer_norm.wgsl")), Params::WGSL);
+
+    /// What layer norm reads and writes, row by row; `stats` are a row's mean and reciprocal deviation.
+    pub struct LayerNorm<'a> {
+        pub x: Buffer<'a>,
+        pub weight: Option<Buffer<'a>>,
+        pub bias: Option<Buffer<'a>>,
+        pub stats: Option<Buffer<'a>>,
+        /// With it y is dx; `stats` are then read.
+        pub dy: Option<Buffer<'a>>,
+        pub y: Buffer<'a>,
+        pub columns: usize,
+        pub eps: f64,
+    }
+
+    impl LayerNorm<'_> {
+        pub fn run(&self, gpu: &Gpu) -> Result<()> {
+            let number = |v: usize| index("layer_norm", v);
+            let at = |b: Option<Buffer>| number(b.map_or(0, |b| b.offset));
+            let rows = self.x.layout.numel() / self.columns.max(1);
+            number(self.x.layout.numel())?;
+            let params = Params {
+                rows: number(rows)?,
+                columns: number(self.columns)?,
+                inner: 1,
+                eps: self.eps as f32,
+                x_at: at(Some(self.x))?,
+                dy_at: at(self.dy)?,
+                weight_at: at(self.weight)?,
+                bias_at: at(self.bias)?,
+                stats_at: at(self.stats)?,
+                y_at: at(Some(self.y))?,
+            };
+            let constants = [
+                ("LANES", lanes(self.columns)),
+                ("ACROSS", 0),
+                ("WEIGHT", u32::from(self.weight.is_some())),
+                ("BIAS", u32::from(self.bias.is_some())),
+                ("STATS", u32::from(self.stats.is_some())),
+                ("BACK", u32::from(self.dy.is_some())),
+            ];
+            let place = |b: Option<Buffer>| b.map_or(self.y.place, |b| b.place);
+            let bindings =
+                [self.x.place, place(self.dy), place(self.weight), place(self.bias), place(self.stats), self.y.place];
+            gpu.expect_rounds("layer_norm", 3 * self.columns / 256)?;
+            gpu.run(&LAYER_NORM, &constants, &bindings, &params, seats(rows, self.columns))
+        }
+    }
+}
+pub use layer_norm::LayerNorm;
+
+mod cross_entropy {
+    use super::*;
+    params!(Params {
+        rows: u32,
+        columns: u32,
+        inner: u32,
+        ignore_low: u32,
+        ignore_high: u32,
+        smoothing: f32,
+        x_at: u32,
+        target_at: u32,
+        weight_at: u32,
+        slope_at: u32,
+        lse_at: u32,
+        y_at: u32,
+        site: u32,
+    });
+    static CROSS_ENTROPY: Kernel = Kernel::new(
+        "cross_entropy",
+        concat!(include_str!("rows.wgsl"), include_str!("faults.wgsl"), include_str!("cross_entropy.wgsl")),
+        Params::WGSL,
+    );
+
+    /// What cross-entropy reads and writes: logits [n, c], targets [n], class weights [c].
+    pub struct CrossEntropy<'a> {
+        pub x: Buffer<'a>,
+        pub target: Buffer<'a>,
+        pub weight: Option<Buffer<'a>>,
+        pub lse: Option<Buffer<'a>>,
+        /// The gradient of the losses: with it y is that of the logits.
+        pub slope: Option<Buffer<'a>>,
+        pub y: Buffer<'a>,
+        pub ignore: i64,
+        pub smoothing: f64,
+    }
+
+    impl CrossEntropy<'_> {
+        pub fn run(&self, gpu: &Gpu) -> Result<()> {
+            let number = |v: usize| index("cross_entropy", v);
+            let at = |b: Option<Buffer>| number(b.map_or(0, |b| b.offset));
+            let [rows, columns] = [0, 1].map(|i| self.x.layout.shape()[i]);
+            number(self.x.layout.numel())?;
+            let params = Params {
+                rows: number(rows)?,
+                columns: number(columns)?,
+                inner: 1,
+                ignore_low: self.ignore as u32,
+                ignore_high: (self.ignore >> 32) as u32,
+                smoothing: self.smoothing as f32,
+                x_at: at(Some(self.x))?,
+                target_at: at(Some(self.target))?,
+                weight_at: at(self.weight)?,
+                slope_at: at(self.slope)?,
+                lse_at: at(self.lse)?,
+                y_at: at(Some(self.y))?,
+                site: Check::new("cross_entropy", &[columns], Valid::Targets { ignore: self.ignore }).site(),
+            };
+            let constants = [
+                ("FAULTS", 6),
+                ("ENDS", 0),
+                ("LANES", lanes(columns)),
+                ("ACROSS", 0),
+                ("WEIGHT", u32::from(self.weight.is_some())),
+                ("LSE", u32::from(self.lse.is_some())),
+                ("SMOOTH", u32::from(self.smoothing != 0.0)),
+                ("BACK", u32::from(self.slope.is_some())),
+            ];
+            let place = |b: Option<Buffer>| b.map_or(self.y.place, |b| b.place);
+            let bindings = [
+                self.x.place,
+                self.target.place,
+                place(self.weight),
+                place(self.slope),
+                place(self.lse),
+                self.y.place,
+                faults::PLACE,
+            ];
+            gpu.expect_rounds("cross_entropy", 3 * columns / 256)?;
+            gpu.run(&CROSS_ENTROPY, &constants, &bindings, &params, seats(rows, columns))
+        }
+    }
+}
+pub use cross_entropy::CrossEntropy;
+
+/// Threads that share a row: about four elements each.
+fn lanes(columns: usize) -> u32 {
+    columns.div_ceil(4).next_power_of_two().clamp(1, 256) as u32
+}
+
+fn seats(rows: usize, columns: usize) -> Grid {
+    if columns == 0 {
+        return Grid::groups(0);
+    }
+    Grid::groups(rows.div_ceil(256 / lanes(columns) as usize))
+}

@@ -1,0 +1,145 @@
+//! How a product of matrices is cut into tiles, and the text of its kernel (`gemm.wgsl`, `direct.wgsl`).
+
+use super::Gpu;
+use super::fold::{self, How, Operands};
+use super::kernel::Grid;
+use super::pointwise::Buffer;
+use crate::arena::space::Place;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::shape::Layout;
+
+/// A batch of products [m, k] · [k, n].
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub batch: usize,
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
+}
+
+/// Groups that keep a GPU busy, and threads.
+const GROUPS: usize = 128;
+const THREADS: usize = 1 << 15;
+/// Parts of a cut k are added up by one thread each.
+const MOST_SPLITS: usize = 63;
+/// Of k, that a thread adds up in a row.
+const LONGEST: usize = 1 << 15;
+
+/// How a product is made; a function of its sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Rows and columns that a thread makes; 1 where tiles would be all but empty.
+    per: usize,
+    pub splits: usize,
+    /// Of k, in each split.
+    pub run: usize,
+    units: usize,
+    sums: usize,
+}
+
+impl Cut {
+    /// `narrow` products are made one sum a thread; without `may_split` k stays whole.
+    pub fn new(s: Sizes, narrow: bool, may_split: bool) -> Cut {
+        let sums = s.batch * s.m * s.n;
+        let tiles = |per: usize| s.batch * s.m.div_ceil(16 * per) * s.n.div_ceil(16 * per);
+        let per = match () {
+            _ if narrow => 1,
+            _ if s.m >= 128 && s.n >= 128 && tiles(8) >= 16 => 8,
+            _ => 4,
+        };
+        let (units, busy, least) = if narrow { (sums, THREADS, 64) } else { (tiles(per), GROUPS, 256) };
+        let wanted = (busy / units.max(1)).min(s.k / least).max(s.k.div_ceil(LONGEST));
+        let wanted = if may_split { wanted.clamp(1, MOST_SPLITS) } else { 1 };
+        let run = s.k.div_ceil(wanted).next_multiple_of(16).max(16);
+        let splits = s.k.div_ceil(run).max(1);
+        Cut { per, splits, run, units: units * splits, sums }
+    }
+
+    /// Bytes of scratch memory for the sums of the splits.
+    pub fn scratch_bytes(&self) -> usize {
+        if self.splits == 1 { 0 } else { self.splits * self.sums * 4 }
+    }
+
+    pub fn grid(&self) -> Grid {
+        if self.per == 1 { Grid::threads(self.units) } else { Grid::groups(self.units) }
+    }
+
+    /// The text: params and constants, the way to the operands, and the tiles.
+    pub fn text(&self, constants: &[(&str, u32)], params: &str, operands: &str) -> String {
+        let mut text = format!("const PER: u32 = {}u;\n", self.per);
+        constants.iter().for_each(|(name, value)| text += &format!("const {name}: u32 = {value}u;\n"));
+        text += params;
+        text += operands;
+        text + &if self.per == 1 { include_str!("direct.wgsl").into() } else { unrolled(self.per) }
+    }
+
+    /// What tells these texts apart from other generated ones: `kernel` is a number of the caller's.
+    pub fn key(&self, kernel: u32, constants: &[(&str, u32)]) -> smallvec::SmallVec<[u32; 8]> {
+        let mut key = smallvec::SmallVec::from_slice(&[u32::MAX, kernel, self.per as u32]);
+        key.extend(constants.iter().map(|(_, value)| *value));
+        key
+    }
+
+    /// Adds up what the splits left. `order` are sizes and strides of the sums of a split in the order of y.
+    pub fn join(&self, gpu: &Gpu, op: &'static str, part: Place, order: &[(usize, usize)], y: &Buffer) -> Result<()> {
+        let mut shape = vec![self.splits];
+        shape.extend(order.iter().map(|(size, _)| size));
+        let mut strides = vec![self.sums as isize];
+        strides.extend(order.iter().map(|(_, stride)| *stride as isize));
+        let mut flags = vec![false; shape.len()];
+        flags[0] = true;
+        let layout = Layout::strided(&shape, &strides);
+        let x = Buffer { place: part, layout: &layout, offset: 0, dtype: DType::F32, whole: false };
+        let plan = fold::plan(op, How::Sum, &x, &flags, [1.0, 0.0])?.expect("bug: partial sums of too many axes");
+        plan.run(gpu, op, Operands { x, other: None, own: None, more: None, y: *y, z: None }, None)
+    }
+}
+
+/// The tiles, with what a thread does for each row and column of its own written out: a driver may keep an array that a
+/// loop runs over in memory, and variables in registers.
+fn unrolled(per: usize) -> String {
+    let mut text = String::new();
+    for line in include_str!("gemm.wgsl").lines() {
+        if line.starts_with("//") {
+            continue;
+        }
+        let (by_row, by_column) = (line.contains("$i"), line.contains("$j"));
+        let rows = if by_row { per } else { 1 };
+        let quads = |wanted: bool| if wanted { per / 4 } else { 1 };
+        for i in 0..rows {
+            for j in 0..quads(by_column || line.contains("$h")) {
+                let numbers = [("$i", i), ("$q", i / 4), ("$m", i / 4 * 64 + i % 4), ("$h", j), ("$j", j)];
+                let mut line = line.replace("$c", ["x", "y", "z", "w"][i % 4]);
+                numbers.iter().for_each(|(name, value)| line = line.replace(name, &value.to_string()));
+                text += &line;
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_thin_products_are_cut_along_k() {
+        let cut = |batch, m, k, n| Cut::new(Sizes { batch, m, k, n }, false, true);
+        assert_eq!((cut(1, 64, 100, 64).splits, cut(1, 64, 0, 64).splits), (1, 1));
+        let long = cut(1, 64, 65_536, 576);
+        assert_eq!((long.splits, long.run % 16), (14, 0));
+        assert!(long.splits * long.run >= 65_536 && (long.splits - 1) * long.run < 65_536);
+        assert_eq!((cut(1, 512, 64, 512).per, cut(1, 64, 64, 4096).per), (8, 4));
+    }
+
+    #[test]
+    fn lines_are_written_out_for_each_row_and_quad() {
+        let text = unrolled(8);
+        assert!(
+            text.contains("s5_1 += a1.y * b1;") && text.contains("row + ty * 4u + 65u, column + tx * 4u + 1 * 64u")
+        );
+        assert!(!text.contains('$') && !unrolled(4).contains("s0_1"));
+    }
+}
