@@ -1,22 +1,28 @@
-"""What a GPU does: launches, memory-bound kernels, products; and what a training step sends to it.
+"""What a GPU does: launches, memory-bound kernels, products; and what training steps send to it.
 
-    python benches/gpu.py [--device gpu] [--small]
+    python benches/gpu.py [--device gpu] [--small] [--only NAME ...] [--table]
 
-Times are medians of several runs, each of which ends with a wait; bytes are those read and written at least once. On a
-software adapter the counts are the figures, and `--small` keeps the shapes short.
+Times are medians of several runs, each of which ends with a wait; bytes are those read and written at least once. The
+workloads are those of workloads.py. On a software adapter the counts are the figures; `--small` keeps all layers and
+narrows them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 import backsweep as bs
 import backsweep.nn.functional as F
 from backsweep import _core, nn, optim
+from workloads import WORKLOADS, Gpt, Lstm, Mlp, ResNet, Workload
 
 
 def seconds(work: Callable[[], object], device: str, repeats: int = 7) -> float:
@@ -56,39 +62,109 @@ def kernels(device: str, small: bool) -> dict[str, float]:
     return figures
 
 
-def step(device: str, small: bool) -> dict[str, float]:
-    """A training step of the MLP: its time, and what it sends."""
-    width, batch = (64, 32) if small else (1024, 128)
-    model = nn.Sequential(
-        nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
-    ).to(device)
-    optimizer = optim.Adam(model.parameters())
-    x, y = bs.rand(batch, 784, device=device), bs.rand(batch, 10, device=device)
+SMALL = {
+    "tiny": Mlp((2, 16, 16, 1), 100, False),
+    "mlp": Mlp((784, 64, 64, 10), 16, True),
+    "resnet20": ResNet((8, 8, 16), 3, 2, 16),
+    "resnet18": ResNet((8, 16, 16, 32), 2, 2, 16),
+    "lstm": Lstm(16, 16, 64, 4),
+    "gpt-cpu": Gpt(4, 4, 32, 16, 2),
+    "gpt-baby": Gpt(6, 6, 48, 16, 2),
+    "gpt-long": Gpt(2, 4, 32, 128, 1),
+}
 
-    def train() -> None:
+
+def least(model: Gpt | ResNet | Mlp | Lstm) -> int:
+    """Dispatches of a step that could hardly be fewer.
+
+    A kernel for each product, each reduction that others wait for, attention and the loss, there and back (two back where
+    both operands get a gradient), whatever is elementwise within these, and one for the optimizer.
+    """
+    loss, optimizer = 2, 1
+    if isinstance(model, Mlp):
+        products = len(model.sizes) - 1
+        return 3 * products - 1 + loss + optimizer
+    if isinstance(model, ResNet):
+        stages = model.stages()
+        convolutions = 1 + sum(2 + (inside != outside or stride != 1) for inside, outside, stride in stages)
+        norms, head = 2 * convolutions, 3
+        return 3 * convolutions - 1 + norms + head + loss + optimizer
+    if isinstance(model, Lstm):
+        embedding, inputs, recurrence, head = 2, 3, 3, 3
+        return embedding + inputs + recurrence + head + loss + optimizer
+    layer, embedding, end = 3 * 4 + 2 + 2 * 2, 2, 2 + 3
+    return model.layers * layer + embedding + end + loss + optimizer
+
+
+def train(workload: Workload, device: str, small: bool) -> dict[str, float]:
+    """A training step of a workload, batch and loss moved: its time, and what it sends."""
+    definition = SMALL[workload.name] if small else workload.model
+    bs.manual_seed(0)
+    model = definition.build(bs, nn, F).to(device)
+    optimizer = getattr(optim, workload.optimizer)(model.parameters(), **workload.settings)
+    loss_of = workload.loss_function(F)
+    batches = [definition.draw(np.random.default_rng(step)) for step in range(4)]
+    batch_bytes = sum(part.nbytes for part in batches[0])
+    turn = itertools.cycle(batches)
+
+    def step() -> None:
+        x, y = (bs.from_numpy(part).to(device) for part in next(turn))
         optimizer.zero_grad()
-        F.mse_loss(model(x), y).backward()
+        loss = loss_of(model, x, y)
+        loss.backward()
         optimizer.step()
+        loss.item()
 
-    took = seconds(train, device)
-    before = _core.gpu_counts(device)
-    for _ in range(10):
-        train()
+    for _ in range(3):
+        step()
     _core.gpu_wait(device)
+    before, count = _core.gpu_counts(device), 4
+    for _ in range(count):
+        step()
     after = _core.gpu_counts(device)
-    return {"mlp_seconds": took} | {f"mlp_{name}": (n - before[name]) / 10 for name, n in after.items()}
+    row = {name: (n - before[name]) / count for name, n in after.items()}
+    row |= {"least_dispatches": least(definition), "batch_bytes": batch_bytes}
+    return row | {"seconds": seconds(step, device, 3 if small else 7)}
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Counts of the workloads as a table for a page."""
+    lines = [
+        "| workload | dispatches | least | submissions | uploaded | of it batch | params | read back |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in rows.items():
+        if "error" in row:
+            lines.append(f"| {name} | {row['error']} |")
+            continue
+        names = ("dispatches", "least_dispatches", "submissions", "uploaded_bytes", "batch_bytes", "param_bytes")
+        cells = [f"{row[key]:,.0f}" for key in (*names, "downloaded_bytes")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure and print one JSON object."""
+    """Measure and print one JSON object, or the table of counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="gpu")
-    parser.add_argument("--small", action="store_true", help="short shapes, for a software adapter")
+    parser.add_argument("--small", action="store_true", help="narrow shapes, for a software adapter")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="these workloads, and no kernels")
+    parser.add_argument("--table", action="store_true", help="print the counts of the workloads as a table alone")
     options = parser.parse_args()
     found = {gpu["name"]: gpu for gpu in bs.devices()[1:]}
+    rows: dict[str, Any] = {}
+    for name in options.only or WORKLOADS:
+        try:
+            rows[name] = train(WORKLOADS[name], options.device, options.small)
+        except bs.errors.DeviceError as error:
+            rows[name] = {"error": str(error)}
+    if options.table:
+        print(table(rows))
+        return
     report = {"adapter": found.get(_core.device_name("bench", options.device)), "version": bs.__version__}
-    report |= kernels(options.device, options.small) | step(options.device, options.small)
-    print(json.dumps(report, indent=2))
+    if options.only is None:
+        report |= kernels(options.device, options.small)
+    print(json.dumps(report | {"workloads": rows}, indent=2))
 
 
 if __name__ == "__main__":

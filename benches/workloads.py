@@ -76,7 +76,7 @@ class Gpt:
                 self.wte.weight = self.lm_head.weight
 
             def forward(self, tokens: Any) -> Any:
-                x = self.wte(tokens) + self.wpe(lib.arange(tokens.shape[1]))
+                x = self.wte(tokens) + self.wpe(lib.arange(tokens.shape[1], device=tokens.device))
                 for block in self.h:
                     x = block(x)
                 return self.lm_head(self.ln_f(x))

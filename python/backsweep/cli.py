@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="train a small language model on text that every Python carries")
     demo.add_argument("--data", metavar="FILE", help="train on this text file instead")
     demo.add_argument("--steps", type=_positive, default=500, metavar="N", help="training steps (default 500)")
-    demo.add_argument("--device", default="cpu", metavar="D", help="where to train (default cpu)")
+    demo.add_argument("--device", default="cpu", metavar="D", help="where to train: cpu, gpu, gpu:1 … or auto (default cpu)")
     demo.add_argument("--seed", type=int, default=1337, metavar="N", help="seed of weights and batches (default 1337)")
     demo.add_argument("--out", default="backsweep-demo", metavar="DIR", help="folder for weights and report")
     demo.add_argument("--json", action="store_true", help="print the report as JSON on standard output")

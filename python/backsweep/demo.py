@@ -21,6 +21,7 @@ import numpy as np
 import backsweep as bs
 import backsweep.nn.functional as F
 from backsweep import nn, optim
+from backsweep.creation import check_device
 
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
 RATE, LEAST_RATE, WARM_UP, DECAY, BETAS, CLIP = 1e-3, 1e-4, 100, 0.1, (0.9, 0.99), 1.0
@@ -62,7 +63,7 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * LAYERS) if narrow else 0.02)
 
     def forward(self, tokens: bs.Tensor) -> bs.Tensor:
-        x = self.token(tokens) + self.position(bs.arange(tokens.shape[1]))
+        x = self.token(tokens) + self.position(bs.arange(tokens.shape[1], device=tokens.device))
         for block in self.blocks:
             x = block(x)
         # The output layer shares its weights with the token embedding.
@@ -92,9 +93,10 @@ class Report:
 
 
 class Text:
-    """A text as symbols: nine tenths to train on, one tenth to validate."""
+    """A text as symbols on a device: nine tenths to train on, one tenth to validate."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, device: str) -> None:
+        self.device = device
         self.symbols = sorted(set(text))
         place = {symbol: i for i, symbol in enumerate(self.symbols)}
         data = np.array([place[c] for c in text], dtype=np.int64)
@@ -106,18 +108,19 @@ class Text:
             )
 
     @staticmethod
-    def read(path: str | None) -> Text:
+    def read(path: str | None, device: str) -> Text:
         if path is not None:
-            return Text(Path(path).read_text(encoding="utf-8"))
+            return Text(Path(path).read_text(encoding="utf-8"), device)
         from pydoc_data.topics import topics
 
-        return Text("\n".join(topics[name] for name in sorted(topics)))
+        return Text("\n".join(topics[name] for name in sorted(topics)), device)
 
     def batch(self, data: np.ndarray, random: np.random.Generator) -> tuple[bs.Tensor, bs.Tensor]:
         starts = random.integers(0, len(data) - CONTEXT - 1, BATCH)
         window = starts[:, None] + np.arange(CONTEXT + 1)
         tokens = data[window]
-        return bs.from_numpy(tokens[:, :-1].copy()), bs.from_numpy(tokens[:, 1:].copy())
+        x, y = (bs.from_numpy(part.copy()).to(self.device) for part in (tokens[:, :-1], tokens[:, 1:]))
+        return x, y
 
 
 def rate(step: int, steps: int) -> float:
@@ -146,7 +149,7 @@ def generate(model: GPT, text: Text, length: int, seed: int) -> str:
     with bs.no_grad():
         for _ in range(length):
             context = np.array([tokens[-CONTEXT:]], dtype=np.int64)
-            logits = model(bs.from_numpy(context))[0, -1].numpy().astype(np.float64) / 0.8
+            logits = model(bs.from_numpy(context).to(text.device))[0, -1].cpu().numpy().astype(np.float64) / 0.8
             chances = np.exp(logits - logits.max())
             tokens.append(int(random.choice(len(chances), p=chances / chances.sum())))
     return "".join(text.symbols[t] for t in tokens[1:])
@@ -184,7 +187,8 @@ class Progress:
         self.steps, self.quiet, self.start, self.last = steps, quiet, time.perf_counter(), 0.0
         self.terminal = sys.stderr.isatty()
 
-    def show(self, step: int, loss: float) -> None:
+    def show(self, step: int, loss: bs.Tensor) -> None:
+        """Read the loss only where it is shown: a read-back waits for a GPU."""
         now = time.perf_counter()
         if self.quiet or (now - self.last < (0.2 if self.terminal else 5.0) and step != self.steps):
             return
@@ -193,7 +197,7 @@ class Progress:
         left = (self.steps - step) * (now - self.start) / max(step, 1)
         done = int(24 * step / self.steps)
         bar = "█" * done + "·" * (24 - done)
-        line = f"{bar} {step}/{self.steps}  loss {loss:.4f}  {speed:,.0f} tokens/s  {left:.0f} s left"
+        line = f"{bar} {step}/{self.steps}  loss {loss.item():.4f}  {speed:,.0f} tokens/s  {left:.0f} s left"
         print(f"\r{line}   " if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
 
     def end(self) -> None:
@@ -205,13 +209,12 @@ def run(options: argparse.Namespace) -> int:
     """The command `backsweep demo`."""
     out = Path(options.out)
     try:
-        if options.device not in ("cpu", "auto"):
-            raise bs.DeviceError(f"the demo trains on the cpu so far, not on {options.device!r}")
-        text = Text.read(options.data)
+        options.device = check_device("demo", options.device)
+        text = Text.read(options.data, options.device)
         out.mkdir(parents=True, exist_ok=True)
         report = train(text, options)
     except (OSError, UnicodeDecodeError, bs.DeviceError, bs.errors.ValueError) as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"demo: {str(error).removeprefix('demo: ')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"demo: stopped by Ctrl-C; weights, if any were learned, are in {out}", file=sys.stderr)
@@ -250,14 +253,14 @@ def train(text: Text, options: argparse.Namespace) -> Report:
     """Train, and gather the report. Ctrl-C ends the training after the step in progress and keeps what was learned."""
     bs.manual_seed(options.seed)
     random = np.random.default_rng(options.seed)
-    model = GPT(len(text.symbols))
+    model, device = GPT(len(text.symbols)).to(text.device), text.device
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = optim.AdamW(groups, lr=RATE, betas=BETAS)
     progress = Progress(options.steps, options.quiet or options.json)
     start, step, activation_bytes, peak_bill = time.perf_counter(), 0, 0, []
-    bs.memory.reset_peak()
+    bs.memory.reset_peak(device)
     with Interrupt() as interrupt:
         while step < options.steps and not interrupt.heard:
             tokens, targets = text.batch(text.train, random)
@@ -265,18 +268,18 @@ def train(text: Text, options: argparse.Namespace) -> Report:
                 group["lr"] = rate(step, options.steps)
             # One step in the steady state is billed block by block; the first holds no optimizer state yet.
             billed = step == min(2, options.steps - 1)
-            with bs.memory.record() if billed else _nothing() as bill:
+            with bs.memory.record(device) if billed else _nothing() as bill:
                 optimizer.zero_grad()
                 value = loss_of(model, tokens, targets)
                 if billed:
-                    activation_bytes = bs.memory.stats()["activation"]
+                    activation_bytes = bs.memory.stats(device)["activation"]
                 value.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), CLIP)
                 optimizer.step()
             if billed:
                 peak_bill = bill.at_peak()
             step += 1
-            progress.show(step, value.item())
+            progress.show(step, value.detach())
             del value
     seconds = time.perf_counter() - start
     progress.end()
@@ -292,9 +295,9 @@ def train(text: Text, options: argparse.Namespace) -> Report:
         steps=step,
         seconds=seconds,
         tokens_per_second=step * BATCH * CONTEXT / seconds,
-        peak_bytes=bs.memory.stats()["peak"],
+        peak_bytes=bs.memory.stats(device)["peak"],
         activation_bytes=activation_bytes,
-        device="cpu",
+        device=device,
         version=bs.__version__,
         seed=options.seed,
         interrupted=interrupt.heard,

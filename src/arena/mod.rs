@@ -318,11 +318,19 @@ pub fn recording() -> bool {
 }
 
 pub fn record_start() {
-    ARENA.lock().ledger.record_start();
+    record_start_in(Space::HOST);
+}
+
+pub fn record_start_in(space: Space) {
+    arena(space).lock().ledger.record_start();
 }
 
 pub fn record_stop() -> Option<Recording> {
-    ARENA.lock().ledger.record_stop()
+    record_stop_in(Space::HOST)
+}
+
+pub fn record_stop_in(space: Space) -> Option<Recording> {
+    arena(space).lock().ledger.record_stop()
 }
 
 /// Starts (with an empty list) or stops taking down what comes and goes.

@@ -80,6 +80,7 @@ fn gpu_counts<'py>(py: Python<'py>, device: &str) -> PyResult<Bound<'py, PyDict>
     dict.set_item("submissions", counts.submissions)?;
     dict.set_item("pipelines", counts.pipelines)?;
     dict.set_item("bind_groups", counts.bind_groups)?;
+    dict.set_item("param_bytes", counts.param_bytes)?;
     dict.set_item("uploaded_bytes", counts.uploaded_bytes)?;
     dict.set_item("downloaded_bytes", counts.downloaded_bytes)?;
     Ok(dict)
@@ -92,6 +93,14 @@ fn gpu_wait(py: Python<'_>, device: &str) -> PyResult<()> {
     py.detach(|| gpu.wait()).map_err(raise)
 }
 
+/// Gives a GPU up for the rest of this process, as a driver does that crashes. For tests of what follows.
+#[pyfunction]
+fn gpu_lose(py: Python<'_>, device: &str) -> PyResult<()> {
+    let gpu = opened(device)?;
+    py.detach(|| gpu.lose());
+    Ok(())
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(cpu_info, m)?)?;
     m.add_function(wrap_pyfunction!(device_name, m)?)?;
@@ -99,5 +108,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(why_no_gpu, m)?)?;
     m.add_function(wrap_pyfunction!(gpu_counts, m)?)?;
     m.add_function(wrap_pyfunction!(gpu_wait, m)?)?;
+    m.add_function(wrap_pyfunction!(gpu_lose, m)?)?;
     m.add_function(wrap_pyfunction!(measure, m)?)
 }

@@ -196,14 +196,20 @@ fn hint_value(tensor: &PyTensor, keep: bool) -> bool {
 
 /// Starts to keep every block event.
 #[pyfunction]
-fn record_start() {
-    arena::record_start();
+#[pyo3(signature = (device=None))]
+fn record_start(device: Option<&str>) -> PyResult<()> {
+    arena::record_start_in(space("memory.record", device)?);
+    Ok(())
 }
 
 /// Ends the recording; returns the blocks alive at its peak, and all events as (kind, block, bytes, category).
 #[pyfunction]
-fn record_stop(py: Python<'_>) -> PyResult<(Vec<Bound<'_, PyDict>>, Vec<(&'static str, u32, usize, &'static str)>)> {
-    let recording = arena::record_stop().unwrap_or_default();
+#[pyo3(signature = (device=None))]
+fn record_stop<'py>(
+    py: Python<'py>,
+    device: Option<&str>,
+) -> PyResult<(Vec<Bound<'py, PyDict>>, Vec<(&'static str, u32, usize, &'static str)>)> {
+    let recording = arena::record_stop_in(space("memory.record", device)?).unwrap_or_default();
     let peak = recording.at_peak().iter().map(|(id, record)| row(py, *id, record)).collect::<PyResult<_>>()?;
     let event = |e: &Event| match e {
         Event::Alloc { id, record } => ("alloc", *id, record.bytes, record.tag.category.name()),

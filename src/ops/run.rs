@@ -72,6 +72,13 @@ fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
 
 fn on_device(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
     if arena::on_paper() {
+        if let Some(there) = y.iter().map(|t| t.meta.device).find(|device| *device != Device::Cpu) {
+            return Err(Error::device(format!(
+                "{}: a forecast counts the bytes of the CPU, and the tensors are on {} (help: forecast the step on the CPU)",
+                op.name(),
+                there.name()
+            )));
+        }
         return if op.allocates() { op.cpu(x, y) } else { Ok(()) };
     }
     if x.iter().any(|t| t.storage().is_paper()) {

@@ -72,7 +72,7 @@ def test_the_demo_keeps_what_it_learned(tmp_path: Path) -> None:
     [
         (["--data", "missing.txt"], "demo: [Errno 2] No such file or directory: 'missing.txt'"),
         (["--data", "short.txt"], "demo: a text of 3 characters; 660 or more are needed"),
-        (["--device", "moon"], "demo: the demo trains on the cpu so far, not on 'moon'"),
+        (["--device", "moon"], "demo: there is no device 'moon'; 'cpu', 'gpu', 'gpu:1' … or 'auto' is needed"),
         (["--out", "short.txt/x"], "demo: [Errno 20] Not a directory: 'short.txt/x'"),
         (["--steps", "many"], "argument --steps: many steps; one or more are needed"),
     ],

@@ -4,6 +4,7 @@
 use backsweep::arena::ledger::Category;
 use backsweep::device::Device;
 use backsweep::device::gpu;
+use backsweep::device::gpu::kernel::Grid;
 use backsweep::dtype::DType;
 use backsweep::error::{Error, Kind, Result};
 use backsweep::graph::{self, Request, Var};
@@ -96,7 +97,7 @@ fn mixed(shape: &[usize], dtype: DType, random: &mut Random) -> Tensor {
     let n: usize = shape.iter().product();
     let data: Vec<f64> = (0..n)
         .map(|_| match dtype {
-            _ if dtype.is_float() && random.bits() % 8 == 0 => special[(random.bits() % 5) as usize],
+            _ if dtype.is_float() && random.bits().is_multiple_of(8) => special[(random.bits() % 5) as usize],
             _ if dtype.is_float() => 4.0 * random.signed(),
             DType::Bool => (random.bits() & 1) as f64,
             DType::U8 => (random.bits() % 256) as f64,
@@ -166,6 +167,33 @@ fn every_type_and_length_is_moved_and_sorted_as_on_the_cpu() {
     let finite = |shape: &[usize], random: &mut Random| tensor(shape, &values(shape, Domain::Any, random), DType::F32);
     agree(device, "index_add", &[int(0)], &[x, rows.clone(), finite(&[3000, 5], &mut random)]);
     agree(device, "embedding_grad", &[int(40), int(7)], &[finite(&[3000, 5], &mut random), rows]);
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_is_an_error_and_the_next_one_runs() {
+    let Some((device, _turn)) = device() else { return };
+    let gpu = gpu::open(0).unwrap();
+    let x = on(&tensor(&[2], &[1.0; 2], DType::F32), device);
+    let texts = [
+        "fn main( {",
+        "@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+         @compute @workgroup_size(256) fn main() { x[0] = 1u; }",
+        "@group(0) @binding(5) var<storage, read_write> x: array<f32>;
+         @compute @workgroup_size(256) fn main() { x[0] = 1.0; }",
+        "@compute @workgroup_size(100000) fn main() {}",
+    ];
+    for (i, text) in texts.iter().enumerate() {
+        let run = || {
+            let params = backsweep::device::gpu::kernel::Words::new();
+            gpu.run_text("broken", &[i as u32], &|| text.to_string(), &[x.place()], &params, Grid::threads(2))
+        };
+        for _ in 0..2 {
+            let error = run().unwrap_err();
+            assert_eq!(error.kind(), Kind::Device);
+            assert!(error.text().starts_with("broken: its kernel was refused by the driver of gpu"), "{error}");
+        }
+    }
+    assert_eq!(run::call("add", &[&x, &x], &[]).unwrap().numbers().unwrap(), [2.0, 2.0]);
 }
 
 #[test]

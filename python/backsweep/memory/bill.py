@@ -47,14 +47,14 @@ class Recording:
 
 
 @contextmanager
-def record() -> Iterator[Recording]:
-    """Keep every block event of the block, so that its peak can be taken apart."""
+def record(device: str = "cpu") -> Iterator[Recording]:
+    """Keep every event of a device's memory in the block, so that its peak can be taken apart."""
     recording = Recording()
-    _core.record_start()
+    _core.record_start(device)
     try:
         yield recording
     finally:
-        recording._peak, recording.events = _core.record_stop()
+        recording._peak, recording.events = _core.record_stop(device)
 
 
 def bill(blocks: list[dict[str, Any]]) -> dict[str, Any]:

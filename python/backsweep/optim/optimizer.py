@@ -156,14 +156,15 @@ class Optimizer:
         self,
         rule: str,
         group: dict[str, Any],
-        rows: list[tuple[Tensor, ...]],
+        rows: Sequence[tuple[Tensor, ...]],
         numbers: Sequence[float],
     ) -> list[tuple[Tensor, ...]]:
         """Step the float32 parameters on GPUs, all by one kernel, and give the rows that are left.
 
         A row is a parameter, its gradient and its states.
         """
-        there, left = [], []
+        there: list[tuple[Tensor, ...]] = []
+        left: list[tuple[Tensor, ...]] = []
         for row in rows:
             (there if row[0].device != "cpu" and row[0].dtype is bs.float32 else left).append(row)
         if there:

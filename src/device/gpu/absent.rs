@@ -21,6 +21,9 @@ pub fn open(_number: u8) -> Result<&'static Gpu> {
 }
 
 impl Gpu {
+    pub fn lose(&self) {
+        match *self {}
+    }
     pub fn largest_binding(&self) -> usize {
         match *self {}
     }

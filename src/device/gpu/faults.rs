@@ -7,7 +7,9 @@
 use crate::arena::space::Place;
 use crate::error::{self, Error};
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
+use std::sync::LazyLock;
 
 /// The words lie in a buffer of their own, which stands where a slab would.
 pub const SLAB: u32 = 0;
@@ -19,7 +21,7 @@ pub const AXES: usize = WORDS - 1;
 pub const PLACE: Place = Place { slab: SLAB, offset: 0, bytes: BYTES };
 
 /// Which numbers are indices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Valid {
     FromStart,
     FromBothEnds,
@@ -34,7 +36,7 @@ pub enum Valid {
 }
 
 /// What an index is for: the op, the sizes of the axes it indexes, and what is valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Check {
     pub op: &'static str,
     pub sizes: SmallVec<[usize; 4]>,
@@ -49,21 +51,18 @@ impl Check {
     /// The number by which kernels know it, from 1 on.
     pub fn site(self) -> u32 {
         let mut sites = SITES.lock();
-        let at = sites.iter().position(|s| *s == self).unwrap_or_else(|| {
-            sites.push(self);
-            sites.len() - 1
-        });
-        at as u32 + 1
+        let next = sites.len() as u32 + 1;
+        *sites.entry(self).or_insert(next)
     }
 }
 
-static SITES: Mutex<Vec<Check>> = Mutex::new(vec![]);
+static SITES: LazyLock<Mutex<FxHashMap<Check, u32>>> = LazyLock::new(Mutex::default);
 
 /// What the words say, if anything.
 pub fn error(words: &[u8]) -> Option<Error> {
     let word = |i: usize| u32::from_le_bytes(words[4 * i..4 * i + 4].try_into().expect("bug: four bytes are four"));
-    let site = word(0).checked_sub(1)?;
-    let check = SITES.lock().get(site as usize)?.clone();
+    let site = word(0);
+    let check = SITES.lock().iter().find(|(_, number)| **number == site).map(|(check, _)| check.clone())?;
     let axis = (0..AXES).find(|&axis| word(1 + axis) != 0).unwrap_or(0);
     // As `note` wrote it: the complement, so that the lowest index is the largest word.
     let index = i64::from((!word(1 + axis) ^ 0x8000_0000) as i32);

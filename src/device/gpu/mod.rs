@@ -63,6 +63,8 @@ pub struct Counts {
     pub submissions: u64,
     pub pipelines: u64,
     pub bind_groups: u64,
+    /// The numbers that kernels are given.
+    pub param_bytes: u64,
     pub uploaded_bytes: u64,
     pub downloaded_bytes: u64,
 }

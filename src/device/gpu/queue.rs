@@ -208,6 +208,12 @@ impl Gpu {
         self.fault.error.lock().take().map_or(Ok(()), Err)
     }
 
+    /// Gives the device up, as a driver does that crashes. For tests of what follows.
+    pub fn lose(&self) {
+        self.device.destroy();
+        let _ = self.device.poll(wgpu::PollType::Poll);
+    }
+
     /// True when kernels may use `f16`.
     pub fn has_f16(&self) -> bool {
         self.features.contains(wgpu::Features::SHADER_F16)
@@ -409,6 +415,7 @@ impl Gpu {
             self.queue.write_buffer(&stream.staging, 0, &stream.uploads);
         }
         (stream.dispatches, stream.counts.submissions) = (0, stream.counts.submissions + 1);
+        stream.counts.param_bytes += stream.params.len() as u64;
         stream.params.clear();
         stream.uploads.clear();
         Some(self.queue.submit([encoder.finish()]))
