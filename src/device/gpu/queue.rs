@@ -184,7 +184,7 @@ impl Gpu {
             slabs: RwLock::new(vec![faults]),
             largest_binding: slabs.largest_block,
             features,
-            checked: cfg!(debug_assertions) || std::env::var_os("BACKSWEEP_GPU_CHECKED").is_some(),
+            checked: std::env::var("BACKSWEEP_GPU_CHECKED").map_or(cfg!(debug_assertions), |wish| wish != "0"),
             software: adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             param_layout,
             param_align: (limits.min_uniform_buffer_offset_alignment as usize).max(16),

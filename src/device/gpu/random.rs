@@ -9,6 +9,7 @@ use crate::error::Result;
 
 params!(Params {
     n: u32,
+    threads: u32,
     x_at: u32,
     key_low: u32,
     key_high: u32,
@@ -34,6 +35,7 @@ fn params(op: &str, n: usize, stream: Stream) -> Result<Params> {
     let n = index(op, n)?;
     Ok(Params {
         n,
+        threads: n,
         x_at: 0,
         key_low,
         key_high,
@@ -50,7 +52,10 @@ fn params(op: &str, n: usize, stream: Stream) -> Result<Params> {
 
 fn fill(gpu: &Gpu, kind: u32, x: &Buffer, y: &Buffer, params: &Params) -> Result<()> {
     assert!(y.whole, "bug: a part of a tensor is filled");
-    gpu.run(&RANDOM, &[("KIND", kind)], &[x.place, y.place], params, Grid::threads(params.n as usize))
+    // Where an element takes one word of the stream, a thread makes four.
+    let threads = if kind % 2 == 0 { params.n.div_ceil(4) } else { params.n };
+    let params = Params { threads, ..*params };
+    gpu.run(&RANDOM, &[("KIND", kind)], &[x.place, y.place], &params, Grid::threads(threads as usize))
 }
 
 /// y = numbers in [0, 1), float32.

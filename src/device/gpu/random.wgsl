@@ -41,7 +41,7 @@ fn high_product(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = thread(id, groups);
-    if (i >= p.n) {
+    if (i >= p.threads) {
         return;
     }
     if (KIND == 1u) {
@@ -56,11 +56,25 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         y[2u * i + 1u] = p.low_high + step.y + select(0u, 1u, low < step.x);
         return;
     }
-    let whole = random_bits(vec2<u32>(i, 0u)) >> 8u;
-    if (KIND == 0u) {
-        y[i] = bitcast<u32>(f32(whole) * 5.9604644775390625e-8f);
-        return;
+    // Four elements of a block of the stream, or of two.
+    let first = 4u * i;
+    var words: vec4<u32>;
+    let at = drawn_at(vec2<u32>(first, 0u));
+    if ((at.x & 3u) == 0u) {
+        words = philox(vec2<u32>((at.x >> 2u) | (at.y << 30u), at.y >> 2u));
+    } else {
+        for (var j = 0u; j < 4u; j++) {
+            words[j] = random_bits(vec2<u32>(first + j, 0u));
+        }
     }
-    // A dropped infinity or NaN is 0, not NaN.
-    y[i] = bitcast<u32>(select(0.0f, x[p.x_at + i] * p.scale, whole < p.least && p.scale != 0.0f));
+    for (var j = 0u; j < min(4u, p.n - first); j++) {
+        let whole = words[j] >> 8u;
+        if (KIND == 0u) {
+            y[first + j] = bitcast<u32>(f32(whole) * 5.9604644775390625e-8f);
+        } else {
+            // A dropped infinity or NaN is 0, not NaN.
+            let kept = whole < p.least && p.scale != 0.0f;
+            y[first + j] = bitcast<u32>(select(0.0f, x[p.x_at + first + j] * p.scale, kept));
+        }
+    }
 }
