@@ -10,11 +10,15 @@ mod conv;
 mod gemm;
 mod measure;
 mod optim;
+mod pages;
 mod pointwise;
 mod recurrent;
 mod rows;
 
 use measure::Roofline;
+
+#[global_allocator]
+static PAGES: pages::HugePages = pages::HugePages;
 
 fn main() {
     let mut criterion = Roofline::criterion();
