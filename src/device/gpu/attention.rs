@@ -81,6 +81,7 @@ impl Job<'_> {
             // Nothing was asked of the keys.
             return Ok(());
         }
+        gpu.expect_rounds("attention", self.sizes()[3])?;
         let block = scratch(gpu, rows)?;
         let totals = Buffer { place: place(&block), offset: 0, ..*sums };
         let params = self.params(&Pass { kind: 0, dy, y }, sums, rows, 1, 1)?;
@@ -89,6 +90,15 @@ impl Job<'_> {
             self.run(gpu, &Pass { kind, dy, y: dx }, sums, &totals)?;
         }
         Ok(())
+    }
+
+    /// Rounds of loops of a thread for each tile of the other side.
+    fn rounds(&self, kind: u32) -> usize {
+        let [_, _, width, value_width] = self.sizes();
+        // Filling two tiles and multiplying them, for each 32 of the columns.
+        let product = |columns: usize| columns.div_ceil(TILE) * 66;
+        let scores = product(width) + if kind == 1 || kind == 2 { product(value_width) } else { 0 };
+        scores + 2 * 54 + 100 + if self.dropout.is_some() { 16 * 11 } else { 0 }
     }
 
     fn run(&self, gpu: &Gpu, pass: &Pass, sums: &Buffer, totals: &Buffer) -> Result<()> {
@@ -100,6 +110,8 @@ impl Job<'_> {
         if groups == 0 {
             return Ok(());
         }
+        let other = if pass.kind < 2 { keys } else { queries };
+        gpu.expect_rounds("attention", other.div_ceil(TILE) * self.rounds(pass.kind))?;
         let params = self.params(pass, sums, groups, blocks, chunks)?;
         let mask = match &self.mask {
             None => 0,

@@ -85,9 +85,11 @@ fn multiply(a: u32, row: u32, b: u32, other: u32, width: u32) {
         for (var s = 0u; s < TILE; s++) {
             let at = tx * PITCH + s;
             let column = vec4<f32>(right[at], right[at + 8u * PITCH], right[at + 16u * PITCH], right[at + 24u * PITCH]);
-            for (var i = 0u; i < 4u; i++) {
-                tile[i] += left[(ty + 8u * i) * PITCH + s] * column;
-            }
+            let row_at = ty * PITCH + s;
+            tile[0] += left[row_at] * column;
+            tile[1] += left[row_at + 8u * PITCH] * column;
+            tile[2] += left[row_at + 16u * PITCH] * column;
+            tile[3] += left[row_at + 24u * PITCH] * column;
         }
     }
 }
@@ -240,13 +242,19 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
                     fill_right(DY, other, first + half * TILE);
                 }
                 workgroupBarrier();
+                var part_sum = array<vec4<f32>, 4>(sum[half * 4u], sum[half * 4u + 1u], sum[half * 4u + 2u], sum[half * 4u + 3u]);
+                let next = select(8u, 8u * PITCH, by_queries);
                 for (var s = 0u; s < TILE; s++) {
                     let at = s * PITCH + tx;
                     let columns = vec4<f32>(right[at], right[at + 8u], right[at + 16u], right[at + 24u]);
-                    for (var i = 0u; i < 4u; i++) {
-                        let mine = ty + 8u * i;
-                        sum[half * 4u + i] += weights[select(s * PITCH + mine, mine * PITCH + s, by_queries)] * columns;
-                    }
+                    let own_at = select(s * PITCH + ty, ty * PITCH + s, by_queries);
+                    part_sum[0] += weights[own_at] * columns;
+                    part_sum[1] += weights[own_at + next] * columns;
+                    part_sum[2] += weights[own_at + 2u * next] * columns;
+                    part_sum[3] += weights[own_at + 3u * next] * columns;
+                }
+                for (var i = 0u; i < 4u; i++) {
+                    sum[half * 4u + i] = part_sum[i];
                 }
             }
         }

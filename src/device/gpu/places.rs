@@ -191,6 +191,8 @@ pub fn meet(
         y_at: number(y.offset)?,
         skip: skip.map_or(Ok(u32::MAX), number)?,
     };
+    // All of them may be of one row.
+    gpu.expect_rounds(op, walk.positions + 64)?;
     let sorted = walk.positions > SCANNED;
     let slots;
     let list = if sorted {
