@@ -588,7 +588,7 @@ if THERE:
             x[(place,) * 8]
         assert x[(place,) * 7].tolist() == [[1.0]]
         if bs.devices()[1]["kind"] == "software":
-            with pytest.raises(bs.errors.DeviceError, match="attention: .* steps in a row; software drivers stop"):
+            with pytest.raises(bs.errors.DeviceError, match=r"attention: .* steps in a row; software drivers stop"):
                 F.scaled_dot_product_attention(*[bs.ones(20000, 4, device="gpu")] * 3)
 
     def test_attention_takes_memory_by_the_row() -> None:
