@@ -48,9 +48,28 @@ def kernels(device: str, small: bool) -> dict[str, float]:
         figures["add_bytes"] = 12 * n / seconds(lambda: x + y, device)
         figures["gelu_bytes"] = 8 * n / seconds(lambda: F.gelu(x), device)
         figures["sum_bytes"] = 4 * n / seconds(lambda: x.sum(), device)
+        figures["softmax_bytes"] = 8 * n / seconds(lambda: x.view(-1, 1024).softmax(-1), device)
+        figures["layer_norm_bytes"] = 8 * n / seconds(lambda: F.layer_norm(x.view(-1, 1024), (1024,)), device)
+        figures["rand_bytes"] = 4 * n / seconds(lambda: bs.rand(n, device=device), device)
+        figures["dropout_bytes"] = 8 * n / seconds(lambda: F.dropout(x, 0.1), device)
+        rows = n >> 10
+        places = bs.randint(0, rows, (rows,), device=device)
+        figures["embedding_bytes"] = 8 * n / seconds(lambda: F.embedding(places, x.view(rows, 1024)), device)
+        figures["index_add_bytes"] = 12 * n / seconds(
+            lambda: y.view(rows, 1024).index_add(0, places, x.view(rows, 1024)), device
+        )
+        figures["sort_elements"] = n / 16 / seconds(lambda: x[: n // 16].sort(), device)
+        figures["topk_rows"] = rows / seconds(lambda: x.view(rows, 1024).topk(8), device)
+        params = [bs.rand(n // 8, device=device).requires_grad_() for _ in range(4)]
+        for param in params:
+            param.grad = bs.rand(n // 8, device=device)
+        adam = optim.Adam(params)
+        figures["adam_bytes"] = 28 * n / 2 / seconds(adam.step, device)
+        figures["clip_bytes"] = 12 * n / 2 / seconds(lambda: nn.utils.clip_grad_norm_(params, 1e-3), device)
         for size in (256,) if small else (1024, 4096):
             a, b = bs.rand(size, size, device=device), bs.rand(size, size, device=device)
             figures[f"matmul_{size}_flops"] = 2 * size**3 / seconds(lambda a=a, b=b: a @ b, device)
+        figures |= attention(device, *((2, 4, 128, 64) if small else (16, 12, 1024, 64)))
         tiny, launches = bs.rand(64, device=device), 2000
         tiny + tiny
         _core.gpu_wait(device)
@@ -60,6 +79,21 @@ def kernels(device: str, small: bool) -> dict[str, float]:
         figures["launch_seconds"] = (time.perf_counter() - start) / launches
         figures["read_seconds"] = seconds(lambda: tiny.sum().item(), device)
     return figures
+
+
+def attention(device: str, batch: int, heads: int, length: int, width: int) -> dict[str, float]:
+    """Operations a second of causal attention, forward and backward, those above the diagonal not counted."""
+    q, k, v = (bs.randn(batch, heads, length, width, device=device).requires_grad_() for _ in range(3))
+    product = batch * heads * length * length * width
+
+    def forward() -> bs.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    with bs.enable_grad():
+        dy = bs.ones_like(forward().detach())
+        there = seconds(forward, device)
+        both = seconds(lambda: forward().backward(dy), device)
+    return {"attention_flops": 2 * product / there, "attention_backward_flops": 5 * product / (both - there)}
 
 
 SMALL = {

@@ -214,10 +214,8 @@ impl Op for BatchNorm {
         let ordered = in_order(x[0], y[0].layout())?;
         let flags = other_flags(x[0].shape().len());
         let n = (x[0].numel() / x[0].shape()[1]) as f64;
-        let with = More { numbers: [1.0 / n, 0.0], ..More::default() };
-        on_gpu::run(gpu, "batch_norm", How::Sum, &ordered, &flags, with, &y[1])?;
-        let with = More { own: Some(&y[1]), numbers: [1.0 / n, n], ..More::default() };
-        on_gpu::run(gpu, "batch_norm", How::Spread, &ordered, &flags, with, &y[2])?;
+        let with = More { second: Some(&y[1]), numbers: [1.0 / n, n], ..More::default() };
+        on_gpu::run(gpu, "batch_norm", How::Moments, &ordered, &flags, with, &y[2])?;
         self.normalise_on(gpu, &ordered, [&y[1], &y[2]], x, &y[0])
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {

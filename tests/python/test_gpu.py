@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +88,17 @@ if THERE:
             """
         )
         assert said == "[3.0, 3.0]\n"
+
+    def test_the_demo_trains_there_and_bills_the_memory_of_the_gpu(tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "backsweep", "demo", "--steps", "2", "--json", "--device", "gpu", "--out", str(tmp_path)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert run.returncode == 0, run.stderr
+        report = json.loads(run.stdout)
+        assert report["device"] == "gpu" and report["steps"] == 2 and 0 < report["val_loss"] < 6
+        bill = report["bill"]
+        assert bill["total"] == sum(bill["by_category"].values()) > 10_000_000
+        assert bill["by_category"]["activation"] > bill["by_category"]["parameter"] > 3_000_000
+        assert report["peak_bytes"] >= bill["total"] and "token.weight" in bs.load(report["weights"])
 
     def test_what_is_too_large_for_a_gpu_is_said() -> None:
         with pytest.raises(bs.OutOfMemoryError) as told:
@@ -564,6 +577,19 @@ if THERE:
     def test_attention_is_that_of_the_cpu(how: dict) -> None:
         for want, got in zip(attended("cpu", **how), attended("gpu", **how), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+    def test_what_kernels_do_not_take_is_said_with_a_way_out() -> None:
+        q = bs.ones(1, 2, 1, 2, 1, 3, 4, device="gpu")
+        with pytest.raises(bs.errors.DeviceError, match=r"attention: 5 leading dims; kernels of a GPU take 4 \(help: q\.flatten"):
+            F.scaled_dot_product_attention(q, q, q)
+        assert F.scaled_dot_product_attention(q[0], q[0], q[0]).shape == (2, 1, 2, 1, 3, 4)
+        x, place = bs.ones((1,) * 8, device="gpu"), bs.tensor([0], device="gpu")
+        with pytest.raises(bs.errors.DeviceError, match="index: 8 index tensors; kernels of a GPU take 7"):
+            x[(place,) * 8]
+        assert x[(place,) * 7].tolist() == [[1.0]]
+        if bs.devices()[1]["kind"] == "software":
+            with pytest.raises(bs.errors.DeviceError, match=r"attention: .* steps in a row; software drivers stop"):
+                F.scaled_dot_product_attention(*[bs.ones(20000, 4, device="gpu")] * 3)
 
     def test_attention_takes_memory_by_the_row() -> None:
         def peak(length: int) -> int:

@@ -23,23 +23,19 @@ pub fn norm(gpu: &Gpu, list: &[Operands], most: Option<f64>, norm: &Buffer) -> R
         norm_at: index("clip", norm.offset)?,
         most: most.unwrap_or(0.0) as f32,
     };
-    let mut run = |kind: u32, parts: usize, batch: Option<&super::many::Together>| -> Result<()> {
+    params.parts = index("clip", parts)?;
+    let mut run = |kind: u32, batch: Option<&super::many::Together>| -> Result<()> {
         params.groups = batch.map_or(1, |b| b.groups as u32);
         params.tensors = batch.map_or(0, |b| b.tensors as u32);
-        params.parts = index("clip", parts)?;
         // A window that nothing is read through stands for what a kind has not.
         let [x, table] = batch.map_or([norm.place; 2], |b| [b.windows[0], place(&b.table)]);
         let bindings = [x, place(&sums), norm.place, table];
         gpu.run(&CLIP, &[("KIND", kind)], &bindings, &params, Grid::groups(params.groups as usize))
     };
-    let mut before = 0;
-    for batch in &batches {
-        run(0, before, Some(batch))?;
-        before += batch.groups;
-    }
-    run(1, parts, None)?;
+    batches.iter().try_for_each(|batch| run(0, Some(batch)))?;
+    run(1, None)?;
     if most.is_some() {
-        batches.iter().try_for_each(|batch| run(2, 0, Some(batch)))?;
+        batches.iter().try_for_each(|batch| run(2, Some(batch)))?;
     }
     Ok(())
 }

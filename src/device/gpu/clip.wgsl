@@ -53,7 +53,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         }
         let all = total(t, sum);
         if (t == 0u) {
-            parts[p.parts + here] = all;
+            // In the order of the list, so that the sum does not depend on where tensors lie.
+            parts[rows[row + 7u] + here - rows[row]] = all;
         }
         return;
     }

@@ -1,5 +1,5 @@
-// Products too narrow for tiles: a thread makes one sum. In front stands what `gemm.wgsl` asks for; neighbouring threads
-// have neighbours among n, then among the batch.
+// Products too narrow for tiles: a thread makes one sum. In front stands what `gemm.wgsl` asks for, and `put` (m, n,
+// value); neighbouring threads have neighbours among n, then among the batch.
 
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {

@@ -53,8 +53,8 @@ pub enum How {
     Norm,
     /// ln Σ exp(x - own) + own, own being 0 where it is not finite
     Exponentials,
-    /// scale · (Σ d² - (Σ d)² / number) with d = x - own: the second term takes out the rounding of the mean.
-    Spread,
+    /// scale · Σ (x - mean)², and the mean; `number` is how many there are.   Chan, Golub and LeVeque 1979
+    Moments,
     /// The largest and where it is: the first of equals, NaN before numbers.
     LargestPlace,
     SmallestPlace,
@@ -110,12 +110,14 @@ impl How {
             (Exponentials, _) => {
                 of("f32", "0.0f", "m_exp(v - shift(o))", "a + b", "y[p.y_at + o] = m_log(t) + shift(o);")
             }
-            (Spread, _) => of(
-                "vec2<f32>",
-                "T(0.0f, 0.0f)",
-                "T(v - own[p.own_at + o], (v - own[p.own_at + o]) * (v - own[p.own_at + o]))",
-                "a + b",
-                "let rest = t.y - t.x * t.x / p.number; y[p.y_at + o] = select(rest, 0.0f, rest < 0.0f) * p.scale;",
+            // How many, their mean, Σ (x - mean)², and their sum, which is infinite where one is.
+            (Moments, _) => of(
+                "vec4<f32>",
+                "T(0.0f, 0.0f, 0.0f, 0.0f)",
+                "T(1.0f, v, 0.0f, v)",
+                "moments(a, b)",
+                "z[p.z_at + o] = select(t.w / p.number, t.y, m_is_finite(t.y) && t.x > 0.0f); \
+                 y[p.y_at + o] = select(m_nan(), t.z, m_is_finite(t.y)) * p.scale;",
             ),
             (LargestPlace, _) => of("Found", "nothing()", "Found(v, r)", "better(a, b)", found),
             (SmallestPlace, _) => of("Found", "nothing()", "Found(v, r)", "better(a, b)", found),
@@ -161,6 +163,12 @@ impl How {
                         select(0.0f, f32(own) - 127.0f, own != 0u && own != 255u));\n}\n"
                     .into();
             }
+            (Moments, _) => {
+                return "fn moments(a: T, b: T) -> T {\n    let n = a.x + b.x;\n    let share = b.x / max(n, 1.0f);\n    \
+                        let gap = b.y - a.y;\n    \
+                        return T(n, a.y + gap * share, a.z + b.z + gap * (a.x * share) * gap, a.w + b.w);\n}\n"
+                    .into();
+            }
             (Products | Centred | Normal, _) => {
                 return "fn second(at: u32) -> f32 {\n    return other[at - p.x_at + p.other_at];\n}\n".into();
             }
@@ -185,8 +193,8 @@ impl How {
     /// Bytes of what is carried, as an array has it.
     fn carried_bytes(self, number: Number) -> usize {
         match (self, number) {
-            (LargestPlace | SmallestPlace, Number::Wide) => 16,
-            (Spread | LargestPlace | SmallestPlace | Products | Centred | Normal, _) => 8,
+            (LargestPlace | SmallestPlace, Number::Wide) | (Moments, _) => 16,
+            (LargestPlace | SmallestPlace | Products | Centred | Normal, _) => 8,
             (Product, Number::Float) => 8,
             (Any | All, _) | (_, Number::Float) => 4,
             (_, Number::Wide) => 8,

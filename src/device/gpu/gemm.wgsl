@@ -1,6 +1,6 @@
 // Products in tiles of 16 · PER: a thread makes PER × PER sums, and 64 / PER of k at a time pass through the group's memory,
 // fetched into registers while the ones before are multiplied. LEFT_M and RIGHT_N say along which axis neighbouring threads
-// fetch. In front stand `begin` (the matrices of a batch), `put` (m, n, value), and the ways to the operands, each in what
+// fetch. In front stand `begin` (the matrices of a batch), `put_quad` (m, n, the sums from n on), and the ways to the operands, each in what
 // does not change along k, what does, and the element of the two: `left_seat` (m), `left_key` (k), `left_at`, `right_seat`
 // (n), `right_key` (k), `right_at`.
 // Where k is cut into `splits`, each leaves its sums in `part`, [splits, batch, m, n].
@@ -15,24 +15,19 @@ const PITCH: u32 = QUADS + 1u;
 var<workgroup> left: array<vec4<f32>, DEEP * PITCH>;
 var<workgroup> right: array<vec4<f32>, DEEP * PITCH>;
 
-fn write(start: u32, m: u32, n: u32, value: f32) {
-    if (n >= p.n) {
+fn write_quad(start: u32, m: u32, n: u32, quad: vec4<f32>) {
+    if (m >= p.m || n >= p.n) {
         return;
     }
-    if (p.splits > 1u) {
-        part[start + m * p.n + n] = value;
-    } else {
-        put(m, n, value);
+    if (p.splits == 1u) {
+        put_quad(m, n, quad);
+        return;
     }
-}
-
-fn write_quad(start: u32, m: u32, n: u32, quad: vec4<f32>) {
-    if (m < p.m) {
-        write(start, m, n, quad.x);
-        write(start, m, n + 1u, quad.y);
-        write(start, m, n + 2u, quad.z);
-        write(start, m, n + 3u, quad.w);
-    }
+    let at = start + m * p.n + n;
+    part[at] = quad.x;
+    if (n + 1u < p.n) { part[at + 1u] = quad.y; }
+    if (n + 2u < p.n) { part[at + 2u] = quad.z; }
+    if (n + 3u < p.n) { part[at + 3u] = quad.w; }
 }
 
 @compute @workgroup_size(256)

@@ -15,7 +15,8 @@ use smallvec::SmallVec;
 
 /// Elements that a group works on.
 pub(super) const SHARE: usize = 1024;
-/// Words of a row of the table: first group, elements, and where up to five operands begin.
+/// Words of a row of the table: first group, elements, where up to five operands begin, and how many groups the tensors before
+/// it in the list have, in whatever dispatch they are.
 const ROW: usize = 8;
 
 /// The operands of one tensor, float32 and laid out alike; the same number for all.
@@ -31,7 +32,8 @@ pub(super) struct Together {
 
 struct Open<'a, 'b> {
     windows: SmallVec<[Place; 6]>,
-    members: Vec<&'a Operands<'b>>,
+    /// With the groups before each.
+    members: Vec<(usize, &'a Operands<'b>)>,
 }
 
 /// A window that shows what `window` does, and a block besides; `None` where there is none.
@@ -46,6 +48,7 @@ fn widened(window: Place, block: Place, most: usize) -> Option<Place> {
 pub(super) fn gathered(gpu: &Gpu, op: &'static str, list: &[Operands]) -> Result<Vec<Together>> {
     let most = gpu.largest_binding();
     let mut open: Vec<Open> = vec![];
+    let mut before = 0;
     for operands in list.iter().filter(|o| o[0].layout.numel() > 0) {
         let fitting = open.iter_mut().find_map(|open| {
             let pairs = open.windows.iter().zip(operands.iter());
@@ -55,10 +58,14 @@ pub(super) fn gathered(gpu: &Gpu, op: &'static str, list: &[Operands]) -> Result
         match fitting {
             Some((open, wider)) => {
                 open.windows = wider;
-                open.members.push(operands);
+                open.members.push((before, operands));
             }
-            None => open.push(Open { windows: operands.iter().map(|b| b.place).collect(), members: vec![operands] }),
+            None => {
+                let windows = operands.iter().map(|b| b.place).collect();
+                open.push(Open { windows, members: vec![(before, operands)] });
+            }
         }
+        before += operands[0].layout.numel().div_ceil(SHARE);
     }
     open.into_iter().map(|open| together(gpu, op, open)).collect()
 }
@@ -66,14 +73,15 @@ pub(super) fn gathered(gpu: &Gpu, op: &'static str, list: &[Operands]) -> Result
 fn together(gpu: &Gpu, op: &'static str, open: Open) -> Result<Together> {
     let mut words: Vec<u32> = Vec::with_capacity(ROW * open.members.len());
     let mut groups = 0;
-    for operands in &open.members {
+    for (before, operands) in &open.members {
         let n = operands[0].layout.numel();
         words.push(index(op, groups)?);
         words.push(index(op, n)?);
         for (buffer, window) in operands.iter().zip(&open.windows) {
             words.push(index(op, (buffer.place.offset - window.offset) / 4 + buffer.offset)?);
         }
-        words.resize(words.len().next_multiple_of(ROW), 0);
+        words.resize(words.len().next_multiple_of(ROW) - 1, 0);
+        words.push(index(op, *before)?);
         groups += n.div_ceil(SHARE);
     }
     index(op, groups)?;

@@ -50,3 +50,10 @@ fn put(m: u32, n: u32, value: f32) {
         y[y_start + m * p.n + n] = value;
     }
 }
+
+fn put_quad(m: u32, n: u32, quad: vec4<f32>) {
+    put(m, n, quad.x);
+    if (n + 1u < p.n) { put(m, n + 1u, quad.y); }
+    if (n + 2u < p.n) { put(m, n + 2u, quad.z); }
+    if (n + 3u < p.n) { put(m, n + 3u, quad.w); }
+}

@@ -51,13 +51,6 @@ pub struct Walk {
     pub lines: bool,
 }
 
-impl Walk {
-    /// How many numbers the list has.
-    fn listed(&self) -> usize {
-        if self.lines { self.outer * self.positions * self.inner } else { self.positions }
-    }
-}
-
 /// Memory of a GPU, to be dropped once the kernels that use it are recorded.
 pub(super) fn scratch(gpu: &Gpu, words: usize) -> Result<Block> {
     arena::alloc_in(gpu.space(), 4 * words.max(1), Category::Workspace)
@@ -197,7 +190,6 @@ pub fn meet(
     let slots;
     let list = if sorted {
         let sizes = if walk.lines { [walk.outer, walk.positions, walk.inner] } else { [1, walk.positions, 1] };
-        debug_assert_eq!(sizes.iter().product::<usize>(), walk.listed());
         slots = sort::slots(gpu, op, Keys { place: place(rows), at: 0, dtype: None }, sizes)?;
         place(&slots)
     } else {

@@ -198,6 +198,10 @@ impl Gpu {
         if !self.fault.there.load(Relaxed) {
             return Ok(());
         }
+        if self.fault.lost.lock().is_none() {
+            // A loss is told when all work has ended, after errors that come of it.
+            let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+        }
         if let Some(why) = &*self.fault.lost.lock() {
             return Err(Error::device(format!(
                 "{op}: {} was lost ({why}); its tensors are gone: start again from a checkpoint, in a new process",

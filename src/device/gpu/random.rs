@@ -53,7 +53,7 @@ fn params(op: &str, n: usize, stream: Stream) -> Result<Params> {
 fn fill(gpu: &Gpu, kind: u32, x: &Buffer, y: &Buffer, params: &Params) -> Result<()> {
     assert!(y.whole, "bug: a part of a tensor is filled");
     // Where an element takes one word of the stream, a thread makes four.
-    let threads = if kind % 2 == 0 { params.n.div_ceil(4) } else { params.n };
+    let threads = if kind == 0 || kind == 2 { params.n.div_ceil(4) } else { params.n };
     let params = Params { threads, ..*params };
     gpu.run(&RANDOM, &[("KIND", kind)], &[x.place, y.place], &params, Grid::threads(threads as usize))
 }

@@ -1,30 +1,47 @@
-//! The cells of LSTM and GRU, a step at a time, in float32.
+//! LSTM and GRU, a step at a time, in float32: a product with the state, and the cell on its sums, in one kernel.
 
 use super::Gpu;
 use super::kernel::{Grid, Kernel, index, params};
 use super::pointwise::Buffer;
+use super::tiles::{Cut, Sizes};
 use crate::error::Result;
 
 params!(Params {
+    batch: u32,
+    m: u32,
+    k: u32,
     n: u32,
+    splits: u32,
+    run: u32,
     hidden: u32,
+    later_at: u32,
+    w_at: u32,
+    bias_at: u32,
     gates_at: u32,
-    share_at: u32,
     h_at: u32,
     c_at: u32,
     kept_at: u32,
     y_at: u32,
-    dh_at: u32,
     carried_at: u32,
     slopes_at: u32,
     apart_at: u32,
 });
 
-static CELL: Kernel = Kernel::new("recurrent", include_str!("recurrent.wgsl"), Params::WGSL);
+/// Tells these texts apart from other generated ones.
+const TEXT: u32 = 5;
+
+static FIRST: Kernel = Kernel::new(
+    "recurrent",
+    concat!(include_str!("recurrent.wgsl"), include_str!("recurrent_first.wgsl")),
+    Params::WGSL,
+);
 
 /// What a step reads and writes, all contiguous; what each is stands in `recurrent.wgsl`.
+#[derive(Clone, Copy)]
 pub struct Step<'a> {
     pub gru: bool,
+    /// [gates · hidden, hidden]
+    pub w_hh: Buffer<'a>,
     pub gates: Buffer<'a>,
     pub h: Buffer<'a>,
     /// Of an LSTM.
@@ -35,49 +52,94 @@ pub struct Step<'a> {
     pub way: Way<'a>,
 }
 
+#[derive(Clone, Copy)]
 pub enum Way<'a> {
-    There { share: Buffer<'a> },
-    Back { dh: Buffer<'a>, carried: Buffer<'a>, slopes: Buffer<'a>, apart: Option<Buffer<'a>> },
+    There { bias: Option<Buffer<'a>> },
+    Back { later: Later<'a>, carried: Buffer<'a>, cell: Option<Slopes<'a>> },
+}
+
+/// Where the gradient of h comes from.
+#[derive(Clone, Copy)]
+pub enum Later<'a> {
+    /// It is given.
+    Known(Buffer<'a>),
+    /// From the gradients of the state's share of the gates in the step behind.
+    Gates(Buffer<'a>),
+}
+
+/// Where the gradients of the sums in the gates go; without them the step is the last, and y is the gradient of the first h.
+#[derive(Clone, Copy)]
+pub struct Slopes<'a> {
+    pub slopes: Buffer<'a>,
+    /// Of the state's share, in a GRU.
+    pub apart: Option<Buffer<'a>>,
 }
 
 impl Step<'_> {
     pub fn run(&self, gpu: &Gpu, op: &'static str) -> Result<()> {
-        let shape = self.y.layout.shape();
-        let n = self.y.layout.numel();
-        let (share, dh, carried, slopes, apart) = match self.way {
-            Way::There { share } => (Some(share), None, None, None, None),
-            Way::Back { dh, carried, slopes, apart } => (None, Some(dh), Some(carried), Some(slopes), apart),
+        let number = |v: usize| index(op, v);
+        let [batch, hidden] = [0, 1].map(|i| self.y.layout.shape()[i]);
+        let (later, known, carried, cell, bias) = match self.way {
+            Way::There { bias } => (None, false, None, None, bias),
+            Way::Back { later: Later::Known(later), carried, cell } => (Some(later), true, Some(carried), cell, None),
+            Way::Back { later: Later::Gates(later), carried, cell } => (Some(later), false, Some(carried), cell, None),
         };
-        let at = |b: Option<Buffer>| index(op, b.map_or(0, |b| b.offset));
-        index(op, self.gates.layout.numel())?;
+        let gates = if self.gru { 3 } else { 4 };
+        let (k, n) = if later.is_some() { (gates * hidden, hidden) } else { (hidden, 4 * hidden) };
+        let cut = Cut::new(Sizes { batch: 1, m: batch, k, n }, false, false);
+        let at = |b: Option<Buffer>| number(b.map_or(0, |b| b.offset));
+        number(4 * batch * hidden)?;
+        number(self.w_hh.layout.numel())?;
+        gpu.expect_rounds(op, cut.run + cut.run / 8)?;
+        let (slopes, apart) = (cell.map(|c| c.slopes), cell.and_then(|c| c.apart));
         let params = Params {
-            n: index(op, n)?,
-            hidden: index(op, shape[shape.len() - 1].max(1))?,
+            batch: 1,
+            m: number(batch)?,
+            k: number(k)?,
+            n: number(n)?,
+            splits: 1,
+            run: number(cut.run)?,
+            hidden: number(hidden)?,
+            later_at: at(later)?,
+            w_at: at(Some(self.w_hh))?,
+            bias_at: at(bias)?,
             gates_at: at(Some(self.gates))?,
-            share_at: at(share)?,
             h_at: at(Some(self.h))?,
             c_at: at(self.c)?,
             kept_at: at(Some(self.kept))?,
             y_at: at(Some(self.y))?,
-            dh_at: at(dh)?,
             carried_at: at(carried)?,
             slopes_at: at(slopes)?,
             apart_at: at(apart)?,
         };
-        let constants = [("GRU", u32::from(self.gru)), ("BACK", u32::from(dh.is_some()))];
+        let back = u32::from(later.is_some());
+        let constants = [
+            ("GRU", u32::from(self.gru)),
+            ("BACK", back),
+            ("CELL", 1 - back + u32::from(cell.is_some())),
+            ("HAS_BIAS", u32::from(bias.is_some())),
+            ("LEFT_M", 0),
+            ("RIGHT_N", back),
+        ];
         let place = |b: Option<Buffer>| b.map_or(self.y.place, |b| b.place);
         let bindings = [
+            place(later),
+            self.w_hh.place,
+            place(bias),
             self.gates.place,
-            place(share),
             self.h.place,
             place(self.c),
             self.kept.place,
             self.y.place,
-            place(dh),
             place(carried),
             place(slopes),
             place(apart),
+            self.y.place,
         ];
-        gpu.run(&CELL, &constants, &bindings, &params, Grid::threads(n))
+        if known {
+            return gpu.run(&FIRST, &constants, &bindings, &params, Grid::threads(batch * hidden));
+        }
+        let text = || cut.text(&constants, Params::WGSL, include_str!("recurrent.wgsl"));
+        gpu.run_text(op, &cut.key(TEXT, &constants), &text, &bindings, &params, cut.grid())
     }
 }

@@ -1,67 +1,137 @@
-// One step of a cell for a hidden unit of a sample; gates are [batch, gates · hidden], all else [batch, hidden].
-// GRU = 0: i, f, g, o; keeps c. GRU = 1: r, z, n; keeps the state's share of n.
-// BACK = 0: from the input's share in `gates` and the state's in `share`: the gates, what is kept, and y = h.
-// BACK = 1: from the gradients in `dh` and `y` (that of the step's own output) and `carried`: those of the sums in the gates
-// into `slopes`, of the state's share of them into `apart` (GRU), and what is carried on.
+// A step of LSTM or GRU: a product with the state in tiles (gemm.wgsl), and the cell where its sums are ready.
+// Gates are [batch, gates · hidden], all else [batch, hidden]. GRU = 0: i, f, g, o; keeps c. GRU = 1: r, z, n; keeps the
+// state's share of n.
+// BACK = 0: sums = h · w_hhᵀ (+ bias), the gates of a unit side by side. The input's share is in `gates`; the gates replace
+// it, and what is kept and y = h are written.
+// BACK = 1: sums = the gradients behind, `later`, · w_hh: the gradient of h. With those of y and of what is `carried` it gives
+// those of the sums in the gates (`slopes`), of the state's share of them (`apart`, GRU), and what is carried on.
+// CELL = 0: the sums, and what is carried where that is h's, are the result `y`: the gradient of the first h.
 
-@group(0) @binding(0) var<storage, read_write> gates: array<f32>;
-@group(0) @binding(1) var<storage, read_write> share: array<f32>;
-@group(0) @binding(2) var<storage, read_write> h: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
-@group(0) @binding(4) var<storage, read_write> kept: array<f32>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dh: array<f32>;
-@group(0) @binding(7) var<storage, read_write> carried: array<f32>;
-@group(0) @binding(8) var<storage, read_write> slopes: array<f32>;
-@group(0) @binding(9) var<storage, read_write> apart: array<f32>;
+@group(0) @binding(0) var<storage, read_write> later: array<f32>;
+@group(0) @binding(1) var<storage, read_write> w_hh: array<f32>;
+@group(0) @binding(2) var<storage, read_write> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> gates: array<f32>;
+@group(0) @binding(4) var<storage, read_write> h: array<f32>;
+@group(0) @binding(5) var<storage, read_write> c: array<f32>;
+@group(0) @binding(6) var<storage, read_write> kept: array<f32>;
+@group(0) @binding(7) var<storage, read_write> y: array<f32>;
+@group(0) @binding(8) var<storage, read_write> carried: array<f32>;
+@group(0) @binding(9) var<storage, read_write> slopes: array<f32>;
+@group(0) @binding(10) var<storage, read_write> apart: array<f32>;
+// Products here are never cut along k.
+@group(0) @binding(11) var<storage, read_write> part: array<f32>;
 
 const GATES: u32 = select(4u, 3u, GRU == 1u);
 
-@compute @workgroup_size(256)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let e = thread(id, groups);
-    if (e >= p.n) {
+fn begin(batch: u32) {
+}
+
+fn left_seat(m: u32) -> u32 {
+    if (BACK == 1u) {
+        return p.later_at + m * p.k;
+    }
+    return p.h_at + m * p.k;
+}
+
+fn left_key(k: u32) -> u32 {
+    return k;
+}
+
+fn left_at(seat: u32, key: u32) -> f32 {
+    if (BACK == 1u) {
+        return later[seat + key];
+    }
+    return h[seat + key];
+}
+
+// Where a column begins in the weight; a unit has four columns, of which a GRU leaves the last out.
+fn right_seat(n: u32) -> u32 {
+    if (BACK == 1u) {
+        return p.w_at + n;
+    }
+    return p.w_at + (min(n % 4u, GATES - 1u) * p.hidden + n / 4u) * p.hidden;
+}
+
+fn right_key(k: u32) -> u32 {
+    if (BACK == 1u) {
+        return k * p.hidden;
+    }
+    return k;
+}
+
+fn right_at(seat: u32, key: u32) -> f32 {
+    return w_hh[seat + key];
+}
+
+fn put_quad(m: u32, n: u32, quad: vec4<f32>) {
+    if (BACK == 1u) {
+        step_back(m * p.hidden + n, quad.x);
+        if (n + 1u < p.n) { step_back(m * p.hidden + n + 1u, quad.y); }
+        if (n + 2u < p.n) { step_back(m * p.hidden + n + 2u, quad.z); }
+        if (n + 3u < p.n) { step_back(m * p.hidden + n + 3u, quad.w); }
         return;
     }
-    let wide = e / p.hidden * (GATES * p.hidden) + e % p.hidden;
+    let unit = n / 4u;
+    var share = quad;
+    if (HAS_BIAS == 1u) {
+        let at = p.bias_at + unit;
+        share += vec4<f32>(bias[at], bias[at + p.hidden], bias[at + 2u * p.hidden], bias[at + (GATES - 1u) * p.hidden]);
+    }
+    step_there(m * p.hidden + unit, share);
+}
+
+// The first gate of a unit of a sample; the others are `hidden` further each.
+fn gate_of(e: u32) -> u32 {
+    return e / p.hidden * (GATES * p.hidden) + e % p.hidden;
+}
+
+fn step_there(e: u32, share: vec4<f32>) {
+    let g0 = p.gates_at + gate_of(e);
+    let g1 = g0 + p.hidden;
+    let g2 = g1 + p.hidden;
+    let g3 = g2 + p.hidden;
+    if (GRU == 1u) {
+        let r = m_sigmoid(gates[g0] + share.x);
+        let z = m_sigmoid(gates[g1] + share.y);
+        let n = m_tanh(gates[g2] + r * share.z);
+        gates[g0] = r;
+        gates[g1] = z;
+        gates[g2] = n;
+        kept[p.kept_at + e] = share.z;
+        y[p.y_at + e] = n + z * (h[p.h_at + e] - n);
+        return;
+    }
+    let i = m_sigmoid(gates[g0] + share.x);
+    let f = m_sigmoid(gates[g1] + share.y);
+    let g = m_tanh(gates[g2] + share.z);
+    let o = m_sigmoid(gates[g3] + share.w);
+    let now = f * c[p.c_at + e] + i * g;
+    gates[g0] = i;
+    gates[g1] = f;
+    gates[g2] = g;
+    gates[g3] = o;
+    kept[p.kept_at + e] = now;
+    y[p.y_at + e] = o * m_tanh(now);
+}
+
+fn step_back(e: u32, dh: f32) {
+    if (CELL == 0u) {
+        y[p.y_at + e] = dh;
+        if (GRU == 1u) {
+            y[p.y_at + e] = dh + carried[p.carried_at + e];
+        }
+        return;
+    }
+    let wide = gate_of(e);
     let g0 = p.gates_at + wide;
     let g1 = g0 + p.hidden;
     let g2 = g1 + p.hidden;
     let g3 = g2 + p.hidden;
-    if (BACK == 0u) {
-        let s0 = p.share_at + wide;
-        let s1 = s0 + p.hidden;
-        let s2 = s1 + p.hidden;
-        if (GRU == 1u) {
-            let r = m_sigmoid(gates[g0] + share[s0]);
-            let z = m_sigmoid(gates[g1] + share[s1]);
-            let own = share[s2];
-            let n = m_tanh(gates[g2] + r * own);
-            gates[g0] = r;
-            gates[g1] = z;
-            gates[g2] = n;
-            kept[p.kept_at + e] = own;
-            y[p.y_at + e] = n + z * (h[p.h_at + e] - n);
-            return;
-        }
-        let i = m_sigmoid(gates[g0] + share[s0]);
-        let f = m_sigmoid(gates[g1] + share[s1]);
-        let g = m_tanh(gates[g2] + share[s2]);
-        let o = m_sigmoid(gates[g3] + share[s2 + p.hidden]);
-        let now = f * c[p.c_at + e] + i * g;
-        gates[g0] = i;
-        gates[g1] = f;
-        gates[g2] = g;
-        gates[g3] = o;
-        kept[p.kept_at + e] = now;
-        y[p.y_at + e] = o * m_tanh(now);
-        return;
-    }
     let own = kept[p.kept_at + e];
     let d0 = p.slopes_at + wide;
     let d1 = d0 + p.hidden;
     let d2 = d1 + p.hidden;
-    let slope = dh[p.dh_at + e] + y[p.y_at + e];
+    let slope = dh + y[p.y_at + e];
     if (GRU == 1u) {
         let all = slope + carried[p.carried_at + e];
         let r = gates[g0];

@@ -1,13 +1,12 @@
-//! The steps on a GPU: a product with the state before and a cell each, one after the other in the stream.
+//! The steps on a GPU: one kernel each, one after the other in the stream.
 
 use super::{Kind, Recurrent, RecurrentBack};
 use crate::arena::ledger::Category;
 use crate::device::gpu::Gpu;
-use crate::device::gpu::recurrent::{Step, Way};
+use crate::device::gpu::recurrent::{Later, Slopes, Step, Way};
 use crate::error::Result;
 use crate::ops::matmul::product_on;
 use crate::ops::pointwise::copy_on;
-use crate::ops::{registry, run};
 use crate::shape::Layout;
 use crate::tensor::{Meta, Tensor};
 
@@ -46,20 +45,20 @@ impl Recurrent {
         let shares = gates.with_layout(Layout::contiguous(name, &[steps * batch, rows])?, 0);
         product_on(gpu, &flat, &turned(w_ih), places.biased.then(|| x[places.b_ih()]), &shares)?;
 
-        let share = scratch(name, &[batch, rows], &y[0])?;
+        let bias = places.biased.then(|| x[places.b_hh()].buffer());
         let (mut h, mut c) = (x[1].clone(), if gru { None } else { Some(x[2].clone()) });
         for s in 0..steps {
             let t = if self.reverse { steps - 1 - s } else { s };
-            product_on(gpu, &h, &turned(w_hh), places.biased.then(|| x[places.b_hh()]), &share)?;
             let (own, now, next) = (part(&gates, t)?, part(&kept, t)?, part(&y[0], t)?);
             let step = Step {
                 gru,
+                w_hh: w_hh.buffer(),
                 gates: own.buffer(),
                 h: h.buffer(),
                 c: c.as_ref().map(Tensor::buffer),
                 kept: now.buffer(),
                 y: next.buffer(),
-                way: Way::There { share: share.buffer() },
+                way: Way::There { bias },
             };
             step.run(gpu, name)?;
             c = c.map(|_| now);
@@ -88,36 +87,34 @@ impl RecurrentBack {
             false => copy_on(gpu, x[6], &carried)?,
         }
         let by_state = if gru { &y[2] } else { slopes };
-        let dh = scratch(name, &[batch, hidden], out)?;
-        for s in (0..steps).rev() {
-            let t = time(s);
-            let (own, now, dy) = (part(gates, t)?, part(kept, t)?, part(dy, t)?);
-            let (slopes, apart) = (part(slopes, t)?, if gru { Some(part(&y[2], t)?) } else { None });
+        // Each step takes the gradient of its h from the step behind it; one more leaves that of the first h.
+        for s in (0..=steps).rev() {
+            let later = if s == steps { None } else { Some(part(by_state, time(s))?) };
+            let t = time(s.max(1) - 1);
+            let (own, now) = (part(gates, t)?, part(kept, t)?);
+            let slope = if s == 0 { dh0.clone() } else { part(dy, t)? };
+            let (d_gates, apart) = (part(slopes, t)?, if gru { Some(part(&y[2], t)?) } else { None });
             let (h, c) = match s {
-                0 => (h0.clone(), c0.map(|c| (*c).clone())),
-                _ => (part(out, time(s - 1))?, Some(part(kept, time(s - 1))?)),
+                0 | 1 => (h0.clone(), c0.map(|c| (*c).clone())),
+                _ => (part(out, time(s - 2))?, Some(part(kept, time(s - 2))?)),
             };
+            let cell = Slopes { slopes: d_gates.buffer(), apart: apart.as_ref().map(Tensor::buffer) };
             let step = Step {
                 gru,
+                w_hh: w_hh.buffer(),
                 gates: own.buffer(),
                 h: h.buffer(),
                 c: c.as_ref().filter(|_| !gru).map(Tensor::buffer),
                 kept: now.buffer(),
-                y: dy.buffer(),
+                y: slope.buffer(),
                 way: Way::Back {
-                    dh: if s + 1 == steps { dh_n.buffer() } else { dh.buffer() },
+                    later: later.as_ref().map_or(Later::Known(dh_n.buffer()), |t| Later::Gates(t.buffer())),
                     carried: carried.buffer(),
-                    slopes: slopes.buffer(),
-                    apart: apart.as_ref().map(Tensor::buffer),
+                    cell: (s > 0).then_some(cell),
                 },
             };
             step.run(gpu, name)?;
-            let to = if s == 0 && !gru { dh0 } else { &dh };
-            product_on(gpu, &part(by_state, t)?, w_hh, None, to)?;
         }
-        match gru {
-            true => run::into(&*registry::build("add", &[])?, &[&dh, &carried], std::slice::from_ref(dh0)),
-            false => Ok(()),
-        }
+        Ok(())
     }
 }

@@ -160,10 +160,8 @@ impl Op for Variance {
                 &spare
             }
         };
-        let with = More { numbers: [1.0 / n, 0.0], ..More::default() };
-        on_gpu::run(gpu, name, How::Sum, x[0], &flags, with, mean)?;
-        let with = More { own: Some(mean), numbers: [1.0 / degrees, n], ..More::default() };
-        on_gpu::run(gpu, name, How::Spread, x[0], &flags, with, &y[0])
+        let with = More { second: Some(mean), numbers: [1.0 / degrees, n], ..More::default() };
+        on_gpu::run(gpu, name, How::Moments, x[0], &flags, with, &y[0])
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (x, shape) = (back.input(0)?, back.input_meta(0).shape());

@@ -30,7 +30,7 @@ def _by_statistics(
 
 def _update(running: Tensor | None, now: Tensor, momentum: float) -> None:
     if running is not None:
-        running.mul_(1.0 - momentum).add_(now * momentum)
+        running.lerp_(now, momentum)
 
 
 def batch_norm(
