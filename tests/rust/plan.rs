@@ -11,8 +11,10 @@ mod rotor;
 #[path = "plan/tapes.rs"]
 mod tapes;
 
+use backsweep::plan::problem::Problem;
+use backsweep::plan::repeat;
 use backsweep::plan::simulate::{Limit, Script, Simulator};
-use backsweep::plan::tape::Tape;
+use backsweep::plan::tape::{Op, Tape};
 use backsweep::plan::{self, Search, State};
 use tapes::Random;
 
@@ -250,6 +252,87 @@ fn values_that_must_stay_stay() {
     for g in gaps.of_value(ValueId(2)) {
         assert_eq!(plan.states[g], State::DROP);
     }
+}
+
+#[test]
+fn repeated_blocks_are_found_and_others_are_not() {
+    let find = |tape: &Tape| -> Vec<(usize, usize)> {
+        let problem = Problem::of(tape, &[], &[]).unwrap();
+        repeat::find(&problem).iter().map(|r| (r.period, r.count())).collect()
+    };
+    for count in [3, 4, 48] {
+        assert_eq!(find(&tapes::equal_blocks(count)), [(12, count)]);
+    }
+    assert_eq!(find(&tapes::equal_blocks(2)), []);
+    assert_eq!(find(&tapes::training(&mut Random::new(1), 100)), []);
+    let changed = |change: fn(&mut Tape, usize)| {
+        let mut tape = tapes::equal_blocks(8);
+        (0..8).for_each(|block| change(&mut tape, 1 + 12 * block));
+        find(&tape)
+    };
+    let module = |op: &mut Op, block: usize| op.module = ["in", "mid", "on", "out"][block % 4].into();
+    assert_eq!(changed(|tape, first| tape.values[first].bytes += first as u64), []);
+    assert_eq!(changed(|tape, first| tape.ops[first].cost *= first as f64), []);
+    assert_eq!(changed(|tape, first| tape.ops[first].cost *= 1.0 + first as f64 / 1000.0), [(12, 8)], "scatter");
+    // Every other block lacks an input: two are one block of twice the length.
+    assert_eq!(changed(|tape, first| tape.ops[first + 6].reads.truncate(1 + first / 12 % 2)), [(24, 4)]);
+    let mut tape = tapes::equal_blocks(8);
+    (0..97).for_each(|f| module(&mut tape.ops[f], f / 12));
+    assert_eq!(find(&tape), []);
+    // One odd block leaves those before it and those after it.
+    let mut tape = tapes::equal_blocks(12);
+    tape.values[1 + 12 * 5 + 3].bytes += 64;
+    assert_eq!(find(&tape), [(12, 5), (12, 6)]);
+}
+
+#[test]
+fn gaps_of_blocks_correspond() {
+    let tape = tapes::equal_blocks(6);
+    let problem = Problem::of(&tape, &[], &[]).unwrap();
+    let [blocks] = &repeat::find(&problem)[..] else { panic!("not one repeat") };
+    let middle = blocks.gaps(&problem, 3);
+    assert!(middle.len() >= 8, "{middle:?}");
+    for block in 1..5 {
+        let gaps = blocks.gaps(&problem, block);
+        assert_eq!(gaps.len(), middle.len());
+        for ((class, g), (same, h)) in gaps.iter().zip(&middle) {
+            assert_eq!(class, same);
+            let (g, h) = (problem.script.gaps.all[*g as usize], problem.script.gaps.all[*h as usize]);
+            let away = 12 * (3 - block as i64);
+            assert_eq!(i64::from(h.value.0) - i64::from(g.value.0), away);
+            assert_eq!(i64::from(h.end) - i64::from(g.end), -away);
+        }
+    }
+}
+
+#[test]
+fn plans_by_the_block_cost_no_more_and_are_found_with_less_effort() {
+    let tape = tapes::equal_blocks(if long() { 333 } else { 48 });
+    let (least, most) = least_and_most(&tape);
+    let mut better = 0;
+    for tenth in [7, 5, 3] {
+        let budget = least + (most - least) * tenth / 10;
+        let mut row = vec![];
+        for (blocks, evaluations) in [(false, 30_000), (true, 30_000), (true, 3_000)] {
+            let how = Search { blocks, local_search_evaluations: evaluations, ..Search::default() };
+            let start = std::time::Instant::now();
+            let found = plan::plan(&tape, budget, &how).expect("a plan");
+            row.push((start.elapsed().as_secs_f64(), found.recompute / found.base, found.method));
+            assert!(found.peak <= budget);
+        }
+        let [without, with, short] = &row[..] else { unreachable!() };
+        println!(
+            "{} ops, budget 0.{tenth}: without blocks {without:.4?}, with {with:.4?}, in less time {short:.4?}",
+            tape.ops.len()
+        );
+        assert!(with.1 <= without.1 && short.1 <= without.1);
+        better += usize::from(with.1 < without.1);
+        let quick = |blocks| Search { blocks, quick: true, ..Search::default() };
+        let [without, with] = [false, true].map(|b| plan::plan(&tape, budget, &quick(b)).expect("a plan"));
+        assert!(with.recompute <= without.recompute && with.peak <= budget);
+        assert_eq!(with, plan::plan(&tape, budget, &quick(true)).unwrap(), "not the same twice");
+    }
+    assert!(better > 0, "no plan is better for its blocks");
 }
 
 #[test]
