@@ -46,7 +46,7 @@ const QUICK_BLOCK_OPS: usize = 5_000;
 
 /// Plans by the block that are improved, and the parts of a search's effort that this takes on top: to put back what fits in
 /// each, and to rebuild the best.
-const BLOCK_SEEDS: usize = 2;
+const BLOCK_SEEDS: usize = 1;
 const BLOCK_SHARES: (f64, f64) = (0.1, 0.1);
 
 pub const SCORES: [Score; 7] = [
@@ -388,6 +388,10 @@ impl<'a> Planner<'a> {
                 if self.blocks {
                     self.search_blocks(budget);
                 }
+                // With a cheaper plan to beat there is less to look at: now it may come to an end.
+                let most = self.known(budget).map_or(f64::INFINITY, |c| c.outcome.recompute);
+                let solved = if self.exact { exact::solve(problem, budget, most) } else { None };
+                self.found.extend(solved.flatten());
             }
             None => {}
         }
