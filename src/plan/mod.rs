@@ -3,14 +3,17 @@
 //! Knows ids, bytes and costs; no tensor, no graph, no clock. A tape says what a step did; a plan says which values to
 //! drop in which gap; the simulator says what that costs and what the peak is, to the byte.
 
+pub mod block;
 pub mod chain;
 pub mod evict;
 pub mod exact;
 pub mod gaps;
 pub mod improve;
 pub mod json;
+pub mod menu;
 pub mod online;
 pub mod problem;
+pub mod repeat;
 pub mod search;
 pub mod simulate;
 pub mod tape;
@@ -32,11 +35,20 @@ pub struct Search {
     pub quick: bool,
     /// Short tapes are solved to the end.
     pub exact: bool,
+    /// Repeated blocks are also decided on together.
+    pub blocks: bool,
 }
 
 impl Default for Search {
     fn default() -> Search {
-        Search { local_search_evaluations: 30_000, must_keep: vec![], must_drop: vec![], quick: false, exact: true }
+        Search {
+            local_search_evaluations: 30_000,
+            must_keep: vec![],
+            must_drop: vec![],
+            quick: false,
+            exact: true,
+            blocks: true,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A tape made ready for planning: which gaps are free to choose, and what is known of every plan.
 
 use super::exact::Step;
+use super::repeat;
 use super::simulate::{Limit, Outcome, Script, Simulator, State};
 use super::tape::{Tape, ValueId};
 use crate::error::Result;
@@ -10,6 +11,8 @@ const PASSES: usize = 12;
 
 pub struct Problem {
     pub script: Script,
+    /// Of each op: a number that is the same for ops of one name and, but for numbers, one module.
+    pub kinds: Vec<u64>,
     /// Of each gap: the search may choose its state. Elsewhere `start` says what it is.
     pub free: Vec<bool>,
     pub start: Vec<State>,
@@ -41,7 +44,7 @@ impl Problem {
             }
         }
         let choices = (0..count as u32).filter(|&g| free[g as usize]).collect();
-        Ok(Problem { script, free, start, choices })
+        Ok(Problem { script, kinds: repeat::kinds(&tape.ops), free, start, choices })
     }
 
     /// All free gaps in one state.

@@ -4,6 +4,7 @@ use super::chain::{articulations, checkpoints, rotor};
 use super::evict::{Cost, Evictor, Score};
 use super::exact;
 use super::improve::{Dice, Effort, anneal, put_back};
+use super::menu::Menu;
 use super::online::{self, Heuristic};
 use super::problem::{Candidate, Problem};
 use super::simulate::{Limit, State};
@@ -20,12 +21,13 @@ const ONLINE_OPS: usize = 1_000;
 const SEEDS: usize = 6;
 
 /// The names that plans give as their methods.
-pub const METHODS: [&str; 12] = [
+pub const METHODS: [&str; 13] = [
     "keep all",
     "drop all",
     "checkpoints",
     "rotor",
     "look ahead",
+    "blocks",
     "search",
     "exact",
     "h_DTR",
@@ -37,6 +39,15 @@ pub const METHODS: [&str; 12] = [
 
 /// Plans of which a quick search takes the best.
 const QUICK: usize = 3;
+
+/// Blocks that are decided on as one, in turns; a quick search looks at single ones, on tapes of so many ops at most.
+const ROWS: [usize; 3] = [1, 2, 4];
+const QUICK_BLOCK_OPS: usize = 5_000;
+
+/// Plans by the block that are improved, and the parts of a search's effort that this takes on top: to put back what fits in
+/// each, and to rebuild the best.
+const BLOCK_SEEDS: usize = 1;
+const BLOCK_SHARES: (f64, f64) = (0.1, 0.1);
 
 pub const SCORES: [Score; 7] = [
     Score::new(Cost::Own, true, true),
@@ -147,6 +158,10 @@ pub fn methods() -> Vec<(&'static str, Box<dyn Fn(&Tape, u64) -> Option<Summary>
             planner.found.extend(found);
         }
     });
+    add("blocks", |planner, budget, _| {
+        let found = planner.by_block(budget);
+        planner.found.extend(found);
+    });
     add("backsweep", |planner, budget, _| {
         planner.best(budget);
     });
@@ -179,15 +194,19 @@ pub struct Planner<'a> {
     problem: &'a Problem,
     quick: bool,
     exact: bool,
+    blocks: bool,
     evaluations: usize,
     pub evictor: Evictor,
     found: Vec<Candidate>,
+    /// Looked for once, when they are wanted first.
+    menus: Option<Vec<Menu>>,
 }
 
 impl<'a> Planner<'a> {
     pub fn new(problem: &'a Problem, how: &Search) -> Planner<'a> {
-        let (quick, exact, evaluations) = (how.quick, how.exact, how.local_search_evaluations);
-        Planner { problem, quick, exact, evaluations, evictor: Evictor::default(), found: vec![] }
+        let Search { quick, exact, blocks, local_search_evaluations: evaluations, .. } = *how;
+        let (evictor, found, menus) = (Evictor::default(), vec![], None);
+        Planner { problem, quick, exact, blocks, evaluations, evictor, found, menus }
     }
 
     fn keep(&mut self, found: Candidate) {
@@ -270,6 +289,54 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// As many of the repeated blocks as it takes make a choice that saves more, the first of them first, or the last.
+    fn by_block(&mut self, budget: u64) -> Vec<Candidate> {
+        let problem = self.problem;
+        let rows = if self.quick { &ROWS[..1] } else { &ROWS[..] };
+        let menus = self.menus.take().unwrap_or_else(|| Menu::all(problem, rows));
+        let mut found = vec![];
+        for (menu, last_first) in menus.iter().flat_map(|m| [(m, false), (m, true)]) {
+            if self.quick && last_first {
+                continue;
+            }
+            // The fewest steps that fit, between those known not to and those that may.
+            let (mut low, mut high) = (0, menu.steps() + 1);
+            while high - low > 1 {
+                let middle = low + (high - low) / 2;
+                let states = menu.states(problem, middle, last_first);
+                let plan = problem.judge(&mut self.evictor.sim, states, false, "blocks");
+                if !plan.outcome.stopped && plan.outcome.peak <= budget {
+                    high = middle;
+                    found.push(plan);
+                } else {
+                    low = middle;
+                }
+            }
+            // One step less, and what is over the budget value by value.
+            let scores = if self.quick { &SCORES[..1] } else { &SCORES[..4] };
+            for &score in scores {
+                let states = menu.states(problem, low, last_first);
+                found.extend(self.fit_from(states, false, budget, score, "blocks"));
+            }
+        }
+        self.menus = Some(menus);
+        found.sort_by(|a, b| a.outcome.recompute.total_cmp(&b.outcome.recompute));
+        found
+    }
+
+    /// Plans by the block, the best of them improved. On top of a search without them, so that it is no worse with them.
+    fn search_blocks(&mut self, budget: u64) {
+        let effort = Effort { evaluations: self.evaluations, work: WORK };
+        let before = self.known(budget).map_or(f64::INFINITY, |c| c.outcome.recompute);
+        for mut seed in self.by_block(budget).into_iter().take(BLOCK_SEEDS) {
+            put_back(self.problem, &mut self.evictor.sim, &mut seed, budget, &mut effort.part(BLOCK_SHARES.0));
+            self.keep(seed);
+        }
+        if self.known(budget).is_some_and(|c| c.outcome.recompute < before) {
+            self.rebuild(budget, &mut effort.part(BLOCK_SHARES.1));
+        }
+    }
+
     pub fn best(&mut self, budget: u64) -> Option<Candidate> {
         let problem = self.problem;
         let all = problem.judge(&mut self.evictor.sim, problem.start.clone(), false, "keep all");
@@ -289,6 +356,10 @@ impl<'a> Planner<'a> {
                 }
             }
             if self.quick && found_here > 0 {
+                if self.blocks && problem.script.ops <= QUICK_BLOCK_OPS {
+                    let best = self.by_block(budget).into_iter().next();
+                    best.into_iter().for_each(|c| self.keep(c));
+                }
                 return self.known(budget).cloned();
             }
         }
@@ -312,7 +383,16 @@ impl<'a> Planner<'a> {
         let solved = if self.exact { exact::solve(problem, budget, most) } else { None };
         match solved {
             Some(better) => self.found.extend(better),
-            None if !self.quick => self.search(budget),
+            None if !self.quick => {
+                self.search(budget);
+                if self.blocks {
+                    self.search_blocks(budget);
+                }
+                // With a cheaper plan to beat there is less to look at: now it may come to an end.
+                let most = self.known(budget).map_or(f64::INFINITY, |c| c.outcome.recompute);
+                let solved = if self.exact { exact::solve(problem, budget, most) } else { None };
+                self.found.extend(solved.flatten());
+            }
             None => {}
         }
         self.known(budget).cloned()

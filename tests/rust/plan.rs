@@ -11,8 +11,10 @@ mod rotor;
 #[path = "plan/tapes.rs"]
 mod tapes;
 
+use backsweep::plan::problem::Problem;
+use backsweep::plan::repeat;
 use backsweep::plan::simulate::{Limit, Script, Simulator};
-use backsweep::plan::tape::Tape;
+use backsweep::plan::tape::{Op, Tape};
 use backsweep::plan::{self, Search, State};
 use tapes::Random;
 
@@ -61,9 +63,10 @@ fn plans_of_short_tapes_are_optimal() {
 fn searched_plans_are_close_to_the_optimum_of_small_graphs() {
     let (gaps, infeasible) = compare_with_the_optimum(Search { exact: false, ..Search::default() });
     // The optimum may drop in the middle of a gap, and make values before they are wanted; gaps cannot say so. Now and then a
-    // tight budget needs it.
-    assert!(infeasible.len() * 100 <= gaps.len());
-    assert!(gaps.iter().sum::<f64>() / gaps.len() as f64 <= 0.01 && gaps[0] <= 0.15);
+    // tight budget needs it, on longer tapes more often: up to 18 values instead of 11.
+    let (missing, worst) = if long() { (0.02, 0.4) } else { (0.01, 0.15) };
+    assert!(infeasible.len() as f64 <= missing * gaps.len() as f64);
+    assert!(gaps.iter().sum::<f64>() / gaps.len() as f64 <= 0.01 && gaps[0] <= worst);
 }
 
 /// How far plans are above the optimum, the worst first; and where there is no plan though there is a way.
@@ -71,9 +74,11 @@ fn compare_with_the_optimum(how: Search) -> (Vec<f64>, Vec<(usize, u64)>) {
     let mut random = Random::new(2);
     let cases = if long() { 150 } else { 60 };
     let (mut gaps, mut exact, mut infeasible, mut impossible) = (vec![], 0, vec![], 0);
+    let mut sizes = std::collections::BTreeMap::new();
     for case in 0..cases {
         let count = if long() { 6 + random.below(13) } else { 6 + random.below(6) };
         let tape = tapes::training(&mut random, count);
+        *sizes.entry(count).or_insert(0) += 1;
         let (least, most) = least_and_most(&tape);
         for tenth in [1, 3, 5, 7] {
             let budget = least + (most - least) * tenth / 10;
@@ -94,6 +99,7 @@ fn compare_with_the_optimum(how: Search) -> (Vec<f64>, Vec<(usize, u64)>) {
     }
     gaps.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mean = gaps.iter().map(|g| g.0).sum::<f64>() / gaps.len() as f64;
+    println!("tapes by number of values: {sizes:?}");
     println!(
         "{} cases: {exact} optimal, mean gap {:.3} %, worst {:.2} % {:?}; without a plan that exists: {infeasible:?}; none exists: {impossible}",
         gaps.len(),
@@ -250,6 +256,87 @@ fn values_that_must_stay_stay() {
     for g in gaps.of_value(ValueId(2)) {
         assert_eq!(plan.states[g], State::DROP);
     }
+}
+
+#[test]
+fn repeated_blocks_are_found_and_others_are_not() {
+    let find = |tape: &Tape| -> Vec<(usize, usize)> {
+        let problem = Problem::of(tape, &[], &[]).unwrap();
+        repeat::find(&problem).iter().map(|r| (r.period, r.count())).collect()
+    };
+    for count in [3, 4, 48] {
+        assert_eq!(find(&tapes::equal_blocks(count)), [(12, count)]);
+    }
+    assert_eq!(find(&tapes::equal_blocks(2)), []);
+    assert_eq!(find(&tapes::training(&mut Random::new(1), 100)), []);
+    let changed = |change: fn(&mut Tape, usize)| {
+        let mut tape = tapes::equal_blocks(8);
+        (0..8).for_each(|block| change(&mut tape, 1 + 12 * block));
+        find(&tape)
+    };
+    let module = |op: &mut Op, block: usize| op.module = ["in", "mid", "on", "out"][block % 4].into();
+    assert_eq!(changed(|tape, first| tape.values[first].bytes += first as u64), []);
+    assert_eq!(changed(|tape, first| tape.ops[first].cost *= first as f64), []);
+    assert_eq!(changed(|tape, first| tape.ops[first].cost *= 1.0 + first as f64 / 1000.0), [(12, 8)], "scatter");
+    // Every other block lacks an input: two are one block of twice the length.
+    assert_eq!(changed(|tape, first| tape.ops[first + 6].reads.truncate(1 + first / 12 % 2)), [(24, 4)]);
+    let mut tape = tapes::equal_blocks(8);
+    (0..97).for_each(|f| module(&mut tape.ops[f], f / 12));
+    assert_eq!(find(&tape), []);
+    // One odd block leaves those before it and those after it.
+    let mut tape = tapes::equal_blocks(12);
+    tape.values[1 + 12 * 5 + 3].bytes += 64;
+    assert_eq!(find(&tape), [(12, 5), (12, 6)]);
+}
+
+#[test]
+fn gaps_of_blocks_correspond() {
+    let tape = tapes::equal_blocks(6);
+    let problem = Problem::of(&tape, &[], &[]).unwrap();
+    let [blocks] = &repeat::find(&problem)[..] else { panic!("not one repeat") };
+    let middle = blocks.gaps(&problem, 3);
+    assert!(middle.len() >= 8, "{middle:?}");
+    for block in 1..5 {
+        let gaps = blocks.gaps(&problem, block);
+        assert_eq!(gaps.len(), middle.len());
+        for ((class, g), (same, h)) in gaps.iter().zip(&middle) {
+            assert_eq!(class, same);
+            let (g, h) = (problem.script.gaps.all[*g as usize], problem.script.gaps.all[*h as usize]);
+            let away = 12 * (3 - block as i64);
+            assert_eq!(i64::from(h.value.0) - i64::from(g.value.0), away);
+            assert_eq!(i64::from(h.end) - i64::from(g.end), -away);
+        }
+    }
+}
+
+#[test]
+fn plans_by_the_block_cost_no_more_and_are_found_with_less_effort() {
+    let tape = tapes::equal_blocks(if long() { 333 } else { 48 });
+    let (least, most) = least_and_most(&tape);
+    let mut better = 0;
+    for tenth in [7, 5, 3] {
+        let budget = least + (most - least) * tenth / 10;
+        let mut row = vec![];
+        for (blocks, evaluations) in [(false, 30_000), (true, 30_000), (true, 3_000)] {
+            let how = Search { blocks, local_search_evaluations: evaluations, ..Search::default() };
+            let start = std::time::Instant::now();
+            let found = plan::plan(&tape, budget, &how).expect("a plan");
+            row.push((start.elapsed().as_secs_f64(), found.recompute / found.base, found.method));
+            assert!(found.peak <= budget);
+        }
+        let [without, with, short] = &row[..] else { unreachable!() };
+        println!(
+            "{} ops, budget 0.{tenth}: without blocks {without:.4?}, with {with:.4?}, in less time {short:.4?}",
+            tape.ops.len()
+        );
+        assert!(with.1 <= without.1 && short.1 <= without.1);
+        better += usize::from(with.1 < without.1);
+        let quick = |blocks| Search { blocks, quick: true, ..Search::default() };
+        let [without, with] = [false, true].map(|b| plan::plan(&tape, budget, &quick(b)).expect("a plan"));
+        assert!(with.recompute <= without.recompute && with.peak <= budget);
+        assert_eq!(with, plan::plan(&tape, budget, &quick(true)).unwrap(), "not the same twice");
+    }
+    assert!(better > 0, "no plan is better for its blocks");
 }
 
 #[test]

@@ -138,6 +138,27 @@ pub fn blocks(random: &mut Random, count: usize) -> Tape {
     step(&values, &reads, &saved, &vec![0; n], true)
 }
 
+/// The same blocks without a difference: also in their names.
+pub fn equal_blocks(count: usize) -> Tape {
+    let mut tape = blocks(&mut Random::new(0), count);
+    for value in &mut tape.values {
+        value.bytes &= !1;
+    }
+    let forwards = tape.values.len();
+    for (i, op) in tape.ops.iter_mut().enumerate() {
+        let f = if op.forward { i } else { 2 * forwards - 1 - i };
+        let (block, place) = if f == 0 { (0, 0) } else { ((f - 1) / 12, 1 + (f - 1) % 12) };
+        op.name = format!("{} {place}", if op.forward { "forward" } else { "visit" });
+        op.module = format!("layers.{block}");
+        for event in op.inner.iter_mut() {
+            if let Event::Alloc(bytes) | Event::Free(bytes) = event {
+                *bytes &= !1;
+            }
+        }
+    }
+    tape
+}
+
 /// Any tape that is well formed, however odd: several outputs, late unpins, visits in any order, early releases.
 pub fn random(random: &mut Random, n: usize) -> Tape {
     let mut tape = Tape { base: random.below(20) as u64, ..Tape::default() };
