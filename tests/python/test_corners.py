@@ -231,3 +231,11 @@ def test_values_of_nothing_nan_and_ties(function: Callable[[], bs.Tensor], wante
 def test_there_is_no_extreme_of_nothing(function: Callable[[], Any]) -> None:
     with pytest.raises(bs.ShapeError, match=r"is empty|no elements|are needed"):
         function()
+
+
+def test_log_softmax_beside_huge_numbers_keeps_its_logarithm() -> None:
+    x = bs.tensor([1e30, 1e30, -1e30]).requires_grad_()
+    y = F.log_softmax(x, 0)
+    assert np.allclose(y.detach().numpy(), [-np.log(2), -np.log(2), -2e30], rtol=1e-6)
+    y[0].backward()
+    assert np.allclose(x.grad.numpy(), [0.5, -0.5, 0.0], atol=1e-6)

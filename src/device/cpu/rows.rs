@@ -193,8 +193,9 @@ impl<E: Float> Kernel<E> for Softmax<'_, E> {
             let top = largest::<L>(x);
             if self.log {
                 // SAFETY: nothing is kept.
-                let lse = top + unsafe { sum_of_exp::<L>(x, top, std::ptr::null_mut()) }.ln();
-                map!(L, y, [x, x], |a, _b| a - lse);
+                let log_sum = unsafe { sum_of_exp::<L>(x, top, std::ptr::null_mut()) }.ln();
+                // One after the other: beside a huge top their sum would lose the logarithm.
+                map!(L, y, [x, x], |a, _b| a - top - log_sum);
             } else {
                 // SAFETY: y is as long as x.
                 let scale = 1.0 / unsafe { sum_of_exp::<L>(x, top, y.as_mut_ptr()) };
