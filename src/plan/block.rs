@@ -5,6 +5,7 @@
 
 use super::problem::Problem;
 use super::repeat::Repeat;
+use std::cell::Cell;
 
 /// Values of a block, each a bit.
 pub type Set = u128;
@@ -14,6 +15,8 @@ const DEPTH: usize = 5;
 /// Values that change together are so many apart at most.
 const NEAR: usize = 4;
 const PASSES: usize = 16;
+/// Forwards stepped over, in all that is tried for the blocks of one tape: some milliseconds.
+pub const WORK: usize = 3_000_000;
 
 /// A choice: values that are dropped from their first gap and kept when they come back.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +48,8 @@ pub struct Block {
     /// Values that may be dropped, and those that are not there for the visits in any case.
     free: Set,
     gone: Set,
+    /// What is left of the work.
+    left: Cell<usize>,
 }
 
 fn members(set: Set) -> impl Iterator<Item = usize> {
@@ -52,8 +57,15 @@ fn members(set: Set) -> impl Iterator<Item = usize> {
 }
 
 impl Block {
-    /// `rows` blocks of a repeat as one. `None` where they make more values than there are bits.
-    pub fn of(problem: &Problem, repeat: &Repeat, rows: usize, released: &[u32], last: &[u32]) -> Option<Block> {
+    /// `rows` blocks of a repeat as one, with so much work for its choices. `None` where they make more values than there are bits.
+    pub fn of(
+        problem: &Problem,
+        repeat: &Repeat,
+        rows: usize,
+        released: &[u32],
+        last: &[u32],
+        work: usize,
+    ) -> Option<Block> {
         let script = &problem.script;
         // In the middle, where neighbours on both sides are alike.
         let first = (repeat.count() - rows) / 2;
@@ -96,7 +108,7 @@ impl Block {
         };
         let visits = needs.iter().enumerate().map(visit).collect();
         let bytes = values.iter().map(|&v| script.bytes[v as usize]).collect();
-        Some(Block { forwards: ops.iter().map(of).collect(), visits, bytes, free, gone })
+        Some(Block { forwards: ops.iter().map(of).collect(), visits, bytes, free, gone, left: Cell::new(work) })
     }
 
     fn choice(&self, drop: Set) -> Choice {
@@ -104,6 +116,7 @@ impl Block {
         for visit in &self.visits {
             let mut wanted = visit.reads & missing;
             if wanted != 0 {
+                self.left.set(self.left.get().saturating_sub(self.forwards.len()));
                 let mut made = 0;
                 for forward in self.forwards.iter().rev().filter(|f| f.makes != 0) {
                     if forward.makes & wanted != 0 {
@@ -126,7 +139,7 @@ impl Block {
         let mut best = start;
         for _ in 0..PASSES {
             let before = best.drop;
-            for i in 0..free.len() {
+            for i in (0..free.len()).take_while(|_| self.left.get() > 0) {
                 for flip in (i..(i + 1 + NEAR).min(free.len())).map(|j| free[i] | free[j]) {
                     let other = self.choice(best.drop ^ flip);
                     if price(&other) < price(&best) * (1.0 - 1e-9) {
@@ -134,7 +147,7 @@ impl Block {
                     }
                 }
             }
-            if best.drop == before {
+            if best.drop == before || self.left.get() == 0 {
                 break;
             }
         }
@@ -153,7 +166,7 @@ impl Block {
     }
 
     fn between(&self, more: Choice, less: Choice, depth: usize, choices: &mut Vec<Choice>) {
-        if depth == 0 || more.held <= less.held {
+        if depth == 0 || more.held <= less.held || self.left.get() == 0 {
             return;
         }
         let rate = (less.cost - more.cost).max(0.0) / (more.held - less.held) as f64;

@@ -3,7 +3,7 @@
 //! A choice of one block is one of all; going over to the next one saves bytes at some cost in each of them. All such steps of
 //! all blocks make a list, the cheapest byte first, and a plan is so much of the list as a budget wants.
 
-use super::block::{Block, Choice};
+use super::block::{Block, Choice, WORK};
 use super::problem::Problem;
 use super::repeat::{self, Class, Repeat};
 use super::simulate::State;
@@ -42,9 +42,10 @@ impl Menu {
                 script.reads.get(p).iter().for_each(|&v| last[v as usize] = p as u32);
             }
         }
+        let work = WORK / repeats.len().max(1);
         let mut menu = Menu { offers: vec![], steps: vec![] };
         for repeat in repeats.iter().filter(|r| r.count() >= rows) {
-            let Some(block) = Block::of(problem, repeat, rows, &released, &last) else { continue };
+            let Some(block) = Block::of(problem, repeat, rows, &released, &last, work) else { continue };
             let (choices, offer) = (block.choices(), menu.offers.len() as u32);
             let gaps = first_gaps(problem, repeat, rows);
             for (level, pair) in choices.windows(2).enumerate() {

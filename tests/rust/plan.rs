@@ -11,6 +11,7 @@ mod rotor;
 #[path = "plan/tapes.rs"]
 mod tapes;
 
+use backsweep::plan::block::{self, Block};
 use backsweep::plan::problem::Problem;
 use backsweep::plan::repeat;
 use backsweep::plan::simulate::{Limit, Script, Simulator};
@@ -307,6 +308,48 @@ fn gaps_of_blocks_correspond() {
             assert_eq!(i64::from(h.end) - i64::from(g.end), -away);
         }
     }
+}
+
+#[test]
+fn no_choice_of_a_block_is_better_than_those_of_the_menu() {
+    let tape = tapes::equal_blocks(5);
+    let problem = Problem::of(&tape, &[], &[]).unwrap();
+    let script = &problem.script;
+    let repeat = &repeat::find(&problem)[0];
+    let (mut released, mut last) = (vec![u32::MAX; script.bytes.len()], vec![0; script.bytes.len()]);
+    for p in 0..script.ops {
+        script.releases.get(p).iter().for_each(|&v| released[v as usize] = p as u32);
+        let reads = script.reads.get(p).iter().filter(|_| script.forward[p]);
+        reads.for_each(|&v| last[v as usize] = p as u32);
+    }
+    let choices = Block::of(&problem, repeat, 1, &released, &last, block::WORK).unwrap().choices();
+    let free = choices.last().unwrap().drop;
+    let first: Vec<(u32, u32)> =
+        repeat.gaps(&problem, 2).iter().filter(|g| g.0.nth == 0).map(|g| (g.0.value, g.1)).collect();
+    // What the simulator says of dropping these in one block, all else kept.
+    let mut sim = Simulator::default();
+    let mut cost = |drop: u128| {
+        let mut states = problem.all(State::KEEP);
+        first.iter().filter(|(v, _)| drop >> v & 1 == 1).for_each(|&(_, g)| states[g as usize] = State::LATE);
+        sim.run(script, &states, false, Limit::NONE).recompute
+    };
+    for choice in &choices {
+        assert_eq!(cost(choice.drop), choice.cost, "{choice:?}");
+    }
+    let all = choices[0].held;
+    let values = repeat.values(&problem, 2);
+    let mut tried = 0;
+    for drop in (0..1u128 << values.len()).filter(|drop| drop & !free == 0) {
+        let saved: i64 =
+            (0..values.len()).filter(|v| drop >> v & 1 == 1).map(|v| script.bytes[values[v] as usize]).sum();
+        let (held, cost) = (all - saved, cost(drop));
+        let hull = choices.windows(2).find(|pair| (pair[1].held..=pair[0].held).contains(&held)).unwrap();
+        let share = (hull[0].held - held) as f64 / (hull[0].held - hull[1].held) as f64;
+        let least = hull[0].cost + share * (hull[1].cost - hull[0].cost);
+        assert!(cost >= least - 1e-9, "{drop:b} costs {cost} for {held} bytes, the menu {least}");
+        tried += 1;
+    }
+    assert!(tried >= 128 && choices.len() > 3);
 }
 
 #[test]
