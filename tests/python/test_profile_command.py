@@ -282,7 +282,7 @@ def test_a_forecast_of_a_script_is_its_peak(tmp_path: Path) -> None:
     small = run("backsweep", "profile", "forecast", "--fits", "1 KiB", "train.py", "5", cwd=tmp_path)
     assert small.returncode == 1 and "does not fit 1.0 KiB" in small.stdout and "no budget would lower that" in small.stdout
     # A script that prints its loss prints NaN, and is foretold all the same.
-    text = SCRIPT.format(end="").replace("    model(", "    loss = model(").replace(".sum().backward()", ".sum()\n    loss.backward()\n    print(f'{loss.item():.3f}', float(loss))")
+    text = SCRIPT.format(end="").replace("    model(", "    loss = model(").replace(".sum().backward()", ".sum()\n    loss.backward()\n    print(f'{loss.item():.3f}', float(loss))\n    del loss")
     (tmp_path / "looks.py").write_text(text)
     looks = run("backsweep", "profile", "forecast", "--json", "looks.py", "5", cwd=tmp_path)
     assert "nan nan" in looks.stderr, looks.stderr
