@@ -125,6 +125,21 @@ def perceptron() -> tuple[nn.Module, optim.Optimizer, bs.Tensor]:
     return net, optim.SGD(net.parameters(), lr=0.1), bs.randn(256, 32)
 
 
+def known_step() -> tuple[nn.Module, Callable[[], bs.Tensor], bs.memory.Tape]:
+    """A net, what makes its loss with gradients cleared, and the tape of such a step."""
+    net, optimizer, x = perceptron()
+
+    def forward() -> bs.Tensor:
+        optimizer.zero_grad()
+        return net(x).square().mean()
+
+    with bs.memory.capture() as steps:
+        forward().backward()
+    optimizer.zero_grad()
+    gc.collect()
+    return net, forward, steps.tape
+
+
 SIZES = {
     0: "memory: 0 bytes; a whole number above zero is needed",
     -5: "memory: -5 bytes; a whole number above zero is needed",
@@ -215,18 +230,10 @@ def test_an_impossible_budget_for_a_known_step_is_refused_before_its_work() -> N
 
 
 def test_a_parameter_changed_between_forward_and_backward_is_refused_under_a_plan() -> None:
-    net, optimizer, x = perceptron()
-
-    def forward() -> bs.Tensor:
-        optimizer.zero_grad()
-        return net(x).square().mean()
-
-    with bs.memory.capture() as steps:
-        forward().backward()
-    plan = steps.tape.least()
+    net, forward, tape = known_step()
+    plan = tape.least()
     assert plan.drops > 0
-    optimizer.zero_grad()
-    with bs.memory.budget(plan.peak - steps.tape.base + bs.memory.stats()["live"]):
+    with bs.memory.budget(plan.peak - tape.base + bs.memory.stats()["live"]):
         loss = forward()
         assert bs.memory.current_plan() is not None
         with bs.no_grad():
@@ -246,18 +253,9 @@ def test_a_parameter_changed_between_forward_and_backward_is_refused_under_a_pla
 
 
 def test_a_sweep_that_failed_is_no_step_to_plan_by() -> None:
-    net, optimizer, x = perceptron()
-
-    def forward() -> bs.Tensor:
-        optimizer.zero_grad()
-        return net(x).square().mean()
-
-    with bs.memory.capture() as steps:
-        forward().backward()
-    plan = steps.tape.least()
-    optimizer.zero_grad()
-    gc.collect()
-    budget = plan.peak - steps.tape.base + bs.memory.stats()["live"]
+    net, forward, tape = known_step()
+    plan = tape.least()
+    budget = plan.peak - tape.base + bs.memory.stats()["live"]
 
     def fail(_: bs.Tensor) -> None:
         raise KeyError("no such layer")

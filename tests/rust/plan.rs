@@ -64,10 +64,9 @@ fn plans_of_short_tapes_are_optimal() {
 fn searched_plans_are_close_to_the_optimum_of_small_graphs() {
     let (gaps, infeasible) = compare_with_the_optimum(Search { exact: false, ..Search::default() });
     // The optimum may drop in the middle of a gap, and make values before they are wanted; gaps cannot say so. Now and then a
-    // tight budget needs it, on longer tapes more often: up to 18 values instead of 11.
-    let (missing, worst) = if long() { (0.02, 0.4) } else { (0.01, 0.15) };
-    assert!(infeasible.len() as f64 <= missing * gaps.len() as f64);
-    assert!(gaps.iter().sum::<f64>() / gaps.len() as f64 <= 0.01 && gaps[0] <= worst);
+    // tight budget needs it.
+    assert!(infeasible.len() * 100 <= gaps.len());
+    assert!(gaps.iter().sum::<f64>() / gaps.len() as f64 <= 0.01 && gaps[0] <= 0.15);
 }
 
 /// How far plans are above the optimum, the worst first; and where there is no plan though there is a way.
