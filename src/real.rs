@@ -13,6 +13,10 @@ pub use int::Int;
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
+/// 1/√2 and 1/√(2π)
+const SQRT_HALF: f64 = std::f64::consts::FRAC_1_SQRT_2;
+const RSQRT_2PI: f64 = 0.398_942_280_401_432_7;
+
 /// A number, or a handful of them, that pointwise formulas are written over. Every function of an implementation is
 /// `#[inline(always)]`: a formula must melt into the loop that evaluates it.
 pub trait Real:
@@ -57,6 +61,18 @@ pub trait Real:
     fn erf(self) -> Self;
     fn erfc(self) -> Self;
     fn sigmoid(self) -> Self;
+
+    /// Φ(x), the standard normal distribution. Through erfc, which keeps its digits far below zero.
+    #[inline(always)]
+    fn normal_cdf(self) -> Self {
+        (self * -SQRT_HALF).erfc() * 0.5
+    }
+
+    /// φ(x), the density of the standard normal distribution.
+    #[inline(always)]
+    fn normal_pdf(self) -> Self {
+        (self * self * -0.5).exp() * RSQRT_2PI
+    }
 
     fn floor(self) -> Self;
     fn ceil(self) -> Self;

@@ -7,8 +7,9 @@ use super::replay;
 use super::store::{self, NodeId};
 use crate::arena::ledger::Category;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::Result;
-use crate::ops::{Mask, Op, bit};
+use crate::ops::{Mask, Op, OpRef, bit};
 use crate::tensor::{Meta, Tensor};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -52,6 +53,8 @@ pub fn spared(op: &dyn Op, x: &[&Var], y: &[Tensor], saves: Mask, needs: Mask) -
             && cost <= share * *own.get_or_insert_with(|| seconds(op, x, y))
         {
             spared |= bit(i);
+            let maker = v.node.as_ref().expect("bug: a value without a maker cannot be made again").id();
+            store::with_mut(maker, |maker| maker.extra_mut().readers += 1);
         }
     }
     spared
@@ -103,7 +106,24 @@ pub fn remaking(op: &dyn Op, x: &[&Var], y: &[Tensor], needs: Mask, saved: &[Sav
 
 pub type Pins = Vec<(u32, u32, Tensor)>;
 
-/// The first output of a node, made again from what it and the nodes above it hold.
-pub fn remake(id: NodeId) -> Result<Tensor> {
-    replay::remake((id, 0))
+/// The first output of a node, made again from what it and the nodes above it hold. Where the sweep comes by once and
+/// completely, what is left of the node may be its slope.
+pub fn remake(id: NodeId, once: bool) -> Result<Tensor> {
+    match if once { split(id) } else { None } {
+        Some(op) => replay::take_apart(id, op),
+        None => replay::remake((id, 0)),
+    }
+}
+
+/// What can stand for a node whose value only one more node reads: value and slope are then made in one pass, the slope
+/// where the input was.
+fn split(id: NodeId) -> Option<OpRef> {
+    store::with(id, |node| {
+        let op = node.op.split()?;
+        let [input] = node.saved.as_deref()? else { return None };
+        let (input, output) = (input.sole().filter(|_| input.is_input(0))?, &node.outputs[0]);
+        let plain = input.meta == *output && output.layout.is_dense() && input.offset() == 0;
+        let fits = plain && output.dtype == DType::F32 && output.device == Device::Cpu;
+        (fits && node.extra.as_ref()?.readers == 1).then_some(op)
+    })
 }

@@ -66,6 +66,10 @@ impl Saved {
         tensor.storage().mark_saved();
         Saved { slot, version: tensor.storage().version(), value: Value::Here(tensor.clone()) }
     }
+    /// The value, when nobody else holds it.
+    pub fn sole(&self) -> Option<&Tensor> {
+        self.tensor().filter(|tensor| Arc::strong_count(tensor.storage()) == 1)
+    }
     /// A second hold on the same value.
     pub fn lend(&self) -> Saved {
         let value = match &self.value {
@@ -151,6 +155,8 @@ pub struct Extra {
     pub custom: Option<Custom>,
     /// What running it again costs, for an op that is cheap and whose node keeps what that takes. Seconds of the cost model.
     pub remake: Option<f64>,
+    /// Nodes that have its first output made again rather than keep it.
+    pub readers: u32,
     /// Its place in the table of values that can be dropped.
     pub tracked: Option<Tracked>,
 }

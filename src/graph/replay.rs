@@ -123,6 +123,15 @@ pub fn remake(key: Key) -> Result<Tensor> {
     Ok(passing.remove(&key).expect("bug: a value was not made again"))
 }
 
+/// The first output of a node, by an op that leaves the slope where the node's saved input was, and stands there from now on.
+pub fn take_apart(id: NodeId, op: OpRef) -> Result<Tensor> {
+    let recipe = Recipe { op: op.clone(), ..recipe(id)? };
+    let y = run_again(recipe, |_| None)?.swap_remove(0);
+    let before = store::with_mut(id, |node| std::mem::replace(&mut node.op, op));
+    drop(before);
+    Ok(y)
+}
+
 pub(super) fn restore(key: Key, value: &Tensor) {
     resident::restore(key, value);
     session::restored(key, value.storage().block_id());

@@ -99,7 +99,8 @@ impl Sweep {
                     }
                 }
             }
-            for (node, output, dx) in visit.vjp(dy, request.create_graph)? {
+            let once = !request.retain_graph && !request.create_graph && request.targets.is_none() && !resident::any();
+            for (node, output, dx) in visit.vjp(dy, request.create_graph, once)? {
                 self.add(node, output, dx, request.create_graph)?;
             }
             if !request.retain_graph {
@@ -253,15 +254,16 @@ impl Visit {
         Ok(())
     }
 
-    /// The gradients of the inputs, in the inputs' shapes and types.
-    fn vjp(self, dy: Slots, recorded: bool) -> Result<Vec<(NodeId, u32, Var)>> {
+    /// The gradients of the inputs, in the inputs' shapes and types. `once`: the sweep will visit all that it has not yet, and
+    /// none will after it.
+    fn vjp(self, dy: Slots, recorded: bool, once: bool) -> Result<Vec<(NodeId, u32, Var)>> {
         let needs =
             self.makers.iter().enumerate().filter(|(_, m)| m.0.is_some()).fold(0 as Mask, |m, (i, _)| m | bit(i));
         if needs == 0 {
             return Ok(vec![]);
         }
         self.context.set();
-        let mut engine = Running { visit: &self, values: Vec::with_capacity(8), recorded };
+        let mut engine = Running { visit: &self, values: Vec::with_capacity(8), recorded, once };
         if let Some(custom) = &self.custom {
             let dx = custom.vjp.vjp(engine.custom_saved(custom)?, dy.into_vec())?;
             return self.custom_gradients(engine, dx);
@@ -347,6 +349,7 @@ struct Running<'a> {
     visit: &'a Visit,
     values: Vec<Option<Var>>,
     recorded: bool,
+    once: bool,
 }
 
 impl Running<'_> {
@@ -419,7 +422,7 @@ impl Engine for Running<'_> {
         let (node, output) = self.visit.makers[i];
         let tensor = match self.kept(|s| s.is_input(i))?.tensor() {
             Some(tensor) => tensor.clone(),
-            None => frugal::remake(node)?,
+            None => frugal::remake(node, self.once)?,
         };
         let history = self.recorded && node.is_some();
         let var = if history { Var::made_by(tensor, NodeRef::hold(node, output)) } else { Var::constant(tensor) };

@@ -162,6 +162,12 @@ pub trait Op: Debug + Send + Sync + 'static {
         None
     }
 
+    /// For an op of one input whose vjp is dy times a slope: an op that writes the value, its output, and the slope over its
+    /// input. In a node whose saved input was written over so, it stands in the place of this one.
+    fn split(&self) -> Option<OpRef> {
+        None
+    }
+
     /// True when the output may be the memory of `x`, the first input: no element is read after another was written there.
     fn overwrites(&self, x: &Tensor) -> bool {
         let _ = x;

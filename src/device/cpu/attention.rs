@@ -13,7 +13,7 @@ use super::gemm::pack::Panels;
 use super::gemm::tile::{Bias, Element, Tile};
 use super::pool;
 use super::random::Stream;
-use rows::{Backward, Forward};
+use rows::{Backward, Finish, Forward};
 use std::ops::Range;
 
 /// A tensor [batch, heads, rows, width] whose last dimension is contiguous; strides in elements.
@@ -211,10 +211,11 @@ impl<T: Number> Attention<T> {
             let output = data.o.at(b, h, queries.start);
             let log_sums = data.log_sums.add(pair * self.queries + queries.start);
             let (largest, sums) = (states, states.add(self.query_block()));
-            for i in 0..rows {
-                *largest.add(i) = T::of(f64::NEG_INFINITY);
-                *sums.add(i) = T::ZERO;
-                std::slice::from_raw_parts_mut(output.offset(i as isize * data.o.row), self.value_width).fill(T::ZERO);
+            if seen == 0 {
+                for i in 0..rows {
+                    (*largest.add(i), *sums.add(i)) = (T::ZERO, T::ZERO);
+                }
+                clear((output, data.o.row), rows, self.value_width);
             }
             for start in (0..seen).step_by(KEY_BLOCK) {
                 let keys = start..seen.min(start + KEY_BLOCK);
@@ -240,6 +241,7 @@ impl<T: Number> Attention<T> {
                     sums,
                     output: (output, data.o.row),
                     factors,
+                    first: start == 0,
                 });
                 Product {
                     a: (scores, stride, 1),
@@ -247,24 +249,15 @@ impl<T: Number> Attention<T> {
                     b_depth: keys.len(),
                     c: (output, data.o.row),
                     alpha: T::ONE,
-                    accumulate: true,
+                    accumulate: start > 0,
                 }
                 .run(rows, self.value_width, |tile| Part {
                     columns: self.value_width,
                     depth: 0..area.keys_seen(tile.end - 1),
                 });
             }
-            for i in 0..rows {
-                let sum: f64 = (*sums.add(i)).into();
-                let largest: f64 = (*largest.add(i)).into();
-                // A row without a key is 0, and its logarithm says so to the way back.
-                let (part, log_sum) =
-                    if sum == 0.0 { (0.0, f64::NEG_INFINITY) } else { (1.0 / sum, largest + sum.ln()) };
-                *log_sums.add(i) = T::of(log_sum);
-                for x in std::slice::from_raw_parts_mut(output.offset(i as isize * data.o.row), self.value_width) {
-                    *x = *x * T::of(part);
-                }
-            }
+            let (width, output) = (self.value_width, (output, data.o.row));
+            T::dispatch(Finish { rows, width, largest, sums, output, log_sums });
         }
     }
 
@@ -380,20 +373,25 @@ impl<T: Number> Attention<T> {
         let [_, _, k_turned, v_turned, k_packed, ..] = slot;
         // SAFETY: the caller's promise; the scratch memory is laid out by `backward_slot`.
         unsafe {
-            clear(dq, self.queries, self.width);
+            if share > 0 || self.keys == 0 {
+                clear(dq, self.queries, self.width);
+            }
             for start in (share * KEY_BLOCK..self.keys).step_by(self.shares() * KEY_BLOCK) {
                 let keys = start..self.keys.min(start + KEY_BLOCK);
                 let (k, v) = (data.k.at(b, h, start), data.v.at(b, h, start));
                 pack(k, data.k.row, 1, keys.len(), self.width, k_turned);
                 pack(v, data.v.row, 1, keys.len(), self.value_width, v_turned);
                 pack(k, 1, data.k.row, self.width, keys.len(), k_packed);
-                clear((data.dk.at(b, h, start), data.dk.row), keys.len(), self.width);
-                clear((data.dv.at(b, h, start), data.dv.row), keys.len(), self.value_width);
                 let block = self.query_block();
                 let first = if self.causal { start / block * block } else { 0 };
+                if first >= self.queries {
+                    clear((data.dk.at(b, h, start), data.dk.row), keys.len(), self.width);
+                    clear((data.dv.at(b, h, start), data.dv.row), keys.len(), self.value_width);
+                }
                 for query in (first..self.queries).step_by(block.max(1)) {
                     let queries = query..self.queries.min(query + block);
-                    self.backward_block(data, place, queries, keys.clone(), dq, slot);
+                    let to = Gradients { dq, dq_begun: share > 0 || start > 0, begun: query > first };
+                    self.backward_block(data, place, queries, keys.clone(), to, slot);
                 }
             }
         }
@@ -405,7 +403,7 @@ impl<T: Number> Attention<T> {
         place: Place,
         queries: Range<usize>,
         keys: Range<usize>,
-        dq: (*mut T, isize),
+        Gradients { dq, dq_begun, begun }: Gradients<T>,
         slot: [*mut T; 8],
     ) {
         let [scores, d_scores, k_turned, v_turned, k_packed, q_packed, do_packed, factors] = slot;
@@ -459,7 +457,7 @@ impl<T: Number> Attention<T> {
                 b_depth: rows,
                 c: (dv, data.dv.row),
                 alpha: T::ONE,
-                accumulate: true,
+                accumulate: begun,
             }
             .run(keys.len(), self.value_width, |tile| below(tile, self.value_width));
             Product {
@@ -468,7 +466,7 @@ impl<T: Number> Attention<T> {
                 b_depth: rows,
                 c: (dk, data.dk.row),
                 alpha: T::ONE,
-                accumulate: true,
+                accumulate: begun,
             }
             .run(keys.len(), self.width, |tile| below(tile, self.width));
             Product {
@@ -477,7 +475,7 @@ impl<T: Number> Attention<T> {
                 b_depth: keys.len(),
                 c: (dq.0.offset(queries.start as isize * dq.1), dq.1),
                 alpha: T::ONE,
-                accumulate: true,
+                accumulate: dq_begun,
             }
             .run(rows, self.width, |tile| Part { columns: self.width, depth: 0..area.keys_seen(tile.end - 1) });
         }
@@ -490,6 +488,14 @@ struct Place {
     b: usize,
     h: usize,
     pair: usize,
+}
+
+/// Where a block of scores adds its part of the gradients, and which of them hold sums already.
+struct Gradients<T> {
+    dq: (*mut T, isize),
+    dq_begun: bool,
+    /// dk and dv.
+    begun: bool,
 }
 
 /// A block of scores.

@@ -26,5 +26,6 @@ pub mod scan;
 pub mod simd;
 pub mod slices;
 pub mod sort;
+pub mod split;
 pub mod triangle;
 pub mod view;

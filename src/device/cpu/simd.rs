@@ -139,6 +139,8 @@ pub trait F32Lanes: Lanes<Elem = f32> {
     fn int_test(a: Self::Int) -> Self::Mask;
     /// self · 2ⁿ rounded once, for 2⁻²⁰ < |self| < 4 and an integer n from -200 to 200.
     fn scale(self, n: Self) -> Self;
+    /// 1/self within one ULP, where neither is denormal, infinite or 0: without a division where that is quicker.
+    fn inverse(self) -> Self;
     /// NaN stays NaN.
     fn clamp(self, low: f32, high: f32) -> Self;
     fn any(mask: Self::Mask) -> bool;
@@ -259,7 +261,7 @@ macro_rules! lane_operators {
 macro_rules! shared_f32_functions {
     () => {
         crate::device::cpu::simd::shared_f32_functions! {
-            vector: exp exp2 expm1 ln log1p log2 log10 sin cos tanh erf erfc sigmoid rsqrt;
+            vector: exp exp2 expm1 ln log1p log2 log10 sin cos tanh erf erfc sigmoid rsqrt normal_cdf normal_pdf;
             lanes: tan asin acos atan sinh cosh asinh acosh atanh;
             lanes_of_two: pow atan2 floor_div rem;
         }

@@ -3,9 +3,6 @@
 use super::{NEVER, PASS, X, X1, X2, Y, pointwise};
 use crate::ops::laws::Domain::{AboveOne, Any, Apart, Positive, Unit};
 
-/// 1/√2 and 1/√(2π)
-const SQRT_HALF: f64 = std::f64::consts::FRAC_1_SQRT_2;
-const RSQRT_2PI: f64 = 0.398_942_280_401_432_7;
 /// √(2/π)
 const SQRT_2_PI: f64 = 0.797_884_560_802_865_4;
 
@@ -20,24 +17,20 @@ pointwise! {
     [x], _, dy => [dy * (-x).sigmoid()];
 
     /// x · σ(x).   Elfwing et al. 2017, arXiv:1702.03118
-    Silu[1] "silu" Float [Any], reads [X];
+    Silu[1] "silu" Float [Any], reads [X], splits;
     [x] => x * x.sigmoid();
     [x], _, dy => {
         let s = x.sigmoid();
         [dy * (s + x * s * (-s + 1.0))]
     };
 
-    /// x · Φ(x).   Hendrycks & Gimpel 2016, arXiv:1606.08415. Through erfc, which keeps its digits far below zero.
-    Gelu[1] "gelu" Float [Any], reads [X];
-    [x] => x * 0.5 * (x * -SQRT_HALF).erfc();
-    [x], _, dy => {
-        let cdf = (x * -SQRT_HALF).erfc() * 0.5;
-        let pdf = (x * x * -0.5).exp() * RSQRT_2PI;
-        [dy * (cdf + x * pdf)]
-    };
+    /// x · Φ(x).   Hendrycks & Gimpel 2016, arXiv:1606.08415.
+    Gelu[1] "gelu" Float [Any], reads [X], splits;
+    [x] => x * x.normal_cdf();
+    [x], _, dy => [dy * (x.normal_cdf() + x * x.normal_pdf())];
 
     /// The tanh form of GELU.
-    GeluTanh[1] "gelu_tanh" Float [Any], reads [X];
+    GeluTanh[1] "gelu_tanh" Float [Any], reads [X], splits;
     [x] => x * ((x + x * x * x * 0.044715) * (2.0 * SQRT_2_PI)).sigmoid();
     [x], _, dy => {
         // ½(1 + tanh u) = σ(2u): one exponential, and no cancellation far below zero.
@@ -47,7 +40,7 @@ pointwise! {
     };
 
     /// x · tanh(softplus(x)).   Misra 2019, arXiv:1908.08681
-    Mish[1] "mish" Float [Any], reads [X];
+    Mish[1] "mish" Float [Any], reads [X], splits;
     [x] => x * (x.max(R::lit(0.0)) + (-x.abs()).exp().log1p()).tanh();
     [x], _, dy => {
         let t = (x.max(R::lit(0.0)) + (-x.abs()).exp().log1p()).tanh();

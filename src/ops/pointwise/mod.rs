@@ -8,6 +8,7 @@ mod arithmetic;
 mod compare;
 mod exponential;
 pub mod expr;
+mod split;
 
 use super::args::Args;
 use super::laws::{Domain, Exact, Sample};
@@ -64,6 +65,8 @@ pub trait Pointwise<const N: usize>: Send + Sync + 'static {
     const DOMAINS: [Domain; N];
     /// Rough operations an element.
     const FLOPS: f64 = 1.0;
+    /// What stands for the op once its slope is known, where the vjp is dy times a slope that shares work with the value.
+    const SPLIT: Option<fn() -> OpRef> = None;
 
     fn forward<R: Real>(x: [R; N]) -> R;
 
@@ -185,6 +188,10 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
 
     fn cheap(&self) -> bool {
         N <= 2 && P::READS.iter().all(|reads| reads & Y == 0)
+    }
+
+    fn split(&self) -> Option<OpRef> {
+        P::SPLIT.map(|op| op())
     }
 
     fn layouts(&self, _input: usize) -> Layouts {
@@ -437,9 +444,14 @@ pub fn register(list: &mut Vec<Entry>) {
     activation::register(list);
 }
 
-/// Declares formulas. `reads` says what the gradient of each input reads.
+/// Declares formulas. `reads` says what the gradient of each input reads; `splits` that the vjp is written as dy times a slope
+/// which shares most of its work with the value.
 macro_rules! pointwise {
-    ($($(#[$doc:meta])* $type:ident[$n:literal] $name:literal $rule:ident $domains:expr, reads $reads:expr;
+    (@split $type:ident splits) => {
+        const SPLIT: Option<fn() -> $crate::ops::OpRef> = Some($crate::ops::pointwise::split::Split::<$type>::op);
+    };
+    ($($(#[$doc:meta])* $type:ident[$n:literal] $name:literal $rule:ident $domains:expr, reads $reads:expr
+            $(, $splits:ident)?;
         $x:pat => $forward:expr;
         $vx:pat, $y:pat, $dy:pat => $vjp:expr;)*) => {
         $($(#[$doc])* struct $type;
@@ -448,6 +460,7 @@ macro_rules! pointwise {
             const RULE: $crate::ops::pointwise::Rule = $crate::ops::pointwise::Rule::$rule;
             const READS: [u8; $n] = $reads;
             const DOMAINS: [$crate::ops::laws::Domain; $n] = $domains;
+            $($crate::ops::pointwise::pointwise!(@split $type $splits);)?
             #[inline(always)]
             fn forward<R: $crate::real::Real>($x: [R; $n]) -> R { $forward }
             #[inline(always)]

@@ -17,6 +17,8 @@ pub struct Forward<'a, T> {
     pub sums: *mut T,
     pub output: (*mut T, isize),
     pub factors: *mut T,
+    /// These are the row's first keys: it has no output yet.
+    pub first: bool,
 }
 
 impl<T: Number> Kernel<T> for Forward<'_, T> {
@@ -35,44 +37,103 @@ impl<T: Number> Forward<'_, T> {
     #[inline(always)]
     unsafe fn row<L: Lanes<Elem = T>>(&self, i: usize) {
         let seen = self.area.keys_seen(i);
+        let (full, lowest, zero) = (seen - seen % L::WIDTH, L::lit(f64::NEG_INFINITY), L::splat(T::ZERO));
+        let in_part = L::bits_mask((1 << (seen - full)) - 1);
         // SAFETY: the promise of `run`.
         unsafe {
             let row = self.scores.add(i * self.area.stride);
             mask(self.attention, self.place, &self.area, i, row);
-            let whole = seen.next_multiple_of(L::WIDTH);
-            fill(row, seen..whole, T::of(f64::NEG_INFINITY));
 
-            let mut largest = L::splat(*self.largest.add(i));
-            for j in (0..whole).step_by(L::WIDTH) {
+            let mut largest = lowest;
+            for j in (0..full).step_by(L::WIDTH) {
                 largest = largest.max(L::load(row.add(j)));
             }
-            let (before, now) = (*self.largest.add(i), largest.max_lanes());
+            if full < seen {
+                largest = largest.max(L::select(in_part, L::load(row.add(full)), lowest));
+            }
+            let mut now = largest.max_lanes();
+            let before = *self.largest.add(i);
+            if !self.first {
+                now = L::splat(now).max(L::splat(before)).max_lanes();
+            }
             let nothing = now == T::of(f64::NEG_INFINITY);
             let shift = L::splat(if nothing { T::ZERO } else { now });
-            let mut sum = L::splat(T::ZERO);
-            for j in (0..whole).step_by(L::WIDTH) {
+            let mut sum = zero;
+            for j in (0..full).step_by(L::WIDTH) {
                 let p = (L::load(row.add(j)) - shift).exp();
                 sum = sum + p;
                 p.store(row.add(j));
             }
-            if whole < self.area.keys {
-                fill(row, whole..self.area.keys, T::ZERO);
+            if full < seen {
+                let p = L::select(in_part, (L::load(row.add(full)) - shift).exp(), zero);
+                sum = sum + p;
+                p.store(row.add(full));
             }
-            if before == now || nothing {
-                *self.sums.add(i) = *self.sums.add(i) + sum.sum_lanes();
-            } else {
-                let change = T::of((before.into() - now.into()).exp());
-                *self.sums.add(i) = *self.sums.add(i) * change + sum.sum_lanes();
+            let whole = seen.next_multiple_of(L::WIDTH);
+            clear_unseen::<L>(row, whole, &self.area, i);
+            let mut sum = sum.sum_lanes();
+            if self.first || before != now && !nothing {
                 *self.largest.add(i) = now;
-                let output = self.output.0.offset(i as isize * self.output.1);
-                scale::<L>(output, self.attention.value_width, change);
             }
+            if !self.first {
+                let mut previous = *self.sums.add(i);
+                if before != now && !nothing {
+                    let change = T::of((before.into() - now.into()).exp());
+                    previous = previous * change;
+                    let output = self.output.0.offset(i as isize * self.output.1);
+                    scale::<L>(output, self.attention.value_width, change);
+                }
+                sum = previous + sum;
+            }
+            *self.sums.add(i) = sum;
             if let Some(dropout) = self.attention.dropout {
                 factors(dropout, self.attention, self.place, &self.area, i, whole, self.factors);
                 for j in (0..whole).step_by(L::WIDTH) {
                     (L::load(row.add(j)) * L::load(self.factors.add(j))).store(row.add(j));
                 }
             }
+        }
+    }
+}
+
+/// Outputs become means by the sums of their rows, and sums logarithms.
+pub struct Finish<T> {
+    pub rows: usize,
+    pub width: usize,
+    pub largest: *const T,
+    pub sums: *mut T,
+    pub output: (*mut T, isize),
+    pub log_sums: *mut T,
+}
+
+impl<T: Number> Kernel<T> for Finish<T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = T>>(self) {
+        let (zero, lowest) = (L::splat(T::ZERO), L::lit(f64::NEG_INFINITY));
+        for i in (0..self.rows).step_by(L::WIDTH) {
+            let n = L::WIDTH.min(self.rows - i);
+            // SAFETY: there are so many rows, by the promise of `Attention::forward`.
+            unsafe {
+                let part = |p: *const T| if n < L::WIDTH { L::load_first(p, n) } else { L::load(p) };
+                let (sum, largest) = (part(self.sums.add(i)), part(self.largest.add(i)));
+                // A row without a key is 0, and its logarithm says so to the way back.
+                let empty = sum.eq(zero);
+                let log_sum = L::select(empty, lowest, largest + sum.ln());
+                let inverse = L::select(empty, zero, L::lit(1.0) / sum);
+                if n < L::WIDTH {
+                    log_sum.store_first(self.log_sums.add(i), n);
+                    inverse.store_first(self.sums.add(i), n);
+                } else {
+                    log_sum.store(self.log_sums.add(i));
+                    inverse.store(self.sums.add(i));
+                }
+            }
+        }
+        for i in 0..self.rows {
+            // SAFETY: as above.
+            unsafe { scale::<L>(self.output.0.offset(i as isize * self.output.1), self.width, *self.sums.add(i)) };
         }
     }
 }
@@ -111,9 +172,6 @@ impl<T: Number> Backward<'_, T> {
             let (row, d_row) = (self.scores.add(i * self.area.stride), self.d_scores.add(i * self.area.stride));
             mask(self.attention, self.place, &self.area, i, row);
             let whole = seen.next_multiple_of(L::WIDTH);
-            fill(row, seen..whole, T::of(f64::NEG_INFINITY));
-            fill(d_row, seen..whole, T::ZERO);
-
             // ds = p (dp - Σ p dp) and Σ p dp = Σ o do, which needs no other block of the row.
             let output = self.output.0.offset(i as isize * self.output.1);
             let d_output = self.d_output.0.offset(i as isize * self.d_output.1);
@@ -126,6 +184,7 @@ impl<T: Number> Backward<'_, T> {
             if let Some(dropout) = self.attention.dropout {
                 factors(dropout, self.attention, self.place, &self.area, i, whole, self.factors);
             }
+            let zero = L::splat(T::ZERO);
             for j in (0..whole).step_by(L::WIDTH) {
                 let p = (L::load(row.add(j)) - shift).exp();
                 let mut dp = L::load(d_row.add(j));
@@ -134,22 +193,26 @@ impl<T: Number> Backward<'_, T> {
                     let factor = L::load(self.factors.add(j));
                     (dp, kept) = (dp * factor, p * factor);
                 }
+                let mut ds = p * (dp - row_sum) * scale;
+                if j + L::WIDTH > seen {
+                    let in_part = L::bits_mask((1 << (seen - j)) - 1);
+                    (kept, ds) = (L::select(in_part, kept, zero), L::select(in_part, ds, zero));
+                }
                 kept.store(row.add(j));
-                (p * (dp - row_sum) * scale).store(d_row.add(j));
+                ds.store(d_row.add(j));
             }
-            if whole < self.area.keys {
-                fill(row, whole..self.area.keys, T::ZERO);
-                fill(d_row, whole..self.area.keys, T::ZERO);
-            }
+            clear_unseen::<L>(row, whole, &self.area, i);
+            clear_unseen::<L>(d_row, whole, &self.area, i);
         }
     }
 }
 
+/// What row `i` does not see is 0 as far as any row of its tile sees, in whole registers from `whole` on.
 #[inline(always)]
-unsafe fn fill<T: Element>(row: *mut T, columns: std::ops::Range<usize>, value: T) {
-    for j in columns {
-        // SAFETY: the promise of the caller.
-        unsafe { *row.add(j) = value };
+unsafe fn clear_unseen<L: Lanes<Elem: Number>>(row: *mut L::Elem, whole: usize, area: &Area, i: usize) {
+    for j in (whole..area.keys_seen(i + L::Elem::tile_shape().rows - 1)).step_by(L::WIDTH) {
+        // SAFETY: the promise of the caller; a register has room behind a row.
+        unsafe { L::splat(L::Elem::ZERO).store(row.add(j)) };
     }
 }
 

@@ -30,7 +30,7 @@ macro_rules! functions {
 
 functions!(
     Exp exp, Exp2 exp2, Expm1 expm1, Ln ln, Log1p log1p, Log2 log2, Log10 log10, Sigmoid sigmoid, Tanh tanh, Erf erf,
-    Erfc erfc, Sin sin, Cos cos, Rsqrt rsqrt
+    Erfc erfc, NormalCdf normal_cdf, NormalPdf normal_pdf, Sin sin, Cos cos, Rsqrt rsqrt
 );
 
 struct Apply<'a, F>(&'a [f32], &'a mut [f32], F);
@@ -114,6 +114,8 @@ accuracy! {
     tanh_is_accurate: Tanh within 1.5;
     erf_is_accurate: Erf within 1.5;
     erfc_is_accurate: Erfc within 4.0;
+    normal_cdf_is_accurate: NormalCdf within 4.0;
+    normal_pdf_is_accurate: NormalPdf within 2.5;
     sin_is_accurate: Sin within 1.5;
     cos_is_accurate: Cos within 1.5;
     rsqrt_is_accurate: Rsqrt within 1.5;

@@ -290,6 +290,11 @@ impl F32Lanes for F32x8 {
     }
 
     #[inline(always)]
+    fn inverse(self) -> F32x8 {
+        Self::splat(1.0) / self
+    }
+
+    #[inline(always)]
     fn clamp(self, low: f32, high: f32) -> F32x8 {
         // Of two, the second is returned when either is NaN.
         let raised = registers!(_mm256_max_ps(_mm256_set1_ps(low), self.0));

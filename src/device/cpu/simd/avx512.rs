@@ -260,6 +260,13 @@ impl F32Lanes for F32x16 {
     }
 
     #[inline(always)]
+    fn inverse(self) -> F32x16 {
+        // 14 bits, doubled by a step of Newton's.
+        let near = F32x16(registers!(_mm512_rcp14_ps(self.0)));
+        near.mul_add((-self).mul_add(near, Self::splat(1.0)), near)
+    }
+
+    #[inline(always)]
     fn clamp(self, low: f32, high: f32) -> F32x16 {
         // Of two, the second is returned when either is NaN.
         let raised = registers!(_mm512_max_ps(_mm512_set1_ps(low), self.0));

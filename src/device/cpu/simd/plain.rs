@@ -273,6 +273,11 @@ impl F32Lanes for F32x1 {
     }
 
     #[inline(always)]
+    fn inverse(self) -> F32x1 {
+        Self::splat(1.0) / self
+    }
+
+    #[inline(always)]
     fn clamp(self, low: f32, high: f32) -> F32x1 {
         F32x1(self.0.clamp(low, high))
     }

@@ -1,0 +1,161 @@
+"""What is not kept by default: values that are cheap to make again, with the same bits, and their slopes in one pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+import backsweep as bs
+import backsweep.nn.functional as F
+
+ACTIVATIONS: dict[str, Callable[[bs.Tensor], bs.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "mish": F.mish,
+}
+
+
+@contextlib.contextmanager
+def everything_kept() -> Iterator[None]:
+    usual = bs._core.set_lean_share(0.0)
+    try:
+        yield
+    finally:
+        bs._core.set_lean_share(usual)
+
+
+def leaves(dtype: bs.dtype = bs.float32) -> list[bs.Tensor]:
+    """Rows and two weights, so large that a value between the two products is not worth keeping."""
+    draw = np.random.default_rng(5)
+    shapes = [(160, 96), (96, 257), (257, 96)]
+    arrays = [draw.standard_normal(shape).astype(np.float32) / 4 for shape in shapes]
+    return [bs.tensor(array).to(dtype).requires_grad_() for array in arrays]
+
+
+def gradients(loss_of: Callable[..., bs.Tensor], dtype: bs.dtype = bs.float32) -> list[bytes]:
+    own = leaves(dtype)
+    loss_of(*own).backward()
+    return [leaf.grad.to(bs.float32).numpy().tobytes() for leaf in own]
+
+
+def kept(loss_of: Callable[..., bs.Tensor]) -> int:
+    own = leaves()
+    before = bs.memory.stats()["activation"]
+    loss = loss_of(*own)
+    found = bs.memory.stats()["activation"] - before
+    del loss
+    return found
+
+
+@pytest.mark.parametrize("dtype", [bs.float32, bs.float64, bs.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_value_made_again_with_its_slope_changes_no_bit(name: str, dtype: bs.dtype) -> None:
+    f = ACTIVATIONS[name]
+
+    def loss_of(x: bs.Tensor, v: bs.Tensor, w: bs.Tensor) -> bs.Tensor:
+        return (f(x @ v) @ w).square().mean()
+
+    lean = gradients(loss_of, dtype)
+    with everything_kept():
+        assert gradients(loss_of, dtype) == lean
+
+
+def test_an_activation_between_products_is_not_kept() -> None:
+    def loss_of(x: bs.Tensor, v: bs.Tensor, w: bs.Tensor) -> bs.Tensor:
+        return (F.gelu(x @ v) @ w).sum()
+
+    with everything_kept():
+        whole = kept(loss_of)
+    assert whole - kept(loss_of) >= 160 * 257 * 4
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_what_others_still_read_is_not_written_over(name: str) -> None:
+    f = ACTIVATIONS[name]
+
+    def held(x: bs.Tensor, v: bs.Tensor, w: bs.Tensor) -> bs.Tensor:
+        h = x @ v
+        outside.append(h)
+        return (f(h) @ w).sum()
+
+    def saved_twice(x: bs.Tensor, v: bs.Tensor, w: bs.Tensor) -> bs.Tensor:
+        h = x @ v
+        return (f(h) @ w).sum() + (h * h).sum()
+
+    def read_twice(x: bs.Tensor, v: bs.Tensor, w: bs.Tensor) -> bs.Tensor:
+        a = f(x @ v)
+        return (a @ w).square().sum() + (a @ (w * 2)).sum()
+
+    def stacked(x: bs.Tensor, v: bs.Tensor, w: bs.Tensor) -> bs.Tensor:
+        return (f(f(x @ v)) @ w).square().sum()
+
+    for loss_of in (held, saved_twice, read_twice, stacked):
+        outside: list[bs.Tensor] = []
+        lean = gradients(loss_of)
+        values = [h.detach().numpy().tobytes() for h in outside]
+        outside = []
+        with everything_kept():
+            assert gradients(loss_of) == lean, loss_of.__name__
+        assert [h.detach().numpy().tobytes() for h in outside] == values
+
+
+def test_a_retained_graph_can_be_swept_again() -> None:
+    own = leaves()
+    loss = (F.gelu(own[0] @ own[1]) @ own[2]).square().sum()
+    loss.backward(retain_graph=True)
+    first = [leaf.grad.numpy().copy() for leaf in own]
+    loss.backward()
+    for leaf, once in zip(own, first, strict=True):
+        assert np.array_equal(leaf.grad.numpy(), once + once)
+
+
+def test_some_gradients_first_and_the_others_later() -> None:
+    x, v, w = leaves()
+    h = F.gelu(x @ v)
+    w = w.detach().clone().requires_grad_()  # younger than h, so that a sweep for its sake ends above h
+    loss = (h @ w).square().sum()
+    (dw,) = bs.autograd.grad(loss, [w])
+    # The sweep ended at w: what lies below was not visited, and can be yet.
+    h.sum().backward()
+    other = leaves()
+    F.gelu(other[0] @ other[1]).sum().backward()
+    assert np.array_equal(v.grad.numpy(), other[1].grad.numpy())
+    with everything_kept():
+        (want,) = bs.autograd.grad((F.gelu(other[0] @ other[1]) @ other[2]).square().sum(), [other[2]])
+    assert np.array_equal(dw.numpy(), want.numpy())
+
+
+def test_second_derivatives_do_not_meet_a_slope() -> None:
+    own = leaves()
+    loss = (F.gelu(own[0] @ own[1]) @ own[2]).square().sum()
+    (dv,) = bs.autograd.grad(loss, [own[1]], create_graph=True)
+    dv.sum().backward()
+    with everything_kept():
+        other = leaves()
+        loss = (F.gelu(other[0] @ other[1]) @ other[2]).square().sum()
+        (dv,) = bs.autograd.grad(loss, [other[1]], create_graph=True)
+        dv.sum().backward()
+    assert all(np.array_equal(a.grad.numpy(), b.grad.numpy()) for a, b in zip(own, other, strict=True))
+
+
+def test_a_sweep_that_ended_half_way_says_so_to_a_second_derivative() -> None:
+    def stop(grad: bs.Tensor) -> None:
+        raise RuntimeError("stop here")
+
+    x, v, w = leaves()
+    a = F.gelu(x @ v)
+    other_way = bs.exp(v)  # visited after the product and before the activation
+    other_way.register_hook(stop)
+    with pytest.raises(RuntimeError, match="stop here"):
+        ((a @ w).square().sum() + other_way.sum()).backward()
+    with pytest.raises(bs.errors.GraphError, match="did not come to its end"):
+        bs.autograd.grad(a.sum(), [v], create_graph=True)
+    # A first derivative reads the slope.
+    a.sum().backward()
+    other = leaves()
+    F.gelu(other[0] @ other[1]).sum().backward()
+    assert np.array_equal(v.grad.numpy(), other[1].grad.numpy())
