@@ -20,39 +20,72 @@ pub struct Adam {
     pub step: i32,
 }
 
-/// Arithmetic that both float types share, kept in the type itself so that loops vectorise.
-macro_rules! adam {
-    ($name:ident, $t:ty) => {
-        /// x, m and v in place from the gradient.
-        pub fn $name(how: Adam, x: &mut [$t], dx: &[$t], m: &mut [$t], v: &mut [$t]) {
-            assert!(x.len() == dx.len() && x.len() == m.len() && x.len() == v.len(), "bug: adam on other sizes");
-            let n = x.len();
-            let (x, m, v) = (Parts::new(x), Parts::new(m), Parts::new(v));
-            let correction1 = 1.0 - how.beta1.powi(how.step);
-            let correction2 = (1.0 - how.beta2.powi(how.step)).sqrt();
-            let (step_size, root) = ((how.rate / correction1) as $t, (1.0 / correction2) as $t);
-            let (b1, b2, eps) = (how.beta1 as $t, how.beta2 as $t, how.eps as $t);
-            let (c1, c2) = ((1.0 - how.beta1) as $t, (1.0 - how.beta2) as $t);
-            let shrink = if how.decoupled { (1.0 - how.rate * how.decay) as $t } else { 1.0 };
-            let coupled = if how.decoupled { 0.0 } else { how.decay as $t };
-            let sign: $t = if how.maximize { -1.0 } else { 1.0 };
-            pool::run(n.div_ceil(CHUNK), &|c| {
-                let (start, len) = (c * CHUNK, CHUNK.min(n - c * CHUNK));
-                // SAFETY: each chunk takes a range of its own.
-                let (x, m, v) = unsafe { (x.part(start, len), m.part(start, len), v.part(start, len)) };
-                for (((x, m), v), g) in x.iter_mut().zip(m).zip(v).zip(&dx[start..start + len]) {
-                    *x *= shrink;
-                    let g = g * sign + *x * coupled;
-                    *m = *m * b1 + g * c1;
-                    *v = *v * b2 + g * g * c2;
-                    *x -= step_size * *m / (v.sqrt() * root + eps);
-                }
-            });
-        }
-    };
+/// x, m and v in place from the gradient.
+pub fn adam<T: Float>(how: Adam, x: &mut [T], dx: &[T], m: &mut [T], v: &mut [T]) {
+    assert!(x.len() == dx.len() && x.len() == m.len() && x.len() == v.len(), "bug: adam on other sizes");
+    let n = x.len();
+    let (x, m, v) = (Parts::new(x), Parts::new(m), Parts::new(v));
+    pool::run(n.div_ceil(CHUNK), &|c| {
+        let (start, len) = (c * CHUNK, CHUNK.min(n - c * CHUNK));
+        // SAFETY: each chunk takes a range of its own.
+        let (x, m, v) = unsafe { (x.part(start, len), m.part(start, len), v.part(start, len)) };
+        T::dispatch(AdamStep { how, x, dx: &dx[start..start + len], m, v });
+    });
 }
-adam!(adam_f32, f32);
-adam!(adam_f64, f64);
+
+/// A kernel, so that it is compiled for the level of the processor.
+struct AdamStep<'a, T> {
+    how: Adam,
+    x: &'a mut [T],
+    dx: &'a [T],
+    m: &'a mut [T],
+    v: &'a mut [T],
+}
+
+impl<T: Float> Kernel<T> for AdamStep<'_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = T>>(self) {
+        let AdamStep { how, x, dx, m, v } = self;
+        let correction1 = 1.0 - how.beta1.powi(how.step);
+        let correction2 = (1.0 - how.beta2.powi(how.step)).sqrt();
+        let (step_size, root) = (L::lit(how.rate / correction1), L::lit(1.0 / correction2));
+        let (b1, b2, eps) = (L::lit(how.beta1), L::lit(how.beta2), L::lit(how.eps));
+        let (c1, c2) = (L::lit(1.0 - how.beta1), L::lit(1.0 - how.beta2));
+        let shrink = L::lit(if how.decoupled { 1.0 - how.rate * how.decay } else { 1.0 });
+        let coupled = L::lit(if how.decoupled { 0.0 } else { how.decay });
+        let sign = L::lit(if how.maximize { -1.0 } else { 1.0 });
+        for i in (0..dx.len()).step_by(L::WIDTH) {
+            let part = i..dx.len().min(i + L::WIDTH);
+            let x_shrunk = load::<L>(&x[part.clone()]) * shrink;
+            let g = load::<L>(&dx[part.clone()]) * sign + x_shrunk * coupled;
+            let m_now = load::<L>(&m[part.clone()]) * b1 + g * c1;
+            let v_now = load::<L>(&v[part.clone()]) * b2 + g * g * c2;
+            store(m_now, &mut m[part.clone()]);
+            store(v_now, &mut v[part.clone()]);
+            store(x_shrunk - step_size * m_now / (v_now.sqrt() * root + eps), &mut x[part]);
+        }
+    }
+}
+
+/// As many lanes as there are elements, and 0 in the rest.
+#[inline(always)]
+fn load<L: Lanes>(from: &[L::Elem]) -> L {
+    // SAFETY: the slice has so many elements.
+    unsafe {
+        if from.len() >= L::WIDTH { L::load(from.as_ptr()) } else { L::load_first(from.as_ptr(), from.len()) }
+    }
+}
+
+/// As many lanes as there is room for.
+#[inline(always)]
+fn store<L: Lanes>(lanes: L, to: &mut [L::Elem]) {
+    // SAFETY: the slice has so many elements.
+    unsafe {
+        if to.len() >= L::WIDTH { lanes.store(to.as_mut_ptr()) } else { lanes.store_first(to.as_mut_ptr(), to.len()) }
+    }
+}
 
 /// One step of SGD.
 #[derive(Clone, Copy, Debug)]
@@ -67,42 +100,59 @@ pub struct Sgd {
     pub first: bool,
 }
 
-macro_rules! sgd {
-    ($name:ident, $t:ty) => {
-        /// x, and the momentum buffer where there is one, in place from the gradient.
-        pub fn $name(how: Sgd, x: &mut [$t], dx: &[$t], buffer: Option<&mut [$t]>) {
-            assert!(
-                x.len() == dx.len() && buffer.as_ref().is_none_or(|b| b.len() == x.len()),
-                "bug: sgd on other sizes"
-            );
-            let n = x.len();
-            let (x, buffer) = (Parts::new(x), buffer.map(Parts::new));
-            let sign: $t = if how.maximize { -1.0 } else { 1.0 };
-            let (rate, decay) = (how.rate as $t, how.decay as $t);
-            let (keep, add) = if how.first { (0.0, 1.0) } else { (how.momentum as $t, (1.0 - how.dampening) as $t) };
-            let momentum = how.momentum as $t;
-            pool::run(n.div_ceil(CHUNK), &|c| {
-                let (start, len) = (c * CHUNK, CHUNK.min(n - c * CHUNK));
-                let dx = &dx[start..start + len];
-                // SAFETY: each chunk takes a range of its own.
-                let x = unsafe { x.part(start, len) };
-                let Some(buffer) = &buffer else {
-                    x.iter_mut().zip(dx).for_each(|(x, g)| *x -= rate * (g * sign + *x * decay));
-                    return;
-                };
-                // SAFETY: as above.
-                let buffer = unsafe { buffer.part(start, len) };
-                for ((x, b), g) in x.iter_mut().zip(buffer).zip(dx) {
-                    let g = g * sign + *x * decay;
-                    *b = *b * keep + g * add;
-                    *x -= rate * if how.nesterov { g + momentum * *b } else { *b };
-                }
-            });
+/// x, and the momentum buffer where there is one, in place from the gradient.
+pub fn sgd<T: Float>(how: Sgd, x: &mut [T], dx: &[T], buffer: Option<&mut [T]>) {
+    assert!(x.len() == dx.len() && buffer.as_ref().is_none_or(|b| b.len() == x.len()), "bug: sgd on other sizes");
+    let n = x.len();
+    let (x, buffer) = (Parts::new(x), buffer.map(Parts::new));
+    pool::run(n.div_ceil(CHUNK), &|c| {
+        let (start, len) = (c * CHUNK, CHUNK.min(n - c * CHUNK));
+        let dx = &dx[start..start + len];
+        // SAFETY: each chunk takes a range of its own.
+        let (x, buffer) = unsafe { (x.part(start, len), buffer.as_ref().map(|b| b.part(start, len))) };
+        match buffer {
+            None => T::dispatch(SgdStep::<T, PLAIN> { how, x, dx, buffer: &mut [] }),
+            Some(buffer) if how.nesterov => T::dispatch(SgdStep::<T, NESTEROV> { how, x, dx, buffer }),
+            Some(buffer) => T::dispatch(SgdStep::<T, MOMENTUM> { how, x, dx, buffer }),
         }
-    };
+    });
 }
-sgd!(sgd_f32, f32);
-sgd!(sgd_f64, f64);
+
+const PLAIN: u8 = 0;
+const MOMENTUM: u8 = 1;
+const NESTEROV: u8 = 2;
+
+struct SgdStep<'a, T, const KIND: u8> {
+    how: Sgd,
+    x: &'a mut [T],
+    dx: &'a [T],
+    buffer: &'a mut [T],
+}
+
+impl<T: Float, const KIND: u8> Kernel<T> for SgdStep<'_, T, KIND> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = T>>(self) {
+        let SgdStep { how, x, dx, buffer } = self;
+        let sign = L::lit(if how.maximize { -1.0 } else { 1.0 });
+        let (rate, decay, momentum) = (L::lit(how.rate), L::lit(how.decay), L::lit(how.momentum));
+        let (keep, add) = if how.first { (0.0, 1.0) } else { (how.momentum, 1.0 - how.dampening) };
+        let (keep, add) = (L::lit(keep), L::lit(add));
+        for i in (0..dx.len()).step_by(L::WIDTH) {
+            let part = i..dx.len().min(i + L::WIDTH);
+            let x_now = load::<L>(&x[part.clone()]);
+            let g = load::<L>(&dx[part.clone()]) * sign + x_now * decay;
+            let mut change = g;
+            if KIND != PLAIN {
+                let b = load::<L>(&buffer[part.clone()]) * keep + g * add;
+                store(b, &mut buffer[part.clone()]);
+                change = if KIND == NESTEROV { g + momentum * b } else { b };
+            }
+            store(x_now - rate * change, &mut x[part]);
+        }
+    }
+}
 
 /// Σ x², in f64, by chunks of a fixed size joined in order.
 pub fn sum_of_squares<T: Float>(x: &[T]) -> f64 {
