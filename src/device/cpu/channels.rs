@@ -111,27 +111,50 @@ unsafe fn store<L: Lanes>(p: *mut L::Elem, x: L, lanes: usize) {
 /// Sums of the `$count` things that `$term` says of each row, four rows at a time. A macro, because a closure over lanes
 /// is not inlined for certain, and one that is not runs without the instructions of its level, 40 times slower.
 macro_rules! over_rows {
-    ($lanes:ident, $rows:expr, $count:literal, |$row:ident| $term:expr) => {{
+    ($lanes:ident, $rows:expr, $count:expr, |$row:ident| $term:expr) => {{
         let rows = $rows;
         let mut sums = [[$lanes::lit(0.0); $count]; 4];
         let mut first = 0;
-        while first < rows {
-            for (i, sum) in sums.iter_mut().enumerate() {
+        while first + 4 <= rows {
+            for i in 0..4 {
                 let $row = first + i;
-                if $row < rows {
-                    let terms: [$lanes; $count] = $term;
-                    for k in 0..$count {
-                        sum[k] = sum[k] + terms[k];
-                    }
+                let terms: [$lanes; $count] = $term;
+                for k in 0..$count {
+                    sums[i][k] = sums[i][k] + terms[k];
                 }
             }
             first += 4;
+        }
+        for i in 0..rows - first {
+            let $row = first + i;
+            let terms: [$lanes; $count] = $term;
+            for k in 0..$count {
+                sums[i][k] = sums[i][k] + terms[k];
+            }
         }
         let mut all = sums[0];
         for k in 0..$count {
             all[k] = (sums[0][k] + sums[1][k]) + (sums[2][k] + sums[3][k]);
         }
         all
+    }};
+}
+
+/// Registers of channels that lie side by side and are read together: rows are far apart where there are many channels.
+const WIDE: usize = 4;
+
+/// Runs a method of `self` on all channels: on `WIDE` registers of them while so many are left and lie side by side.
+macro_rules! over_channels {
+    ($lanes:ident, $s:expr, $self:ident.$method:ident($($argument:expr),*)) => {{
+        let mut first = 0;
+        while $s.last && first + WIDE * $lanes::WIDTH <= $s.c {
+            $self.$method::<$lanes, WIDE>(first, $lanes::WIDTH, $($argument),*);
+            first += WIDE * $lanes::WIDTH;
+        }
+        while first < $s.c {
+            $self.$method::<$lanes, 1>(first, $lanes::WIDTH.min($s.c - first), $($argument),*);
+            first += $lanes::WIDTH;
+        }
     }};
 }
 
@@ -191,31 +214,62 @@ impl<E: Float> Kernel<E> for Moments<'_, E> {
     type Out = ();
 
     #[inline(always)]
-    fn run<L: Lanes<Elem = E>>(self) {
-        let s = self.s;
+    fn run<L: Lanes<Elem = E>>(mut self) {
         self.part.fill(0.0);
         let mut buffer = [E::from_f64(0.0); TILE * WIDEST];
         for start in self.rows.clone().step_by(TILE) {
             let rows = start..(start + TILE).min(self.rows.end);
-            let (before, here) = ((start - self.rows.start) as f64, rows.len() as f64);
-            for first in (0..s.c).step_by(L::WIDTH) {
-                let lanes = L::WIDTH.min(s.c - first);
-                // SAFETY: rows and channels that exist.
-                let (tile, step) = unsafe { s.tile::<L>(self.x.as_ptr(), &rows, first, lanes, &mut buffer) };
+            over_channels!(L, self.s, self.tile(&rows, &mut buffer));
+        }
+    }
+}
+
+impl<E: Float> Moments<'_, E> {
+    /// Some rows of V registers of channels, of `lanes` channels each.
+    #[inline(always)]
+    fn tile<L: Lanes<Elem = E>, const V: usize>(
+        &mut self,
+        first: usize,
+        lanes: usize,
+        rows: &Range<usize>,
+        buffer: &mut [E; TILE * WIDEST],
+    ) {
+        let (before, here) = ((rows.start - self.rows.start) as f64, rows.len() as f64);
+        // SAFETY: rows and channels that exist.
+        let (tile, step) = unsafe { self.s.tile::<L>(self.x.as_ptr(), rows, first, lanes, buffer) };
+        // SAFETY: as above.
+        let at = |row: usize, v: usize| unsafe { tile.add(row * step + v * L::WIDTH) };
+        let mut mean = over_rows!(L, rows.len(), V, |row| {
+            let mut x = [L::lit(0.0); V];
+            for v in 0..V {
                 // SAFETY: as above.
-                let [sum] = over_rows!(L, rows.len(), 1, |row| unsafe { [load(tile.add(row * step), lanes)] });
-                let mean = sum / here;
+                x[v] = unsafe { load(at(row, v), lanes) };
+            }
+            x
+        });
+        for v in 0..V {
+            mean[v] = mean[v] / here;
+        }
+        let square = over_rows!(L, rows.len(), V, |row| {
+            let mut square = [L::lit(0.0); V];
+            for v in 0..V {
                 // SAFETY: as above.
-                let [square] = over_rows!(L, rows.len(), 1, |row| unsafe {
-                    let apart = load::<L>(tile.add(row * step), lanes) - mean;
-                    [apart * apart]
-                });
-                let (mean, square) = (wide(mean), wide(square));
-                for lane in 0..lanes {
-                    let own = (before, self.part[first + lane], self.part[s.c + first + lane]);
-                    let (_, m, q) = joined(own, (here, mean[lane], square[lane]));
-                    (self.part[first + lane], self.part[s.c + first + lane]) = (m, q);
-                }
+                let apart = unsafe { load::<L>(at(row, v), lanes) } - mean[v];
+                square[v] = apart * apart;
+            }
+            square
+        });
+        // As `joined`, with the quotients that all channels share.
+        let (ratio, cross) = (here / (before + here), before * here / (before + here));
+        let (means, squares) = self.part.split_at_mut(self.s.c);
+        for v in 0..V {
+            let (mean, square) = (wide(mean[v]), wide(square[v]));
+            let own = first + v * L::WIDTH..first + v * L::WIDTH + lanes;
+            let channels = means[own.clone()].iter_mut().zip(&mut squares[own]);
+            for ((m, q), (mean, square)) in channels.zip(mean.into_iter().zip(square)) {
+                let apart = mean - *m;
+                *m += apart * ratio;
+                *q = *q + square + apart * apart * cross;
             }
         }
     }
@@ -259,31 +313,55 @@ impl<E: Float> Kernel<E> for Sums<'_, E> {
     type Out = ();
 
     #[inline(always)]
-    fn run<L: Lanes<Elem = E>>(self) {
-        let s = self.s;
+    fn run<L: Lanes<Elem = E>>(mut self) {
         self.part.fill(0.0);
         let zero = E::from_f64(0.0);
-        let (mut buffer_x, mut buffer_dy) = ([zero; TILE * WIDEST], [zero; TILE * WIDEST]);
+        let mut buffers = [[zero; TILE * WIDEST], [zero; TILE * WIDEST]];
         for start in self.rows.clone().step_by(TILE) {
             let rows = start..(start + TILE).min(self.rows.end);
-            for first in (0..s.c).step_by(L::WIDTH) {
-                let lanes = L::WIDTH.min(s.c - first);
-                // SAFETY: rows and channels that exist, of both.
-                let (x, dy, center, step) = unsafe {
-                    let (x, step) = s.tile::<L>(self.x.as_ptr(), &rows, first, lanes, &mut buffer_x);
-                    let (dy, _) = s.tile::<L>(self.dy.as_ptr(), &rows, first, lanes, &mut buffer_dy);
-                    (x, dy, load::<L>(self.center.as_ptr().add(first), lanes), step)
-                };
+            over_channels!(L, self.s, self.tile(&rows, &mut buffers));
+        }
+    }
+}
+
+impl<E: Float> Sums<'_, E> {
+    /// As for moments, of x and dy.
+    #[inline(always)]
+    fn tile<L: Lanes<Elem = E>, const V: usize>(
+        &mut self,
+        first: usize,
+        lanes: usize,
+        rows: &Range<usize>,
+        [buffer_x, buffer_dy]: &mut [[E; TILE * WIDEST]; 2],
+    ) {
+        let s = self.s;
+        let mut center = [L::lit(0.0); V];
+        // SAFETY: rows and channels that exist, of both.
+        let (x, dy, step) = unsafe {
+            for v in 0..V {
+                center[v] = load(self.center.as_ptr().add(first + v * L::WIDTH), lanes);
+            }
+            let (x, step) = s.tile::<L>(self.x.as_ptr(), rows, first, lanes, buffer_x);
+            let (dy, _) = s.tile::<L>(self.dy.as_ptr(), rows, first, lanes, buffer_dy);
+            (x, dy, step)
+        };
+        let both = over_rows!(L, rows.len(), 2 * WIDE, |row| {
+            let mut terms = [L::lit(0.0); 2 * WIDE];
+            for v in 0..V {
                 // SAFETY: as above.
-                let [plain, product] = over_rows!(L, rows.len(), 2, |row| unsafe {
-                    let dy = load::<L>(dy.add(row * step), lanes);
-                    [dy, dy * (load::<L>(x.add(row * step), lanes) - center)]
-                });
-                let (plain, product) = (wide(plain), wide(product));
-                for lane in 0..lanes {
-                    self.part[first + lane] += plain[lane];
-                    self.part[s.c + first + lane] += product[lane];
+                unsafe {
+                    let dy = load::<L>(dy.add(row * step + v * L::WIDTH), lanes);
+                    terms[v] = dy;
+                    terms[WIDE + v] = dy * (load::<L>(x.add(row * step + v * L::WIDTH), lanes) - center[v]);
                 }
+            }
+            terms
+        });
+        for v in 0..V {
+            let (plain, product) = (wide(both[v]), wide(both[WIDE + v]));
+            for lane in 0..lanes {
+                self.part[first + v * L::WIDTH + lane] += plain[lane];
+                self.part[s.c + first + v * L::WIDTH + lane] += product[lane];
             }
         }
     }
@@ -367,19 +445,7 @@ impl<E: Float, const MORE: bool> Kernel<E> for Map<'_, E, MORE> {
                 Part::Rows(rows) => {
                     for start in rows.clone().step_by(ROWS) {
                         let end = (start + ROWS).min(rows.end);
-                        for first in (0..s.c).step_by(L::WIDTH) {
-                            let lanes = L::WIDTH.min(s.c - first);
-                            let of = |list: &[E]| load::<L>(list.as_ptr().add(first), lanes);
-                            let numbers = Numbers {
-                                center: of(map.center),
-                                scale: of(map.scale),
-                                shift: of(map.shift),
-                                slope: if MORE { of(self.slope) } else { L::lit(0.0) },
-                            };
-                            for row in start..end {
-                                self.element(row * s.c + first, lanes, numbers);
-                            }
-                        }
+                        over_channels!(L, s, self.rows(start..end));
                     }
                 }
                 Part::Planes(planes, range) => {
@@ -402,6 +468,31 @@ impl<E: Float, const MORE: bool> Kernel<E> for Map<'_, E, MORE> {
 }
 
 impl<E: Float, const MORE: bool> Map<'_, E, MORE> {
+    /// Some rows of V registers of channels, of `lanes` channels each.
+    ///
+    /// # Safety
+    /// The rows exist and are this thread's.
+    #[inline(always)]
+    unsafe fn rows<L: Lanes<Elem = E>, const V: usize>(&self, first: usize, lanes: usize, rows: Range<usize>) {
+        let map = &self.map;
+        let mut numbers = [Numbers { center: L::lit(0.0), scale: L::lit(0.0), shift: L::lit(0.0), slope: L::lit(0.0) }; V];
+        // SAFETY: the channels exist, and the caller's promise.
+        unsafe {
+            for (v, numbers) in numbers.iter_mut().enumerate() {
+                let of = |list: &[E]| load::<L>(list.as_ptr().add(first + v * L::WIDTH), lanes);
+                (numbers.center, numbers.scale, numbers.shift) = (of(map.center), of(map.scale), of(map.shift));
+                if MORE {
+                    numbers.slope = of(self.slope);
+                }
+            }
+            for row in rows {
+                for v in 0..V {
+                    self.element(row * self.s.c + first + v * L::WIDTH, lanes, numbers[v]);
+                }
+            }
+        }
+    }
+
     /// # Safety
     /// `lanes` elements from `at` on exist and are this thread's.
     #[inline(always)]
