@@ -127,8 +127,8 @@ fn adam_step(
             }
             let (xv, gv, mv, vv) = (x.view(), g.view(), m.view(), v.view());
             match x.dtype() {
-                DType::F64 => optim::adam(how, xv.out(), gv.slice(), mv.out(), vv.out()),
-                _ => optim::adam(how, xv.out(), gv.slice(), mv.out(), vv.out()),
+                DType::F64 => optim::adam::<f64>(how, xv.out(), gv.slice(), mv.out(), vv.out()),
+                _ => optim::adam::<f32>(how, xv.out(), gv.slice(), mv.out(), vv.out()),
             }
             [x, m, v].iter().for_each(|t| t.storage().bump());
         }
@@ -176,8 +176,8 @@ fn sgd_step(
             }
             let (xv, gv) = (x.view(), g.view());
             match x.dtype() {
-                DType::F64 => optim::sgd(how, xv.out(), gv.slice(), buffer.map(|b| b.view().out())),
-                _ => optim::sgd(how, xv.out(), gv.slice(), buffer.map(|b| b.view().out())),
+                DType::F64 => optim::sgd::<f64>(how, xv.out(), gv.slice(), buffer.map(|b| b.view().out())),
+                _ => optim::sgd::<f32>(how, xv.out(), gv.slice(), buffer.map(|b| b.view().out())),
             }
             [x].into_iter().chain(buffer).for_each(|t| t.storage().bump());
         }
