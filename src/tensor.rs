@@ -6,7 +6,8 @@ use crate::arena::space::{Place, Space};
 use crate::arena::{self, Block, Context};
 use crate::device::Device;
 use crate::device::cpu::view::View;
-use crate::device::gpu::pointwise::Buffer;
+use crate::device::gpu::group::Owner;
+use crate::device::gpu::pointwise::{Buffer, Holder};
 use crate::dtype::{DType, Element};
 use crate::error::Result;
 use crate::shape::Layout;
@@ -172,6 +173,13 @@ impl Storage {
             Memory::Arena(block) if block.space() == Space::HOST => Some(block.id()),
             _ => None,
         }
+    }
+}
+
+impl Holder for Arc<Storage> {
+    fn watch(&self) -> Owner {
+        let watched: std::sync::Weak<Storage> = Arc::downgrade(self);
+        watched
     }
 }
 
@@ -355,6 +363,7 @@ impl Tensor {
             offset: self.offset,
             dtype: self.dtype(),
             whole: self.offset == 0 && bytes == self.storage.bytes(),
+            holder: Some(&self.storage),
         }
     }
 

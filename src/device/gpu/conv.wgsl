@@ -1,12 +1,12 @@
 // Convolutions of channels-last images as products, one for each group of channels; the weight is [out, depth, kh, kw].
+// The elements of the result go to `finish`.
 // HOW = 0: y [pixel of y, out] = x [.., (tap, channel)] · weight (+ bias). HOW = 1: dx [pixel of x, channel] = dy [.., (tap,
 // out)] · weight. HOW = 2: dweight [out, (tap, channel)] = dy [out, pixel of y] · x [.., (tap, channel)].
 
 @group(0) @binding(0) var<storage, read_write> a: array<f32>;
 @group(0) @binding(1) var<storage, read_write> b: array<f32>;
 @group(0) @binding(2) var<storage, read_write> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
-@group(0) @binding(4) var<storage, read_write> part: array<f32>;
+@group(0) @binding(3) var<storage, read_write> part: array<f32>;
 
 var<private> own: u32;
 
@@ -120,14 +120,14 @@ fn right_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
 
 fn put(m: u32, n: u32, value: f32) {
     if (HOW == 2u) {
-        y[p.y_at + ((own * p.width + m) * p.depth + n % p.depth) * p.taps + n / p.depth] = value;
+        finish(((own * p.width + m) * p.depth + n % p.depth) * p.taps + n / p.depth, value);
         return;
     }
     let at = (m * p.batch + own) * p.n + n;
     if (HAS_BIAS == 1u) {
-        y[p.y_at + at] = value + bias[p.bias_at + own * p.n + n];
+        finish(at, value + bias[p.bias_at + own * p.n + n]);
     } else {
-        y[p.y_at + at] = value;
+        finish(at, value);
     }
 }
 

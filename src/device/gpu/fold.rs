@@ -2,7 +2,7 @@
 
 use super::Gpu;
 use super::element::{Number, reader};
-use super::kernel::{Grid, index, params};
+use super::kernel::{Bindings, Grid, index, params};
 use super::pointwise::Buffer;
 use crate::arena::space::Place;
 use crate::error::Result;
@@ -384,7 +384,7 @@ impl Plan {
             let grid = if wide { Grid::groups(units) } else { Grid::threads(units) };
             let [c0, c1, c2] = constants;
             let key = [u32::MAX, TEXT, self.how as u32, of.x.dtype as u32, c0, c1, c2];
-            gpu.run_text(op, &key, &|| self.how.text(&of.x, constants), &bindings, &params, grid)
+            gpu.run_text(op, &key, &|| self.how.text(&of.x, constants), Bindings::reading(4, &bindings), &params, grid)
         };
         if params.splits == 1 {
             return stage(self.wide, 0, params);

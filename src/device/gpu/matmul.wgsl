@@ -1,10 +1,9 @@
-// y [m, n] = a [m, k] · b [k, n] (+ bias [n]) for each matrix of a batch, any strides.
+// y [m, n] = a [m, k] · b [k, n] (+ bias [n]) for each matrix of a batch, any strides. The elements of y go to `finish`.
 
 @group(0) @binding(0) var<storage, read_write> a: array<f32>;
 @group(0) @binding(1) var<storage, read_write> b: array<f32>;
 @group(0) @binding(2) var<storage, read_write> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
-@group(0) @binding(4) var<storage, read_write> part: array<f32>;
+@group(0) @binding(3) var<storage, read_write> part: array<f32>;
 
 var<private> a_start: i32;
 var<private> b_start: i32;
@@ -16,7 +15,7 @@ fn begin(batch: u32) {
     let b0 = i32(batch / (p.size2 * p.size1));
     a_start = i32(p.a_at) + b0 * p.a_step0 + b1 * p.a_step1 + b2 * p.a_step2;
     b_start = i32(p.b_at) + b0 * p.b_step0 + b1 * p.b_step1 + b2 * p.b_step2;
-    y_start = p.y_at + batch * p.m * p.n;
+    y_start = batch * p.m * p.n;
 }
 
 fn left_seat(m: u32) -> i32 {
@@ -44,10 +43,11 @@ fn right_at(seat: i32, key: i32) -> f32 {
 }
 
 fn put(m: u32, n: u32, value: f32) {
+    let e = y_start + m * p.n + n;
     if (HAS_BIAS == 1u) {
-        y[y_start + m * p.n + n] = value + bias[p.bias_at + n];
+        finish(e, value + bias[p.bias_at + n]);
     } else {
-        y[y_start + m * p.n + n] = value;
+        finish(e, value);
     }
 }
 

@@ -8,11 +8,15 @@
 //! - Two bindings of a kernel may show the same bytes only where neither is written, or where each element is read by the
 //!   thread that writes it, before it does (an elementwise op in place). All bindings are `read_write`, for blocks share
 //!   slabs; wgpu checks usages by buffer and not by range, so that this is allowed.
+//! - Elementwise ops wait to be joined (`group`), until a kernel or a copy needs what they write, or would write what they
+//!   read. `BACKSWEEP_GPU_FUSE=0` sends each at once.
 //! - An error of the driver is kept and raised by the next call: `check`. An index out of range is raised by the next
 //!   read-back: `faults`.
 
 use super::adapter::{adapter, now};
-use super::kernel::{Grid, Kernel, PARAM_BYTES, Params, Words, assemble};
+use super::group::{Ready, Span, Step, Waiting};
+use super::kernel::{Bindings, Grid, Kernel, PARAM_BYTES, Params, Words, assemble};
+use super::woven::Woven;
 use super::{Counts, faults, slabs};
 use crate::arena::ledger::Category;
 use crate::arena::space::{Place, SPACES, Space};
@@ -35,6 +39,8 @@ const STAGING: usize = 4 * INLINE;
 const GROUPS: usize = 8192;
 /// Read-back buffers kept, of up to `KEPT` bytes each.
 const READERS: usize = 4;
+/// Bindings of a kernel of joined ops, where the adapter allows as many.
+const BINDINGS: usize = 24;
 const KEPT: usize = 4 << 20;
 
 static OPEN: [OnceLock<std::result::Result<Gpu, Error>>; SPACES - 1] = [const { OnceLock::new() }; SPACES - 1];
@@ -70,6 +76,8 @@ pub struct Gpu {
     features: wgpu::Features,
     checked: bool,
     software: bool,
+    joins: AtomicBool,
+    most_bindings: usize,
     largest_binding: usize,
     param_layout: wgpu::BindGroupLayout,
     param_align: usize,
@@ -81,6 +89,7 @@ pub struct Gpu {
 struct Stream {
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
+    waiting: Waiting,
     dispatches: usize,
     params: Vec<u8>,
     uploads: Vec<u8>,
@@ -160,6 +169,7 @@ impl Gpu {
         let stream = Stream {
             encoder: None,
             pass: None,
+            waiting: Waiting::default(),
             dispatches: 0,
             params: Vec::with_capacity(PAGE),
             uploads: vec![],
@@ -185,6 +195,8 @@ impl Gpu {
             largest_binding: slabs.largest_block,
             features,
             checked: std::env::var("BACKSWEEP_GPU_CHECKED").map_or(cfg!(debug_assertions), |wish| wish != "0"),
+            joins: AtomicBool::new(std::env::var("BACKSWEEP_GPU_FUSE").map_or(true, |wish| wish != "0")),
+            most_bindings: BINDINGS.min(limits.max_storage_buffers_per_shader_stage as usize),
             software: adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             param_layout,
             param_align: (limits.min_uniform_buffer_offset_alignment as usize).max(16),
@@ -231,12 +243,17 @@ impl Gpu {
     /// Refuses kernels whose threads go round loops so often that a software driver would end them: llvmpipe stops a
     /// thread's loops, without a word, after 65,535 rounds in all.
     pub fn expect_rounds(&self, op: &str, rounds: usize) -> Result<()> {
-        if !self.software || rounds < 65_000 {
+        if rounds < self.most_rounds() {
             return Ok(());
         }
         Err(Error::device(format!(
             "{op}: {rounds} steps in a row; software drivers stop before 65535 (help: x.cpu(), or a GPU that is none)"
         )))
+    }
+
+    /// How often a thread may go round loops.
+    pub fn most_rounds(&self) -> usize {
+        if self.software { 65_000 } else { usize::MAX }
     }
 
     /// Whose memory it has.
@@ -249,36 +266,83 @@ impl Gpu {
         self.largest_binding
     }
 
-    pub fn counts(&self) -> Counts {
-        self.stream.lock().counts
+    /// What waits to be joined is recorded first, so that it counts.
+    pub fn counts(&self) -> Result<Counts> {
+        let mut stream = self.stream.lock();
+        self.settle(&mut stream)?;
+        Ok(stream.counts)
+    }
+
+    /// Takes elementwise ops, to be joined with others or sent.
+    pub fn hold(&self, name: &str, steps: SmallVec<[Step; 2]>) -> Result<()> {
+        self.check(name)?;
+        let mut stream = self.stream.lock();
+        for step in steps {
+            if let Some(full) = stream.waiting.put(step, self.most_bindings) {
+                self.weave(&mut stream, full)?;
+            }
+        }
+        if self.joins.load(Relaxed) { Ok(()) } else { self.settle(&mut stream) }
+    }
+
+    /// Says whether elementwise ops are joined; returns what was said before. For tests.
+    pub fn join_ops(&self, on: bool) -> bool {
+        self.joins.swap(on, Relaxed)
+    }
+
+    /// Records all that waits.
+    fn settle(&self, stream: &mut Stream) -> Result<()> {
+        while let Some(ready) = stream.waiting.first() {
+            self.weave(stream, ready)?;
+        }
+        Ok(())
+    }
+
+    /// Records what waits and must come before work that reads and writes these bytes.
+    fn settle_for(&self, stream: &mut Stream, reads: &[Span], writes: &[Span]) -> Result<()> {
+        while let Some(ready) = stream.waiting.needed_by(reads, writes) {
+            self.weave(stream, ready)?;
+        }
+        Ok(())
+    }
+
+    /// Records the kernel of a group; step by step where the driver does not take it.
+    fn weave(&self, stream: &mut Stream, ready: Ready) -> Result<()> {
+        let apart = (ready.group.steps.len() > 1).then(|| ready.group.clone());
+        let Some(woven) = Woven::new(ready) else { return Ok(()) };
+        let text = || assemble(&[], "", &woven.text());
+        let key = (0, woven.key.clone());
+        let done = self.record(stream, woven.name(), key, &text, &woven.bindings, &woven.words, woven.grid);
+        let (Err(_), Some(group)) = (&done, apart) else { return done };
+        group.apart().try_for_each(|ready| self.weave(stream, ready))
     }
 
     /// Runs a kernel of the source tree.
-    pub fn run(
+    pub fn run<'a>(
         &self,
         kernel: &Kernel,
         constants: &[(&str, u32)],
-        bindings: &[Place],
+        bindings: impl Into<Bindings<'a>>,
         params: &dyn Params,
         grid: Grid,
     ) -> Result<()> {
         let key = (kernel.source.as_ptr() as usize, constants.iter().map(|(_, v)| *v).collect());
         let text = || assemble(constants, kernel.params, kernel.source);
-        self.dispatch(kernel.name, key, &text, bindings, params.words(), grid)
+        self.dispatch(kernel.name, key, &text, bindings.into(), params.words(), grid)
     }
 
     /// Runs a kernel whose text is made when its key is first met; the text holds the declaration of its params.
-    pub fn run_text(
+    pub fn run_text<'a>(
         &self,
         name: &str,
         key: &[u32],
         text: &dyn Fn() -> String,
-        bindings: &[Place],
+        bindings: impl Into<Bindings<'a>>,
         params: &dyn Params,
         grid: Grid,
     ) -> Result<()> {
         let text = || assemble(&[], "", &text());
-        self.dispatch(name, (0, SmallVec::from_slice(key)), &text, bindings, params.words(), grid)
+        self.dispatch(name, (0, SmallVec::from_slice(key)), &text, bindings.into(), params.words(), grid)
     }
 
     fn dispatch(
@@ -286,7 +350,7 @@ impl Gpu {
         name: &str,
         key: Key,
         text: &dyn Fn() -> String,
-        bindings: &[Place],
+        bindings: Bindings,
         params: Words,
         grid: Grid,
     ) -> Result<()> {
@@ -294,9 +358,29 @@ impl Gpu {
         if grid.is_empty() {
             return Ok(());
         }
-        assert!(params.len() * 4 <= PARAM_BYTES, "bug: {name} has {} words of params", params.len());
         let mut stream = self.stream.lock();
-        let stream = &mut *stream;
+        let spans: SmallVec<[Span; 12]> = bindings.all.iter().map(|place| Span::of(*place)).collect();
+        let (reads, writes) = spans.split_at(bindings.reads);
+        self.settle_for(&mut stream, reads, writes)?;
+        if stream.dispatches >= BATCH {
+            self.send(&mut stream)?;
+        }
+        self.record(&mut stream, name, key, text, bindings.all, &params, grid)
+    }
+
+    /// Records a kernel.
+    #[allow(clippy::too_many_arguments)]
+    fn record(
+        &self,
+        stream: &mut Stream,
+        name: &str,
+        key: Key,
+        text: &dyn Fn() -> String,
+        bindings: &[Place],
+        params: &Words,
+        grid: Grid,
+    ) -> Result<()> {
+        assert!(params.len() * 4 <= PARAM_BYTES, "bug: {name} has {} words of params", params.len());
         let pipeline = match stream.pipelines.get(&key) {
             Some(pipeline) => pipeline.clone(),
             None => {
@@ -305,8 +389,8 @@ impl Gpu {
                 made
             }
         };
-        if stream.dispatches >= BATCH || stream.params.len() + PARAM_BYTES > PAGE {
-            self.send(stream);
+        if stream.params.len() + PARAM_BYTES > PAGE {
+            self.submit(stream);
         }
         stream.watched |= bindings.iter().any(|p| p.slab == faults::SLAB);
         let group = self.group(stream, bindings).clone();
@@ -408,8 +492,14 @@ impl Gpu {
         &stream.groups[&key]
     }
 
+    /// Records what waits, and sends all.
+    fn send(&self, stream: &mut Stream) -> Result<Option<wgpu::SubmissionIndex>> {
+        self.settle(stream)?;
+        Ok(self.submit(stream))
+    }
+
     /// Sends what has been recorded.
-    fn send(&self, stream: &mut Stream) -> Option<wgpu::SubmissionIndex> {
+    fn submit(&self, stream: &mut Stream) -> Option<wgpu::SubmissionIndex> {
         stream.pass = None;
         let encoder = stream.encoder.take()?;
         if !stream.params.is_empty() {
@@ -427,10 +517,15 @@ impl Gpu {
 
     /// Sends what has been recorded, and waits until all is done.
     pub fn wait(&self) -> Result<()> {
-        if self.stream.lock().watched {
+        let watched = {
+            let mut stream = self.stream.lock();
+            self.settle(&mut stream)?;
+            stream.watched
+        };
+        if watched {
             return self.read(None, &mut []);
         }
-        self.send(&mut self.stream.lock());
+        self.send(&mut self.stream.lock())?;
         let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check("gpu")
     }
@@ -447,8 +542,10 @@ impl Gpu {
         let slab = self.slabs.read()[to.slab as usize].clone();
         let (size, offset) = (bytes.len().next_multiple_of(4), (to.offset + at) as u64);
         if size <= INLINE {
+            let written = Span::of(Place { offset: to.offset + at, bytes: size, ..to });
+            self.settle_for(stream, &[], &[written])?;
             if stream.uploads.len() + size > STAGING {
-                self.send(stream);
+                self.send(stream)?;
             }
             let from = stream.uploads.len();
             stream.uploads.extend_from_slice(bytes);
@@ -464,7 +561,7 @@ impl Gpu {
             return Ok(());
         }
         // Written before the next batch begins, so what has been recorded goes first.
-        self.send(stream);
+        self.send(stream)?;
         let whole = bytes.len() & !3;
         self.queue.write_buffer(&slab, offset, &bytes[..whole]);
         if whole < bytes.len() {
@@ -482,6 +579,8 @@ impl Gpu {
             return Ok(());
         }
         let mut stream = self.stream.lock();
+        let part = |place: Place, at: usize| Span::of(Place { offset: place.offset + at, bytes, ..place });
+        self.settle_for(&mut stream, &[part(from, at)], &[part(to, there)])?;
         let slabs = self.slabs.read();
         let (source, target) = (&slabs[from.slab as usize], &slabs[to.slab as usize]);
         let (a, b) = ((from.offset + at) as u64, (to.offset + there) as u64);
@@ -499,6 +598,7 @@ impl Gpu {
         self.check("download")?;
         let size = into.len().next_multiple_of(4);
         let mut stream = self.stream.lock();
+        self.settle(&mut stream)?;
         let all = size + faults::BYTES;
         let reader = match stream.readers.iter().position(|r| r.bytes >= all) {
             Some(i) => stream.readers.swap_remove(i),
@@ -520,7 +620,7 @@ impl Gpu {
             }
         }
         stream.counts.downloaded_bytes += into.len() as u64;
-        let sent = self.send(&mut stream);
+        let sent = self.submit(&mut stream);
         // Others may record meanwhile.
         drop(stream);
         let (done, told) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));

@@ -2,12 +2,15 @@
 
 use super::Gpu;
 use super::fold::{self, How, Operands};
-use super::kernel::Grid;
-use super::pointwise::Buffer;
+use super::group::{Head, Span};
+use super::kernel::{Bindings, Grid, Words};
+use super::pointwise::{self, Buffer};
 use crate::arena::space::Place;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::shape::Layout;
+use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// A batch of products [m, k] · [k, n].
 #[derive(Clone, Copy, Debug)]
@@ -75,8 +78,8 @@ impl Cut {
     }
 
     /// What tells these texts apart from other generated ones: `kernel` is a number of the caller's.
-    pub fn key(&self, kernel: u32, constants: &[(&str, u32)]) -> smallvec::SmallVec<[u32; 8]> {
-        let mut key = smallvec::SmallVec::from_slice(&[u32::MAX, kernel, self.per as u32]);
+    pub fn key(&self, kernel: u32, constants: &[(&str, u32)]) -> SmallVec<[u32; 8]> {
+        let mut key = SmallVec::from_slice(&[u32::MAX, kernel, self.per as u32]);
         key.extend(constants.iter().map(|(_, value)| *value));
         key
     }
@@ -90,9 +93,61 @@ impl Cut {
         let mut flags = vec![false; shape.len()];
         flags[0] = true;
         let layout = Layout::strided(&shape, &strides);
-        let x = Buffer { place: part, layout: &layout, offset: 0, dtype: DType::F32, whole: false };
+        let x = Buffer { place: part, layout: &layout, offset: 0, dtype: DType::F32, whole: false, holder: None };
         let plan = fold::plan(op, How::Sum, &x, &flags, [1.0, 0.0])?.expect("bug: partial sums of too many axes");
         plan.run(gpu, op, Operands { x, other: None, own: None, more: None, y: *y, z: None }, None)
+    }
+}
+
+/// A product worked out, whose result is gapless.
+pub struct Product {
+    pub op: &'static str,
+    pub cut: Cut,
+    pub key: SmallVec<[u32; 8]>,
+    pub constants: SmallVec<[(&'static str, u32); 5]>,
+    pub params: &'static str,
+    pub operands: &'static str,
+    pub words: Words,
+}
+
+/// Sums that are left in parts.
+const NO_FINISH: &str = "fn finish(e: u32, value: f32) {\n}\n";
+
+impl Product {
+    /// `order` is that of `join`.
+    pub fn run(
+        self,
+        gpu: &Gpu,
+        [a, b]: [&Buffer; 2],
+        bias: Option<&Buffer>,
+        y: &Buffer,
+        scratch: Option<Place>,
+        order: &[(usize, usize)],
+    ) -> Result<()> {
+        let Product { op, cut, key, constants, params, operands, words } = self;
+        if y.layout.numel() == 0 {
+            return Ok(());
+        }
+        let part = scratch.unwrap_or(y.place);
+        // Without a bias its binding shows something else that is not read.
+        let bindings = [a.place, b.place, bias.map_or(part, |b| b.place), part];
+        gpu.expect_rounds(op, cut.run + cut.run / 8)?;
+        if cut.splits > 1 {
+            let text = || cut.text(&constants, params, operands) + NO_FINISH;
+            gpu.run_text(op, &key, &text, Bindings::reading(2, &bindings), &words, cut.grid())?;
+            return cut.join(gpu, op, part, order, y);
+        }
+        let reads = [Some(a), Some(b), bias].into_iter().flatten().map(|b| Span::of(b.place)).collect();
+        let head = Head {
+            key: SmallVec::from_slice(&key),
+            params,
+            text: Arc::new(move || cut.text(&constants, "", operands)),
+            bindings: SmallVec::from_slice(&bindings),
+            words,
+            grid: cut.grid(),
+            reads,
+        };
+        gpu.hold(op, SmallVec::from_iter([pointwise::head(op, head, y)?]))
     }
 }
 
