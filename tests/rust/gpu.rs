@@ -627,7 +627,8 @@ fn odd_numbers_meet_the_padding_of_a_convolution_as_on_the_cpu() {
                 tensor(shape, &data, DType::F32)
             };
             let attributes = [ints(&stride), ints(&[2, 1]), ints(&dilation), Attribute::Int(groups), flag(true)];
-            let tensors = [numbers(&x, place == 0, 3), numbers(&weight, place == 1, 4), numbers(&weight[..1], place == 2, 5)];
+            let tensors =
+                [numbers(&x, place == 0, 3), numbers(&weight, place == 1, 4), numbers(&weight[..1], place == 2, 5)];
             agrees("conv2d", &attributes, &tensors, device, 6e-6);
         }
     }

@@ -178,13 +178,20 @@ pub struct Step {
     pub wide: bool,
     /// `None` where the block is kept by other means.
     pub owner: Option<Owner>,
+    /// A group behind this one reads the result from memory.
+    pub seen: bool,
     /// Where an int64 beyond 32 bits is noted; 0 when none is read.
     pub site: u32,
 }
 
 impl Step {
-    fn is_watched(&self) -> bool {
+    fn is_held(&self) -> bool {
         self.owner.as_ref().is_none_or(|owner| owner.strong_count() > 0)
+    }
+
+    /// True when the result is to be written. Once false it stays so: whatever is in its place later is somebody else's.
+    fn is_wanted(&self) -> bool {
+        self.seen || self.is_held()
     }
 
     fn reads(&self) -> impl Iterator<Item = &Operand> {
@@ -274,8 +281,9 @@ impl Group {
         let head = steps[0].head.as_ref();
         for input in &mut step.inputs {
             let Input::Memory(operand) = input else { continue };
-            // The last to write it is the one whose result is there.
-            if let Some((at, made)) = steps.iter().enumerate().rev().find(|(_, s)| s.out.meets(operand, &sizes)) {
+            // The last to write it is the one whose result is there; who holds a block now has nothing from those before.
+            let wrote = |s: &Step| s.is_held() && s.out.meets(operand, &sizes);
+            if let Some((at, made)) = steps.iter().enumerate().rev().find(|(_, s)| wrote(s)) {
                 if !made.out.same(operand) {
                     return None;
                 }
@@ -288,8 +296,7 @@ impl Group {
             return None;
         }
         let read = |earlier: &Step| earlier.reads().all(|operand| operand.agrees(&step.out, &sizes));
-        let written =
-            |earlier: &Step| earlier.out.agrees(&step.out, &sizes) || !earlier.is_watched() && earlier.site == 0;
+        let written = |earlier: &Step| earlier.out.agrees(&step.out, &sizes) || !earlier.is_wanted();
         if !steps.iter().all(|earlier| read(earlier) && written(earlier)) {
             return None;
         }
@@ -305,27 +312,13 @@ impl Group {
         (own + 2 * places.len() < bindings && words <= WORDS).then_some((sizes, step))
     }
 
-    /// Its steps as groups of their own, which write all that there is.
-    pub fn apart(self) -> impl Iterator<Item = Ready> {
-        let outs: Vec<Operand> = self.steps.iter().map(|step| step.out.clone()).collect();
-        let sizes = self.sizes;
-        self.steps.into_iter().map(move |mut step| {
-            for input in &mut step.inputs {
-                if let Input::Made(at) = input {
-                    *input = Input::Memory(outs[*at].clone());
-                }
-            }
-            Ready { group: Group { sizes: sizes.clone(), steps: vec![step] }, wanted: vec![true] }
-        })
-    }
-
     fn refine(&mut self, sizes: &Sizes) {
         self.steps.iter_mut().for_each(|step| step.refine(sizes));
         self.sizes = sizes.clone();
     }
 
     fn writes(&self) -> impl Iterator<Item = &Span> {
-        self.steps.iter().map(|s| &s.out.span)
+        self.steps.iter().filter(|s| s.is_wanted()).map(|s| &s.out.span)
     }
 
     fn reads(&self) -> impl Iterator<Item = &Span> {
@@ -336,23 +329,22 @@ impl Group {
     /// True when work that reads and writes these bytes may not change places with the group.
     fn holds_up<'a>(
         &self,
-        reads: impl Iterator<Item = &'a Span>,
+        mut reads: impl Iterator<Item = &'a Span>,
         mut writes: impl Iterator<Item = &'a Span>,
     ) -> bool {
-        let mut reads = reads;
         reads.any(|span| self.writes().any(|w| w.meets(span)))
             || writes.any(|span| self.writes().chain(self.reads()).any(|own| own.meets(span)))
     }
 
-    /// Which results must be written: those that somebody holds or a group behind this one reads, unless a later step writes
-    /// the same elements.
-    fn wanted<'a>(&self, behind: impl Iterator<Item = &'a Group> + Clone) -> Vec<bool> {
-        let wanted = |(at, step): (usize, &Step)| {
-            let again = self.steps[at + 1..].iter().any(|later| later.out.same(&step.out));
-            let read = || behind.clone().any(|group| group.reads().any(|span| span.meets(&step.out.span)));
-            !again && (step.is_watched() || read())
-        };
-        self.steps.iter().enumerate().map(wanted).collect()
+    /// True when a group behind this one must be sent after it.
+    fn precedes(&self, behind: &Group) -> bool {
+        self.holds_up(behind.reads(), behind.writes())
+    }
+
+    /// Which results are written: not those that a later step writes again.
+    fn wanted(&self) -> Vec<bool> {
+        let again = |at: usize| self.steps[at + 1..].iter().any(|later| later.out.same(&self.steps[at].out));
+        self.steps.iter().enumerate().map(|(at, step)| step.is_wanted() && !again(at)).collect()
     }
 }
 
@@ -373,44 +365,75 @@ impl Waiting {
         self.groups.is_empty()
     }
 
-    /// Takes a step in; a group that has no room any more comes back.
-    pub fn put(&mut self, step: Step, bindings: usize) -> Option<Ready> {
+    /// Takes a step in. The groups that come back are to be sent at once: they have no room any more, or stand in the way.
+    pub fn put(&mut self, step: Step, bindings: usize) -> SmallVec<[Ready; 2]> {
+        let mut between: SmallVec<[usize; MOST]> = SmallVec::new();
         for at in (0..self.groups.len()).rev().filter(|_| step.head.is_none()) {
-            if let Some((sizes, step)) = self.groups[at].joined(&step, bindings) {
-                let group = &mut self.groups[at];
-                if group.sizes != sizes {
-                    group.refine(&sizes);
+            if let Some((sizes, joined)) = self.groups[at].joined(&step, bindings) {
+                let takes = joined.inputs.iter().any(|input| matches!(input, Input::Made(_)));
+                let ahead = self.with_those_before(&between);
+                // Those between go first if they can; it is worth it where a result is handed on.
+                if between.is_empty() || takes && !ahead.contains(&at) {
+                    let group = &mut self.groups[at];
+                    if group.sizes != sizes {
+                        group.refine(&sizes);
+                    }
+                    group.steps.push(joined);
+                    self.see(at);
+                    return ahead.iter().enumerate().map(|(done, at)| self.take(at - done)).collect();
                 }
-                group.steps.push(step);
-                return None;
             }
             let out = [step.out.span];
             if self.groups[at].holds_up(step.reads().map(|o| &o.span), out.iter()) {
-                break;
+                between.push(at);
             }
         }
-        let full = (self.groups.len() >= MOST).then(|| self.take(0));
+        let mut full = SmallVec::new();
+        if self.groups.len() >= MOST {
+            full.push(self.take(0));
+        }
         self.groups.push_back(Group::of(step));
+        self.see(self.groups.len() - 1);
         full
+    }
+
+    /// Notes what the last step of a group reads of results of others.
+    fn see(&mut self, at: usize) {
+        let step = self.groups[at].steps.last().expect("bug: a group without steps");
+        let heads = step.head.as_ref().map_or(&[][..], |head| &head.reads);
+        let spans: SmallVec<[Span; 8]> = step.reads().map(|o| o.span).chain(heads.iter().copied()).collect();
+        for (_, group) in self.groups.iter_mut().enumerate().filter(|(other, _)| *other != at) {
+            for step in group.steps.iter_mut().filter(|s| spans.iter().any(|span| span.meets(&s.out.span))) {
+                step.seen |= step.is_held();
+            }
+        }
+    }
+
+    /// These groups and all that must be sent before them, in order.
+    fn with_those_before(&self, groups: &[usize]) -> SmallVec<[usize; MOST]> {
+        let mut all: SmallVec<[usize; MOST]> = groups.into();
+        for at in (0..self.groups.len()).rev() {
+            let needed = all.iter().any(|&behind| behind > at && self.groups[at].precedes(&self.groups[behind]));
+            if needed && !all.contains(&at) {
+                all.push(at);
+            }
+        }
+        all.sort_unstable();
+        all
     }
 
     fn take(&mut self, at: usize) -> Ready {
         let group = self.groups.remove(at).expect("bug: no such group");
-        let wanted = group.wanted(self.groups.range(at..));
+        let wanted = group.wanted();
         Ready { group, wanted }
     }
 
     /// The next group that must be done before a kernel that reads and writes these bytes.
     pub fn needed_by(&mut self, reads: &[Span], writes: &[Span]) -> Option<Ready> {
         let held = |group: &Group| group.holds_up(reads.iter(), writes.iter());
-        let mut first = (0..self.groups.len()).find(|&at| held(&self.groups[at]))?;
+        let first = (0..self.groups.len()).find(|&at| held(&self.groups[at]))?;
         // Whatever that one waits for goes first.
-        while let Some(before) = (0..first).find(|&at| {
-            let behind = &self.groups[first];
-            self.groups[at].holds_up(behind.reads(), behind.writes())
-        }) {
-            first = before;
-        }
+        let first = self.with_those_before(&[first])[0];
         Some(self.take(first))
     }
 
@@ -450,6 +473,7 @@ mod tests {
             out: out.clone(),
             wide: true,
             owner: Some(weak),
+            seen: false,
             site: 0,
         };
         (step, held)
@@ -491,7 +515,7 @@ mod tests {
         let (first, held) = step(&[64], &[&x], &t);
         let (second, _y) = step(&[64], &[&t, &x], &y);
         let mut waiting = Waiting::default();
-        assert!(waiting.put(first, 16).is_none() && waiting.put(second, 16).is_none());
+        assert!(waiting.put(first, 16).is_empty() && waiting.put(second, 16).is_empty());
         drop(held);
         let ready = waiting.first().unwrap();
         assert!(waiting.is_empty() && matches!(ready.group.steps[1].inputs[0], Input::Made(0)));
@@ -501,17 +525,18 @@ mod tests {
     #[test]
     fn a_freed_block_is_not_written_while_other_threads_read_it() {
         // x is spread over rows and freed; the result of the next step lies where it was.
-        let (spread, t) = (Operand::new(block(0), 0, DType::F32, &[4, 8], Steps::from_slice(&[0, 1]), false), whole(1, &[4, 8]));
+        let (spread, t) =
+            (Operand::new(block(0), 0, DType::F32, &[4, 8], Steps::from_slice(&[0, 1]), false), whole(1, &[4, 8]));
         let (first, _t) = step(&[4, 8], &[&spread], &t);
         let (second, _y) = step(&[4, 8], &[&t], &whole(0, &[4, 8]));
         let mut waiting = Waiting::default();
-        assert!(waiting.put(first, 16).is_none() && waiting.put(second, 16).is_none());
+        assert!(waiting.put(first, 16).is_empty() && waiting.put(second, 16).is_empty());
         assert_eq!(waiting.groups.len(), 2);
         // And the other way round: what one thread writes, others read.
         let turned = Operand::new(block(3), 0, DType::F32, &[4, 8], Steps::from_slice(&[1, 4]), false);
         let (third, _u) = step(&[4, 8], &[&whole(1, &[4, 8])], &whole(3, &[4, 8]));
         let (fourth, _v) = step(&[4, 8], &[&turned], &whole(4, &[4, 8]));
-        assert!(waiting.put(third, 16).is_none() && waiting.put(fourth, 16).is_none());
+        assert!(waiting.put(third, 16).is_empty() && waiting.put(fourth, 16).is_empty());
         let sent: Vec<usize> = std::iter::from_fn(|| waiting.first()).map(|r| r.group.steps.len()).collect();
         assert_eq!(sent, [1, 2, 1]);
     }
@@ -522,7 +547,7 @@ mod tests {
         let mut waiting = Waiting::default();
         let (first, _held) = step(&[32], &[&x], &y);
         let (again, _same) = step(&[32], &[&y], &y);
-        assert!(waiting.put(first, 16).is_none() && waiting.put(again, 16).is_none());
+        assert!(waiting.put(first, 16).is_empty() && waiting.put(again, 16).is_empty());
         assert_eq!(waiting.first().unwrap().wanted, [false, true]);
     }
 
@@ -531,7 +556,7 @@ mod tests {
         let mut waiting = Waiting::default();
         let (small, _a) = step(&[8], &[&whole(0, &[8])], &whole(1, &[8]));
         let (large, _b) = step(&[64], &[&whole(2, &[64])], &whole(3, &[64]));
-        assert!(waiting.put(small, 16).is_none() && waiting.put(large, 16).is_none());
+        assert!(waiting.put(small, 16).is_empty() && waiting.put(large, 16).is_empty());
         let span = |number: usize| [Span::of(block(number))];
         assert!(waiting.needed_by(&span(0), &span(5)).is_none());
         // What a group reads may be read, and not written.

@@ -110,6 +110,7 @@ pub fn step(op: &'static str, text: &Text, compute: DType, inputs: &[Source], to
         },
         wide: space.whole || n.is_multiple_of(4),
         owner: result.holder.map(Holder::watch),
+        seen: false,
         site: if guarded { Check::new(op, &[], Valid::Narrow).site() } else { 0 },
         sizes,
     }))
@@ -128,6 +129,7 @@ pub fn head(op: &'static str, head: Head, y: &Buffer) -> Result<Step> {
         out: Operand::new(y.place, y.offset, y.dtype, &sizes, strides, y.whole),
         wide: false,
         owner: y.holder.map(Holder::watch),
+        seen: false,
         site: 0,
         sizes,
     })

@@ -278,8 +278,8 @@ impl Gpu {
         self.check(name)?;
         let mut stream = self.stream.lock();
         for step in steps {
-            if let Some(full) = stream.waiting.put(step, self.most_bindings) {
-                self.weave(&mut stream, full)?;
+            for ready in stream.waiting.put(step, self.most_bindings) {
+                self.weave(&mut stream, ready)?;
             }
         }
         if self.joins.load(Relaxed) { Ok(()) } else { self.settle(&mut stream) }
@@ -306,15 +306,12 @@ impl Gpu {
         Ok(())
     }
 
-    /// Records the kernel of a group; step by step where the driver does not take it.
+    /// Records the kernel of a group.
     fn weave(&self, stream: &mut Stream, ready: Ready) -> Result<()> {
-        let apart = (ready.group.steps.len() > 1).then(|| ready.group.clone());
         let Some(woven) = Woven::new(ready) else { return Ok(()) };
         let text = || assemble(&[], "", &woven.text());
         let key = (0, woven.key.clone());
-        let done = self.record(stream, woven.name(), key, &text, &woven.bindings, &woven.words, woven.grid);
-        let (Err(_), Some(group)) = (&done, apart) else { return done };
-        group.apart().try_for_each(|ready| self.weave(stream, ready))
+        self.record(stream, woven.name(), key, &text, &woven.bindings, &woven.words, woven.grid)
     }
 
     /// Runs a kernel of the source tree.

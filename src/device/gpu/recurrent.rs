@@ -140,7 +140,8 @@ impl Step<'_> {
         if known {
             return gpu.run(&FIRST, &constants, &bindings, &params, Grid::threads(batch * hidden));
         }
-        let text = || cut.text(&constants, Params::WGSL, concat!(include_str!("cells.wgsl"), include_str!("recurrent.wgsl")));
+        let text =
+            || cut.text(&constants, Params::WGSL, concat!(include_str!("cells.wgsl"), include_str!("recurrent.wgsl")));
         gpu.run_text(op, &cut.key(TEXT, &constants), &text, &bindings, &params, cut.grid())
     }
 }
@@ -165,11 +166,8 @@ params!(Whole {
     start_at: u32,
 });
 
-static ALL: Kernel = Kernel::new(
-    "recurrent",
-    concat!(include_str!("cells.wgsl"), include_str!("recurrent_all.wgsl")),
-    Whole::WGSL,
-);
+static ALL: Kernel =
+    Kernel::new("recurrent", concat!(include_str!("cells.wgsl"), include_str!("recurrent_all.wgsl")), Whole::WGSL);
 
 /// Units that the threads of a group take, and samples.
 pub const WIDEST: usize = 256;

@@ -146,7 +146,8 @@ impl Woven {
         let sizes = merge(&group.sizes, &mut operands);
         let head = steps[0].head.clone().filter(|_| kept[0]);
         let plain = |step: &Step| step.wide && step.out.at.is_multiple_of(4) && in_order(&sizes, &step.out.strides);
-        let four = head.is_none() && steps.iter().zip(&wanted).all(|(step, wanted)| !wanted || step.out.bits || plain(step));
+        let four =
+            head.is_none() && steps.iter().zip(&wanted).all(|(step, wanted)| !wanted || step.out.bits || plain(step));
         let mut woven = Woven {
             steps: vec![],
             arguments: vec![],
@@ -303,7 +304,8 @@ impl Woven {
     fn params(&self) -> String {
         // `nothing` is 0, which the driver cannot know.
         const OWN: &str = "struct Params { }\n@group(1) @binding(0) var<uniform> p: Params;\n";
-        let (before, after) = self.head.as_ref().map_or(OWN, |head| head.params).split_once('}').expect("bug: no params");
+        let (before, after) =
+            self.head.as_ref().map_or(OWN, |head| head.params).split_once('}').expect("bug: no params");
         let mut text = format!("{before}count: u32, nothing: u32, ");
         let axes = 0..self.sizes.len();
         if self.by_coordinates() {
@@ -330,7 +332,8 @@ impl Woven {
             text += &(head.text)();
         }
         for (binding, element) in self.elements.iter().enumerate().filter(|(_, element)| !element.is_empty()) {
-            let _ = writeln!(text, "@group(0) @binding({binding}) var<storage, read_write> b{binding}: array<{element}>;");
+            let _ =
+                writeln!(text, "@group(0) @binding({binding}) var<storage, read_write> b{binding}: array<{element}>;");
         }
         if self.is_guarded() {
             let _ = writeln!(text, "const FAULTS: u32 = {}u;\nconst ENDS: u32 = 0u;", self.elements.len());
@@ -450,7 +453,8 @@ impl Woven {
         let last = self.sizes.len() - 1;
         let mut rest = "e".to_string();
         for axis in (1..=last).rev() {
-            let _ = writeln!(text, "            let c{axis} = {rest} % p.axis{axis}; let d{axis} = {rest} / p.axis{axis};");
+            let _ =
+                writeln!(text, "            let c{axis} = {rest} % p.axis{axis}; let d{axis} = {rest} / p.axis{axis};");
             rest = format!("d{axis}");
         }
         let _ = writeln!(text, "            let c0 = {rest};");
