@@ -73,7 +73,7 @@ impl<'a> Plan<'a> {
             How::Weight => (width, outside, taps * depth),
         };
         let sizes = Sizes { batch: s.groups, m, k, n };
-        let narrow = s.groups > 1 && depth.max(width) < NARROW;
+        let narrow = s.is_depthwise() || s.groups > 1 && depth.max(width) < NARROW;
         let cut = Cut::new(sizes, narrow, how != How::Forward { bias: true });
         Plan { op, how, s, sizes, cut }
     }
@@ -139,6 +139,8 @@ impl<'a> Plan<'a> {
             ("STRIDED", u32::from(s.stride != [1, 1])),
             ("LEFT_M", u32::from(self.how == How::Weight)),
             ("RIGHT_N", u32::from(how > 0)),
+            // As on the CPU, whose kernels for one channel a group leave the padding out.
+            ("SKIPS", u32::from(s.is_depthwise())),
         ];
         number(y.offset)?;
         let product = tiles::Product {

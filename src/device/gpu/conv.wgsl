@@ -60,27 +60,30 @@ fn left_key(k: u32) -> vec3<i32> {
     return spot(0u, 0u, k * p.c_out);
 }
 
-fn left_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+// The place of an element of the left side, or -1 where there is none.
+fn left_place(seat: vec3<i32>, key: vec3<i32>) -> i32 {
     if (HOW == 2u) {
-        return a[p.a_at + u32(seat.z + key.z)];
+        return seat.z + key.z;
     }
-    var at = -1;
     if (HOW == 0u) {
-        at = met(seat, key);
-    } else {
-        // The pixel of y, if there is one, that meets this one of x at a tap.
-        let down = seat.x - key.x;
-        let across = seat.y - key.y;
-        var row = down;
-        var col = across;
-        if (STRIDED == 1u) {
-            row = down / i32(p.stride_y);
-            col = across / i32(p.stride_x);
-        }
-        let whole = STRIDED == 0u || row * i32(p.stride_y) == down && col * i32(p.stride_x) == across;
-        let inside = down >= 0 && across >= 0 && row < i32(p.out_h) && col < i32(p.out_w);
-        at = select(-1, seat.z + key.z + (row * i32(p.out_w) + col) * i32(p.c_out), whole && inside);
+        return met(seat, key);
     }
+    // The pixel of y, if there is one, that meets this one of x at a tap.
+    let down = seat.x - key.x;
+    let across = seat.y - key.y;
+    var row = down;
+    var col = across;
+    if (STRIDED == 1u) {
+        row = down / i32(p.stride_y);
+        col = across / i32(p.stride_x);
+    }
+    let whole = STRIDED == 0u || row * i32(p.stride_y) == down && col * i32(p.stride_x) == across;
+    let inside = down >= 0 && across >= 0 && row < i32(p.out_h) && col < i32(p.out_w);
+    return select(-1, seat.z + key.z + (row * i32(p.out_w) + col) * i32(p.c_out), whole && inside);
+}
+
+fn left_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+    let at = left_place(seat, key);
     if (at < 0) {
         return 0.0f;
     }
@@ -107,11 +110,15 @@ fn right_key(k: u32) -> vec3<i32> {
     return corner(k);
 }
 
-fn right_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+fn right_place(seat: vec3<i32>, key: vec3<i32>) -> i32 {
     if (HOW < 2u) {
-        return b[p.b_at + u32(seat.z + key.z)];
+        return seat.z + key.z;
     }
-    let at = met(key, seat);
+    return met(key, seat);
+}
+
+fn right_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+    let at = right_place(seat, key);
     if (at < 0) {
         return 0.0f;
     }

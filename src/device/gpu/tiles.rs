@@ -104,7 +104,7 @@ pub struct Product {
     pub op: &'static str,
     pub cut: Cut,
     pub key: SmallVec<[u32; 8]>,
-    pub constants: SmallVec<[(&'static str, u32); 5]>,
+    pub constants: SmallVec<[(&'static str, u32); 6]>,
     pub params: &'static str,
     pub operands: &'static str,
     pub words: Words,
