@@ -161,6 +161,8 @@ pub struct Head {
     pub words: Words,
     pub grid: Grid,
     pub reads: SmallVec<[Span; 4]>,
+    /// Besides its result.
+    pub writes: SmallVec<[Span; 1]>,
 }
 
 /// An elementwise op, or what a group begins with.
@@ -292,7 +294,11 @@ impl Group {
         }
         // Bits are gathered from threads side by side, and a product's are not.
         let goes_on = step.inputs.iter().any(|input| matches!(input, Input::Made(_))) && !step.out.bits;
-        if head.is_some_and(|head| !goes_on || head.reads.iter().any(|span| span.meets(&step.out.span))) {
+        let beside = |head: &Arc<Head>| {
+            let taken = head.reads.iter().chain(&head.writes).any(|span| span.meets(&step.out.span));
+            taken || step.reads().any(|operand| head.writes.iter().any(|span| span.meets(&operand.span)))
+        };
+        if head.is_some_and(|head| !goes_on || beside(head)) {
             return None;
         }
         let read = |earlier: &Step| earlier.reads().all(|operand| operand.agrees(&step.out, &sizes));
@@ -318,7 +324,8 @@ impl Group {
     }
 
     fn writes(&self) -> impl Iterator<Item = &Span> {
-        self.steps.iter().filter(|s| s.is_wanted()).map(|s| &s.out.span)
+        let heads = self.steps.iter().filter_map(|s| s.head.as_ref()).flat_map(|head| &head.writes);
+        heads.chain(self.steps.iter().filter(|s| s.is_wanted()).map(|s| &s.out.span))
     }
 
     fn reads(&self) -> impl Iterator<Item = &Span> {
@@ -453,9 +460,7 @@ mod tests {
     }
 
     fn whole(number: usize, sizes: &[usize]) -> Operand {
-        let mut step = 1;
-        let mut strides: Steps = sizes.iter().rev().map(|s| std::mem::replace(&mut step, step * *s as isize)).collect();
-        strides.reverse();
+        let strides = (0..sizes.len()).map(|i| sizes[i + 1..].iter().product::<usize>() as isize).collect();
         Operand::new(block(number), 0, DType::F32, sizes, strides, true)
     }
 
@@ -563,5 +568,66 @@ mod tests {
         assert_eq!(waiting.needed_by(&[], &span(2)).unwrap().group.sizes.as_slice(), [64]);
         assert!(waiting.needed_by(&[], &span(2)).is_none());
         assert_eq!(waiting.needed_by(&span(1), &[]).unwrap().group.sizes.as_slice(), [8]);
+    }
+
+    #[test]
+    fn a_freed_result_is_never_written_over_what_took_its_place() {
+        // t is handed on and freed; u takes its block in a group that is sent first; a third group reads u.
+        let (x, t, y) = (whole(0, &[64]), whole(1, &[64]), whole(2, &[64]));
+        let mut waiting = Waiting::default();
+        let (first, held) = step(&[64], &[&x], &t);
+        let (second, _y) = step(&[64], &[&t], &y);
+        assert!(waiting.put(first, 16).is_empty() && waiting.put(second, 16).is_empty());
+        drop(held);
+        let (taken, _u) = step(&[8, 2], &[&whole(5, &[8, 2])], &whole(1, &[8, 2]));
+        let (reader, _v) = step(&[4], &[&whole(1, &[4])], &whole(6, &[4]));
+        assert!(waiting.put(taken, 16).is_empty() && waiting.put(reader, 16).is_empty());
+        let u = waiting.needed_by(&[], &[Span::of(block(5))]).unwrap();
+        assert_eq!((u.group.sizes.as_slice(), u.wanted), ([8, 2].as_slice(), vec![true]));
+        let old = waiting.first().unwrap();
+        assert_eq!((old.group.steps.len(), old.wanted), (2, vec![false, true]));
+        // And whoever reads the new tensor is not given the old one's numbers.
+        let (third, kept) = step(&[64], &[&x], &t);
+        assert!(waiting.put(third, 16).is_empty());
+        drop(kept);
+        let (late, _w) = step(&[64], &[&t], &y);
+        assert!(waiting.put(late, 16).is_empty());
+        while let Some(ready) = waiting.first() {
+            assert!(ready.group.steps.iter().flat_map(|s| &s.inputs).all(|input| matches!(input, Input::Memory(_))));
+        }
+    }
+
+    #[test]
+    fn a_group_in_the_way_goes_first_where_a_result_is_handed_on() {
+        // A product makes t; another reads h, which is freed; what is made of t lies where h was.
+        let (a, h, t) = (whole(0, &[64]), whole(1, &[64]), whole(2, &[64]));
+        let product = |reads: &Operand, out: &Operand| {
+            let (mut product, held) = step(&[64], &[], out);
+            product.head = Some(Arc::new(Head {
+                key: SmallVec::new(),
+                params: "",
+                text: Arc::new(String::new),
+                bindings: SmallVec::new(),
+                words: Words::new(),
+                grid: Grid::threads(64),
+                reads: SmallVec::from_slice(&[reads.span]),
+                writes: SmallVec::new(),
+            }));
+            (product, held)
+        };
+        let mut waiting = Waiting::default();
+        let ((first, _t), (second, _w)) = (product(&a, &t), product(&h, &whole(3, &[64])));
+        assert!(waiting.put(first, 16).is_empty() && waiting.put(second, 16).is_empty());
+        let (third, _y) = step(&[64], &[&t], &h);
+        let sent = waiting.put(third, 16);
+        assert!(sent.len() == 1 && sent[0].group.steps[0].out.place == block(3));
+        let joined = waiting.first().unwrap();
+        assert!(waiting.is_empty() && joined.group.steps.len() == 2);
+        assert!(matches!(joined.group.steps[1].inputs[0], Input::Made(0)));
+        // Not where the product itself reads what would be written.
+        let (first, _t) = product(&a, &t);
+        let (second, _y) = step(&[64], &[&t], &a);
+        assert!(waiting.put(first, 16).is_empty() && waiting.put(second, 16).is_empty());
+        assert_eq!(waiting.groups.len(), 2);
     }
 }

@@ -172,14 +172,15 @@ pub fn index(op: &str, n: usize) -> Result<u32> {
 const PRELUDE: &str = include_str!("prelude.wgsl");
 const MATH: &str = include_str!("math.wgsl");
 
+/// A text behind its constants.
+pub fn with_constants(constants: &[(&str, u32)], text: &str) -> String {
+    let lines = constants.iter().map(|(name, value)| format!("const {name}: u32 = {value}u;\n"));
+    lines.collect::<String>() + text
+}
+
 /// The whole text of a kernel: constants, params, and what it calls of the library.
 pub fn assemble(constants: &[(&str, u32)], params: &str, source: &str) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
-    for (name, value) in constants {
-        let _ = writeln!(text, "const {name}: u32 = {value}u;");
-    }
-    text += params;
+    let mut text = with_constants(constants, params);
     text += PRELUDE;
     text += &library(source);
     text += source;

@@ -3,7 +3,7 @@
 use super::Gpu;
 use super::fold::{self, How, Operands};
 use super::group::{Head, Span};
-use super::kernel::{Bindings, Grid, Words};
+use super::kernel::{Bindings, Grid, Words, with_constants};
 use super::pointwise::{self, Buffer};
 use crate::arena::space::Place;
 use crate::dtype::DType;
@@ -70,10 +70,7 @@ impl Cut {
 
     /// The text: params and constants, the way to the operands, and the tiles.
     pub fn text(&self, constants: &[(&str, u32)], params: &str, operands: &str) -> String {
-        let mut text = format!("const PER: u32 = {}u;\n", self.per);
-        constants.iter().for_each(|(name, value)| text += &format!("const {name}: u32 = {value}u;\n"));
-        text += params;
-        text += operands;
+        let text = with_constants(&[("PER", self.per as u32)], &with_constants(constants, params)) + operands;
         text + &if self.per == 1 { include_str!("direct.wgsl").into() } else { unrolled(self.per) }
     }
 
@@ -146,6 +143,7 @@ impl Product {
             words,
             grid: cut.grid(),
             reads,
+            writes: SmallVec::new(),
         };
         gpu.hold(op, SmallVec::from_iter([pointwise::head(op, head, y)?]))
     }

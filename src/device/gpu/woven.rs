@@ -114,7 +114,9 @@ fn merge(sizes: &Sizes, operands: &mut [&mut Operand]) -> Sizes {
 
 /// Steps whose results are written, or used by such, and those that look for a fault.
 fn kept(steps: &[Step], wanted: &[bool]) -> Vec<bool> {
-    let mut kept: Vec<bool> = steps.iter().zip(wanted).map(|(step, wanted)| *wanted || step.site > 0).collect();
+    let writes = |step: &Step| step.head.as_ref().is_some_and(|head| !head.writes.is_empty());
+    let must = |(step, wanted): (&Step, &bool)| *wanted || step.site > 0 || writes(step);
+    let mut kept: Vec<bool> = steps.iter().zip(wanted).map(must).collect();
     for at in (0..steps.len()).rev() {
         let used = |input: &Input| if let Input::Made(from) = input { Some(*from) } else { None };
         let used: SmallVec<[usize; 4]> = steps[at].inputs.iter().filter_map(used).collect();
