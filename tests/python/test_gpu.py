@@ -726,7 +726,7 @@ if THERE:
         st.tuples(
             st.sampled_from(["turned", "window", "in place", "part", "filled", "rows", "let go", "let go"]),
             st.just(""), st.integers(0, 9), st.integers(0, 9),
-        ),  # fmt: skip
+        ),
     )
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)

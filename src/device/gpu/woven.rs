@@ -192,7 +192,7 @@ impl Woven {
         if self.head.is_some() {
             return self.steps[0].name;
         }
-        self.steps.iter().zip(&self.kept).filter(|(_, kept)| **kept).last().map_or("", |(step, _)| step.name)
+        self.steps.iter().zip(&self.kept).rfind(|(_, kept)| **kept).map_or("", |(step, _)| step.name)
     }
 
     fn add(&mut self, at: usize, step: &Step, wanted: bool) {
