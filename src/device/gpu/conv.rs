@@ -143,6 +143,16 @@ impl<'a> Plan<'a> {
             ("SKIPS", u32::from(s.is_depthwise())),
         ];
         number(y.offset)?;
+        // Channels lie side by side; those of a weight do where it has one tap.
+        let whole = |channels: usize, all: usize, b: &Buffer| {
+            channels.is_multiple_of(4) && all.is_multiple_of(4) && b.offset.is_multiple_of(4)
+        };
+        let one_tap = s.kh * s.kw == 1;
+        let fours = match self.how {
+            How::Forward { .. } => [whole(depth, s.c_in, a), one_tap && whole(depth, depth, b)],
+            How::Data => [whole(width, s.c_out, a), one_tap && whole(depth, depth, b)],
+            How::Weight => [whole(width, s.c_out, a), whole(depth, s.c_in, b)],
+        };
         let product = tiles::Product {
             op: self.op,
             cut: self.cut,
@@ -151,6 +161,7 @@ impl<'a> Plan<'a> {
             params: Params::WGSL,
             operands: include_str!("conv.wgsl"),
             words: params.words(),
+            fours,
         };
         // Sums lie as [groups, m, n]; images as [pixel, channel], a weight as [out, channel, tap].
         let order = match self.how {

@@ -3,10 +3,12 @@
 // HOW = 0: y [pixel of y, out] = x [.., (tap, channel)] · weight (+ bias). HOW = 1: dx [pixel of x, channel] = dy [.., (tap,
 // out)] · weight. HOW = 2: dweight [out, (tap, channel)] = dy [out, pixel of y] · x [.., (tap, channel)].
 
-@group(0) @binding(0) var<storage, read_write> a: array<f32>;
-@group(0) @binding(1) var<storage, read_write> b: array<f32>;
+@group(0) @binding(0) var<storage, read_write> a: array<LeftWord>;
+@group(0) @binding(1) var<storage, read_write> b: array<RightWord>;
 @group(0) @binding(2) var<storage, read_write> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> part: array<f32>;
+
+alias Seat = vec3<i32>;
 
 var<private> own: u32;
 
@@ -87,7 +89,15 @@ fn left_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
     if (at < 0) {
         return 0.0f;
     }
-    return a[p.a_at + u32(at)];
+    return left_element(p.a_at + u32(at));
+}
+
+fn left_four(seat: vec3<i32>, key: vec3<i32>) -> vec4<f32> {
+    let at = left_place(seat, key);
+    if (at < 0) {
+        return vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+    return left_word(p.a_at + u32(at));
 }
 
 fn right_seat(n: u32) -> vec3<i32> {
@@ -122,7 +132,15 @@ fn right_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
     if (at < 0) {
         return 0.0f;
     }
-    return b[p.b_at + u32(at)];
+    return right_element(p.b_at + u32(at));
+}
+
+fn right_four(seat: vec3<i32>, key: vec3<i32>) -> vec4<f32> {
+    let at = right_place(seat, key);
+    if (at < 0) {
+        return vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+    return right_word(p.b_at + u32(at));
 }
 
 fn put(m: u32, n: u32, value: f32) {

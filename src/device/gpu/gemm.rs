@@ -44,6 +44,7 @@ pub struct Plan<'a> {
     y: &'a Buffer<'a>,
     params: Params,
     constants: [(&'static str, u32); 3],
+    fours: [bool; 2],
     cut: Cut,
     op: &'static str,
 }
@@ -128,7 +129,21 @@ pub fn plan<'a>(
         ("RIGHT_N", u32::from(right[outer + 1].unsigned_abs() < right[outer].unsigned_abs())),
         ("HAS_BIAS", u32::from(bias.is_some())),
     ];
-    Ok(Some(Plan { a, b, bias, y, params, constants, cut, op }))
+    // A word of four along an axis of whole words, each of which begins where one does.
+    let four = |x: &Buffer, along: (isize, usize), across: isize, batch: &[isize]| {
+        let whole = |stride: &isize| stride % 4 == 0;
+        along.0 == 1
+            && along.1.is_multiple_of(4)
+            && whole(&across)
+            && x.offset.is_multiple_of(4)
+            && batch.iter().all(whole)
+    };
+    let ([a_m, a_k], [b_k, b_n]) = ([left[outer], left[outer + 1]], [right[outer], right[outer + 1]]);
+    let fours = [
+        if constants[0].1 == 1 { four(a, (a_m, m), a_k, &strides[0]) } else { four(a, (a_k, k), a_m, &strides[0]) },
+        if constants[1].1 == 1 { four(b, (b_n, n), b_k, &strides[1]) } else { four(b, (b_k, k), b_n, &strides[1]) },
+    ];
+    Ok(Some(Plan { a, b, bias, y, params, constants, fours, cut, op }))
 }
 
 impl Plan<'_> {
@@ -145,6 +160,7 @@ impl Plan<'_> {
             params: Params::WGSL,
             operands: include_str!("matmul.wgsl"),
             words: self.params.words(),
+            fours: self.fours,
         };
         let order = [(self.y.layout.numel(), 1)];
         product.run(gpu, [self.a, self.b], self.bias, self.y, scratch, &order)

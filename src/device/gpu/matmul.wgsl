@@ -1,9 +1,11 @@
 // y [m, n] = a [m, k] · b [k, n] (+ bias [n]) for each matrix of a batch, any strides. The elements of y go to `finish`.
 
-@group(0) @binding(0) var<storage, read_write> a: array<f32>;
-@group(0) @binding(1) var<storage, read_write> b: array<f32>;
+@group(0) @binding(0) var<storage, read_write> a: array<LeftWord>;
+@group(0) @binding(1) var<storage, read_write> b: array<RightWord>;
 @group(0) @binding(2) var<storage, read_write> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> part: array<f32>;
+
+alias Seat = i32;
 
 var<private> a_start: i32;
 var<private> b_start: i32;
@@ -27,7 +29,11 @@ fn left_key(k: u32) -> i32 {
 }
 
 fn left_at(seat: i32, key: i32) -> f32 {
-    return a[u32(seat + key)];
+    return left_element(u32(seat + key));
+}
+
+fn left_four(seat: i32, key: i32) -> vec4<f32> {
+    return left_word(u32(seat + key));
 }
 
 fn right_seat(n: u32) -> i32 {
@@ -39,7 +45,11 @@ fn right_key(k: u32) -> i32 {
 }
 
 fn right_at(seat: i32, key: i32) -> f32 {
-    return b[u32(seat + key)];
+    return right_element(u32(seat + key));
+}
+
+fn right_four(seat: i32, key: i32) -> vec4<f32> {
+    return right_word(u32(seat + key));
 }
 
 fn put(m: u32, n: u32, value: f32) {

@@ -23,6 +23,11 @@
 
 const GATES: u32 = select(4u, 3u, GRU == 1u);
 
+// Operands are fetched one by one.
+const LEFT_FOUR: u32 = 0u;
+const RIGHT_FOUR: u32 = 0u;
+alias Seat = u32;
+
 fn begin(batch: u32) {
 }
 
@@ -44,6 +49,10 @@ fn left_at(seat: u32, key: u32) -> f32 {
     return h[seat + key];
 }
 
+fn left_four(seat: u32, key: u32) -> vec4<f32> {
+    return vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+}
+
 // Where a column begins in the weight; a unit has four columns, of which a GRU leaves the last out.
 fn right_seat(n: u32) -> u32 {
     if (BACK == 1u) {
@@ -61,6 +70,10 @@ fn right_key(k: u32) -> u32 {
 
 fn right_at(seat: u32, key: u32) -> f32 {
     return w_hh[seat + key];
+}
+
+fn right_four(seat: u32, key: u32) -> vec4<f32> {
+    return vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
 }
 
 fn put_quad(m: u32, n: u32, quad: vec4<f32>) {

@@ -105,6 +105,25 @@ pub struct Product {
     pub params: &'static str,
     pub operands: &'static str,
     pub words: Words,
+    /// Whether four elements of an operand can be fetched at once, along the axis that threads fetch along.
+    pub fours: [bool; 2],
+}
+
+/// How elements of an operand are read, where it is bound in words of four or of one.
+fn reader(side: &str, name: &str, binding: &str, four: bool) -> String {
+    let (word, element, whole) = if four {
+        ("vec4<f32>", format!("{binding}[at >> 2u][at & 3u]"), format!("{binding}[at >> 2u]"))
+    } else {
+        let each = |i: usize| format!("{binding}[at + {i}u]");
+        ("f32", format!("{binding}[at]"), format!("vec4<f32>({}, {}, {}, {})", each(0), each(1), each(2), each(3)))
+    };
+    format!(
+        "const {}_FOUR: u32 = {}u;\nalias {name}Word = {word};\n\
+         fn {side}_element(at: u32) -> f32 {{\n    return {element};\n}}\n\
+         fn {side}_word(at: u32) -> vec4<f32> {{\n    return {whole};\n}}\n",
+        side.to_uppercase(),
+        u32::from(four)
+    )
 }
 
 /// Sums that are left in parts.
@@ -121,7 +140,9 @@ impl Product {
         scratch: Option<Place>,
         order: &[(usize, usize)],
     ) -> Result<()> {
-        let Product { op, cut, key, constants, params, operands, words } = self;
+        let Product { op, cut, mut key, constants, params, operands, words, fours } = self;
+        key.push(u32::from(fours[0]) << 1 | u32::from(fours[1]));
+        let operands = reader("left", "Left", "a", fours[0]) + &reader("right", "Right", "b", fours[1]) + operands;
         if y.layout.numel() == 0 {
             return Ok(());
         }
@@ -130,7 +151,7 @@ impl Product {
         let bindings = [a.place, b.place, bias.map_or(part, |b| b.place), part];
         gpu.expect_rounds(op, cut.run + cut.run / 8)?;
         if cut.splits > 1 {
-            let text = || cut.text(&constants, params, operands) + NO_FINISH;
+            let text = || cut.text(&constants, params, &operands) + NO_FINISH;
             gpu.run_text(op, &key, &text, Bindings::reading(2, &bindings), &words, cut.grid())?;
             return cut.join(gpu, op, part, order, y);
         }
@@ -138,7 +159,7 @@ impl Product {
         let head = Head {
             key: SmallVec::from_slice(&key),
             params,
-            text: Arc::new(move || cut.text(&constants, "", operands)),
+            text: Arc::new(move || cut.text(&constants, "", &operands)),
             bindings: SmallVec::from_slice(&bindings),
             words,
             grid: cut.grid(),
