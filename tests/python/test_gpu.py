@@ -739,6 +739,26 @@ if THERE:
         plain = [[np.where(np.isnan(v), np.float32(np.nan), v).tobytes() for v in run] for run in (joined, single)]
         assert plain[0] == plain[1]
 
+    def test_products_in_every_form_have_the_same_bits_wherever_their_operands_begin() -> None:
+        numbers = np.random.default_rng(5)
+        for m, k, n in ((64, 64, 64), (4, 4, 4), (68, 36, 132), (130, 16, 260), (8, 100, 12), (5, 7, 9), (200, 64, 136), (64, 600, 64)):
+            left = numbers.normal(size=(m, k)).astype("f4")
+            right = numbers.normal(size=(k, n)).astype("f4")
+            want = left @ right
+            for turned in ((False, False), (True, False), (False, True), (True, True)):
+
+                def placed(data: np.ndarray, turn: bool, start: int) -> bs.Tensor:
+                    flat = np.ascontiguousarray(data.T if turn else data).reshape(-1)
+                    there = bs.from_numpy(np.concatenate([np.zeros(start, "f4"), flat])).to("gpu")[start:]
+                    return there.view(*data.shape[::-1]).T if turn else there.view(*data.shape)
+
+                # From a word of four on, and from the middle of one.
+                found = [
+                    (placed(left, turned[0], start) @ placed(right, turned[1], start)).cpu().numpy() for start in (0, 4, 1)
+                ]
+                np.testing.assert_allclose(found[0], want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+                assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
     def test_batch_norm_relu_and_residuals_have_the_bits_of_single_kernels() -> None:
         def run() -> list[bytes]:
             losses, model, out = classify("gpu", "images", 3)

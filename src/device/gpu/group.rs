@@ -176,7 +176,7 @@ pub struct Step {
     pub sizes: Sizes,
     pub inputs: SmallVec<[Input; 4]>,
     pub out: Operand,
-    /// The rest of the last word of the result is nobody's.
+    /// The result lies in the order of the space, from a word of four elements on, and the rest of the last word is nobody's.
     pub wide: bool,
     /// `None` where the block is kept by other means.
     pub owner: Option<Owner>,
@@ -213,6 +213,16 @@ impl Step {
         }
         refine(&mut self.out, &old, sizes);
     }
+}
+
+/// True when strides are those of a gapless run in the order of the axes.
+pub fn in_order(sizes: &[usize], strides: &[isize]) -> bool {
+    let mut step = 1isize;
+    sizes.iter().zip(strides).rev().all(|(&size, &stride)| {
+        let fits = size == 1 || stride == step;
+        step *= size as isize;
+        fits
+    })
 }
 
 /// The coarsest sizes that both are cut into; `None` when there are none.
@@ -281,6 +291,10 @@ impl Group {
         }
         let steps = &fine.as_ref().unwrap_or(self).steps;
         let head = steps[0].head.as_ref();
+        // Results that are written four at once stay so.
+        if head.is_none() && steps.iter().any(|earlier| earlier.wide != step.wide) {
+            return None;
+        }
         for input in &mut step.inputs {
             let Input::Memory(operand) = input else { continue };
             // The last to write it is the one whose result is there; who holds a block now has nothing from those before.
@@ -298,7 +312,9 @@ impl Group {
             let taken = head.reads.iter().chain(&head.writes).any(|span| span.meets(&step.out.span));
             taken || step.reads().any(|operand| head.writes.iter().any(|span| span.meets(&operand.span)))
         };
-        if head.is_some_and(|head| !goes_on || beside(head)) {
+        // Small elements share words, which a thread that makes one element at a time writes in turn with others.
+        let small = step.out.dtype.bytes() < 4;
+        if head.is_some_and(|head| !goes_on || small || beside(head)) {
             return None;
         }
         let read = |earlier: &Step| earlier.reads().all(|operand| operand.agrees(&step.out, &sizes));

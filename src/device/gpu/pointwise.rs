@@ -5,7 +5,7 @@
 
 use super::Gpu;
 use super::faults::{Check, Valid};
-use super::group::{Head, Input, Operand, Owner, Sizes, Step, Steps};
+use super::group::{Head, Input, Operand, Owner, Sizes, Step, Steps, in_order};
 use super::kernel::index;
 use super::text::Text;
 use crate::arena::space::Place;
@@ -82,6 +82,12 @@ pub fn step(op: &'static str, text: &Text, compute: DType, inputs: &[Source], to
     let numbers = sizes.iter().copied().chain(lists.iter().flatten().map(|stride| stride.unsigned_abs()));
     numbers.into_iter().try_for_each(|n| index(op, n).map(|_| ()))?;
     let out = lists.pop().unwrap_or_default();
+    let wide = match to {
+        Target::Elements(to) => {
+            (to.whole || n.is_multiple_of(4)) && to.offset.is_multiple_of(4) && in_order(&sizes, &out)
+        }
+        Target::Bits { .. } => true,
+    };
     let operand = |b: &Buffer, strides: Steps, all: bool| -> Result<Operand> {
         index(op, b.offset)?;
         Ok(Operand::new(b.place, b.offset, b.dtype, &sizes, strides, all))
@@ -108,7 +114,7 @@ pub fn step(op: &'static str, text: &Text, compute: DType, inputs: &[Source], to
             Target::Elements(out_of) => operand(out_of, out, out_of.whole)?,
             Target::Bits { to, .. } => Operand::bits(to.place),
         },
-        wide: space.whole || n.is_multiple_of(4),
+        wide,
         owner: result.holder.map(Holder::watch),
         seen: false,
         site: if guarded { Check::new(op, &[], Valid::Narrow).site() } else { 0 },

@@ -10,7 +10,7 @@
 //! that the driver cannot see through, so that nothing is contracted across steps: the bits are those of a kernel for each.
 
 use super::faults;
-use super::group::{Head, Input, Operand, Ready, Sizes, Step, Steps};
+use super::group::{Head, Input, Operand, Ready, Sizes, Step, Steps, in_order};
 use super::kernel::{Grid, Words};
 use crate::arena::space::Place;
 use crate::dtype::DType;
@@ -75,16 +75,6 @@ pub struct Woven {
 
 /// Tells these texts apart from other generated ones.
 const TEXT: u32 = 9;
-
-/// True when strides are those of a gapless run in the order of the axes.
-fn in_order(sizes: &[usize], strides: &[isize]) -> bool {
-    let mut step = 1isize;
-    sizes.iter().zip(strides).rev().all(|(&size, &stride)| {
-        let fits = size == 1 || stride == step;
-        step *= size as isize;
-        fits
-    })
-}
 
 /// Merges axes that are neighbours for all operands.
 fn merge(sizes: &Sizes, operands: &mut [&mut Operand]) -> Sizes {
