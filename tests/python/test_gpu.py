@@ -759,6 +759,19 @@ if THERE:
                 np.testing.assert_allclose(found[0], want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
                 assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
 
+    @pytest.mark.parametrize("name", ["demo", "resnet20", "lstm"])
+    def test_models_of_full_width_follow_the_cpu(name: str) -> None:
+        # Two steps of the fifty that `python benches/gpu.py --follow` compares.
+        folder = str(Path(__file__).parents[2] / "benches")
+        sys.path.insert(0, folder)
+        try:
+            import gpu as bench
+        finally:
+            sys.path.remove(folder)
+        want, got = bench.losses(name, "cpu", 2), bench.losses(name, "gpu", 2)
+        assert want[0] != want[1]
+        np.testing.assert_allclose(got, want, rtol=2e-5)
+
     def test_batch_norm_relu_and_residuals_have_the_bits_of_single_kernels() -> None:
         def run() -> list[bytes]:
             losses, model, out = classify("gpu", "images", 3)

@@ -311,7 +311,16 @@ impl Gpu {
         let Some(woven) = Woven::new(ready) else { return Ok(()) };
         let text = || assemble(&[], "", &woven.text());
         let key = (0, woven.key.clone());
-        self.record(stream, woven.name(), key, &text, &woven.bindings, &woven.words, woven.grid)
+        let done = self.record(stream, woven.name(), key, &text, &woven.bindings, &woven.words, woven.grid);
+        // Whoever asked for it has gone on.
+        done.map_err(|error| {
+            Error::device(format!(
+                "{} (found after the call: the results of {} are lost, and what was computed of them; \
+                 BACKSWEEP_GPU_FUSE=0 sends each op at once)",
+                error.text(),
+                woven.names().join(", ")
+            ))
+        })
     }
 
     /// Runs a kernel of the source tree.

@@ -172,6 +172,8 @@ static ALL: Kernel =
 /// Units that the threads of a group take, and samples.
 pub const WIDEST: usize = 256;
 const SAMPLES: usize = 4;
+/// Rounds after which even a patient driver may think that a kernel hangs.
+const ROUNDS: usize = 1 << 20;
 
 /// All steps, contiguous tensors of `[steps, batch, ..]`; what each is stands in `recurrent_all.wgsl`.
 #[derive(Clone, Copy)]
@@ -256,7 +258,7 @@ impl Steps<'_> {
         ];
         let grid = Grid::groups(batch.div_ceil(SAMPLES));
         // Rounds of a step: the product, and what comes around it.
-        let most = gpu.most_rounds() / (if back.is_some() { gates * hidden } else { hidden } + 64);
+        let most = gpu.most_rounds().min(ROUNDS) / (if back.is_some() { gates * hidden } else { hidden } + 64);
         let total = if back.is_some() { steps + 1 } else { steps };
         for done in (0..total).step_by(most.max(1)) {
             let until = (done + most.max(1)).min(total);

@@ -177,12 +177,16 @@ impl Woven {
         Some(woven)
     }
 
+    /// The ops that are in it.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.steps.iter().zip(&self.kept).filter(|(_, kept)| **kept).map(|(step, _)| step.name).collect()
+    }
+
     /// Of its head, or of the last of its ops.
     pub fn name(&self) -> &'static str {
-        if self.head.is_some() {
-            return self.steps[0].name;
-        }
-        self.steps.iter().zip(&self.kept).rfind(|(_, kept)| **kept).map_or("", |(step, _)| step.name)
+        let kept = |at: &usize| self.kept[*at];
+        let own = if self.head.is_some() { Some(0) } else { (0..self.steps.len()).rfind(kept) };
+        own.map_or("", |at| self.steps[at].name)
     }
 
     fn add(&mut self, at: usize, step: &Step, wanted: bool) {
