@@ -475,7 +475,8 @@ impl<E: Float, const MORE: bool> Map<'_, E, MORE> {
     #[inline(always)]
     unsafe fn rows<L: Lanes<Elem = E>, const V: usize>(&self, first: usize, lanes: usize, rows: Range<usize>) {
         let map = &self.map;
-        let mut numbers = [Numbers { center: L::lit(0.0), scale: L::lit(0.0), shift: L::lit(0.0), slope: L::lit(0.0) }; V];
+        let mut numbers =
+            [Numbers { center: L::lit(0.0), scale: L::lit(0.0), shift: L::lit(0.0), slope: L::lit(0.0) }; V];
         // SAFETY: the channels exist, and the caller's promise.
         unsafe {
             for (v, numbers) in numbers.iter_mut().enumerate() {

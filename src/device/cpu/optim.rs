@@ -73,9 +73,7 @@ impl<T: Float> Kernel<T> for AdamStep<'_, T> {
 #[inline(always)]
 fn load<L: Lanes>(from: &[L::Elem]) -> L {
     // SAFETY: the slice has so many elements.
-    unsafe {
-        if from.len() >= L::WIDTH { L::load(from.as_ptr()) } else { L::load_first(from.as_ptr(), from.len()) }
-    }
+    unsafe { if from.len() >= L::WIDTH { L::load(from.as_ptr()) } else { L::load_first(from.as_ptr(), from.len()) } }
 }
 
 /// As many lanes as there is room for.

@@ -77,7 +77,8 @@ impl<P: Pointwise<1>> Op for Split<P> {
         }
         let slope = back.input(0)?;
         let dy = back.dy();
-        let dx = back.apply(Slope { name: P::NAME, kernels: &KERNELS, text: &TEXT, inputs: 1, reads: X }, &[slope, dy])?;
+        let dx =
+            back.apply(Slope { name: P::NAME, kernels: &KERNELS, text: &TEXT, inputs: 1, reads: X }, &[slope, dy])?;
         back.give(0, dx);
         Ok(())
     }
