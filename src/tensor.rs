@@ -167,12 +167,17 @@ impl Storage {
         }
     }
 
-    /// The block's number in the host's ledger.
-    pub fn block_id(&self) -> Option<u32> {
+    /// Whose ledger the block is in, and its number there.
+    pub fn block(&self) -> Option<(Space, u32)> {
         match &self.memory {
-            Memory::Arena(block) if block.space() == Space::HOST => Some(block.id()),
-            _ => None,
+            Memory::Arena(block) => Some((block.space(), block.id())),
+            Memory::Foreign(_) => None,
         }
+    }
+
+    /// The block's number in the ledger of a space; `None` when it lies elsewhere.
+    pub fn block_in(&self, space: Space) -> Option<u32> {
+        self.block().filter(|(own, _)| *own == space).map(|(_, id)| id)
     }
 }
 

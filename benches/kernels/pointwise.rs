@@ -2,6 +2,7 @@
 
 use crate::measure::{Bench, Work, noise, row};
 use backsweep::device::cpu::pointwise::{Kernels, launch};
+use backsweep::device::cpu::split::Split;
 use backsweep::device::cpu::view::View;
 use backsweep::device::cpu::{bits, pointwise};
 use backsweep::device::formula::{Formula, MOST};
@@ -30,11 +31,9 @@ formulas! {
     Exp: 1, |x| x[0].exp();
     Tanh: 1, |x| x[0].tanh();
     Sigmoid: 1, |x| x[0].sigmoid();
-    Gelu: 1, |x| x[0] * 0.5 * ((x[0] * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0);
-    GeluBack: 2, |x| {
-        let density = (x[0] * x[0] * -0.5).exp() * 0.398_942_280_401_432_7;
-        x[1] * (((x[0] * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5 + x[0] * density)
-    };
+    Gelu: 1, |x| x[0] * x[0].normal_cdf();
+    GeluBack: 2, |x| x[1] * (x[0].normal_cdf() + x[0] * x[0].normal_pdf());
+    GeluSlope: 3, |x| x[2] * (x[0].normal_cdf() + x[0] * x[0].normal_pdf());
     SiluBack: 2, |x| {
         let s = x[0].sigmoid();
         x[1] * (s + x[0] * s * (-s + 1.0))
@@ -55,6 +54,18 @@ fn formula<F: Formula>(criterion: &mut Bench, name: &str) {
     }
 }
 
+/// Value and derivative in one pass, the latter where the operand was; that is then an operand again, of numbers not far from it.
+fn split<F: Formula, D: Formula>(criterion: &mut Bench, name: &str) {
+    let split = Split::of::<F, D>();
+    for len in [1 << 16, 1 << 20] {
+        let layout = Layout::contiguous("bench", &[len]).expect("a size that fits");
+        let (mut x, mut y) = (noise(len), noise(len));
+        let x = View::new(x.as_mut_ptr().cast(), &layout, DType::F32);
+        let y = View::new(y.as_mut_ptr().cast(), &layout, DType::F32);
+        row(criterion, "pointwise", &format!("{name} {len}"), Work::Bytes(16 * len), || split.launch(&x, &y));
+    }
+}
+
 pub fn bench(criterion: &mut Bench) {
     formula::<Add>(criterion, "add");
     formula::<Exp>(criterion, "exp");
@@ -63,6 +74,7 @@ pub fn bench(criterion: &mut Bench) {
     formula::<Gelu>(criterion, "gelu");
     formula::<GeluBack>(criterion, "gelu backward");
     formula::<SiluBack>(criterion, "silu backward");
+    split::<Gelu, GeluSlope>(criterion, "gelu and its slope");
     let len = 1 << 20;
     let (x, mut y, mut mask) = (noise(len), noise(len), vec![0; len / 8]);
     row(criterion, "relu", "forward", Work::Bytes(8 * len), || bits::relu(&x, &mut y, &mut mask));

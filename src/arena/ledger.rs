@@ -3,7 +3,7 @@
 //! Knows no memory and no lock. Law: at every event the categories sum to the live bytes.
 
 use super::names::Name;
-use super::trace::Trace;
+use super::trace::Tracer;
 
 /// What a block is for. A block is re-tagged when its role changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,8 +85,9 @@ pub struct Stats {
     pub by_category: [usize; 8],
     /// The categories at the moment of the peak; they sum to `peak`.
     pub peak_by_category: [usize; 8],
-    /// Allocations since the process began.
+    /// Allocations since the process began, and their bytes.
     pub allocations: u64,
+    pub allocated: u64,
 }
 
 /// Everything alive at one moment.
@@ -98,7 +99,8 @@ pub struct Ledger {
     records: Vec<Option<Record>>,
     vacant: Vec<u32>,
     recording: Option<Recording>,
-    pub(super) trace: Option<Box<Trace>>,
+    /// Who is told of each event while a capture runs.
+    pub(super) tracer: Option<Tracer>,
 }
 
 /// The events since `record_start`, and what was alive then: enough to rebuild every moment in between.
@@ -124,11 +126,12 @@ impl Ledger {
         s.live += bytes;
         s.blocks += 1;
         s.allocations += 1;
+        s.allocated += bytes as u64;
         s.by_category[tag.category as usize] += bytes;
         self.note_peak();
         self.log(Event::Alloc { id, record });
-        if let Some(trace) = &mut self.trace {
-            trace.alloc(id, &record, self.stats.live);
+        if let Some(tracer) = &self.tracer {
+            tracer.alloc(id, &record);
         }
         id
     }
@@ -141,8 +144,8 @@ impl Ledger {
         s.blocks -= 1;
         s.by_category[record.tag.category as usize] -= record.bytes;
         self.log(Event::Free { id });
-        if let Some(trace) = &mut self.trace {
-            trace.free(id, &record);
+        if let Some(tracer) = &self.tracer {
+            tracer.free(id, &record);
         }
     }
 
@@ -172,8 +175,8 @@ impl Ledger {
             self.stats.by_category[before as usize] -= bytes;
             self.stats.by_category[category as usize] += bytes;
             self.log(Event::Retag { id, category });
-            if let Some(trace) = &mut self.trace {
-                trace.retag(id, &after, before);
+            if let Some(tracer) = &self.tracer {
+                tracer.retag(id, &after, before);
             }
         }
         before
@@ -188,8 +191,8 @@ impl Ledger {
         let record = self.records[id as usize].as_mut().expect("bug: a freed block was placed");
         record.tag.module = module;
         let record = *record;
-        if let Some(trace) = &mut self.trace {
-            trace.place(id, &record);
+        if let Some(tracer) = &self.tracer {
+            tracer.place(id, &record);
         }
     }
 

@@ -14,13 +14,14 @@ pub mod space;
 pub mod trace;
 
 use crate::error::{Error, Kind, Result, size};
+pub use deltas::by_engine;
 use deltas::{Delta, Deltas};
 use free_list::{FreeList, GRAIN};
 use ledger::{Category, Ledger, Record, Recording, Snapshot, Stats, Tag};
 use names::Name;
 use parking_lot::Mutex;
 use region::Region;
-use space::{Place, SPACES, Slabs, Space};
+use space::{PAPER_SLAB, Place, SPACES, Slabs, Space};
 use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::LazyLock;
@@ -111,10 +112,13 @@ impl Block {
         );
         self.ptr.as_ptr()
     }
-    /// Where a block of a GPU's space lies; `None` on paper.
+    /// Where a block of a GPU's space lies; `None` for one of the host.
     pub fn place(&self) -> Option<Place> {
         match self.origin {
             Origin::Slab { slab, offset, .. } => Some(Place { slab, offset, bytes: self.bytes }),
+            Origin::Paper if self.space != Space::HOST => {
+                Some(Place { slab: PAPER_SLAB, offset: 0, bytes: self.bytes })
+            }
             _ => None,
         }
     }
@@ -154,7 +158,7 @@ impl Block {
     /// A block without memory that takes this one's place on the bill, until `settle`: for a forecast, which may free it.
     pub fn stand_in(&self) -> Result<(Block, Tag)> {
         let mut arena = self.arena();
-        let ptr = region::paper_alloc(self.bytes).ok_or_else(|| arena.system_refused(self.bytes, "forecast", ""))?;
+        let ptr = arena.paper(self.bytes).ok_or_else(|| arena.system_refused(self.bytes, "forecast", ""))?;
         let tag = arena.ledger.tag(self.id());
         arena.ledger.free(self.id());
         let record = AtomicU32::new(arena.ledger.alloc(self.bytes, tag));
@@ -198,11 +202,11 @@ struct Arena {
     system: bool,
 }
 
-/// Who keeps a budget. Both are called with no lock of the arena held.
+/// Who keeps a budget. Both are called with no lock of an arena held.
 #[derive(Clone, Copy)]
 pub struct Keeper {
-    /// Frees at least so many bytes if it can; returns how many it freed.
-    pub relieve: fn(usize) -> usize,
+    /// Frees at least so many bytes of a space if it can; returns how many it freed.
+    pub relieve: fn(Space, usize) -> usize,
     /// What to add to the error when it can not.
     pub advice: fn() -> String,
 }
@@ -250,11 +254,10 @@ pub fn alloc(bytes: usize, category: Category) -> Result<Block> {
     alloc_in(Space::HOST, bytes, category)
 }
 
-/// Puts memory that somebody else made on the bill of a space, until the block is dropped.
-pub fn bill(space: Space, bytes: usize, category: Category) -> Block {
+/// Puts memory that somebody else is about to make on the bill of a space, until the block is dropped. Errors as `alloc`.
+pub fn bill(space: Space, bytes: usize, category: Category) -> Result<Block> {
     let tag = Context::get().tag(category);
-    let mut arena = arena(space).lock();
-    arena.block(NonNull::dangling(), bytes, Origin::Charge, tag)
+    admitted(space, bytes, tag, |arena| Ok(arena.block(NonNull::dangling(), bytes, Origin::Charge, tag)))
 }
 
 /// As `alloc`, in the memory of a device.
@@ -263,26 +266,39 @@ pub fn alloc_in(space: Space, bytes: usize, category: Category) -> Result<Block>
     if bytes > isize::MAX as usize - GRAIN {
         return Err(Error::value(format!("{}: {bytes} bytes cannot be addressed; ask for less", tag.op)));
     }
+    admitted(space, charge_in(space, bytes), tag, |arena| arena.alloc(bytes, tag))
+}
+
+/// Takes `charged` bytes of a space, once the caps on it allow.
+fn admitted(
+    space: Space,
+    charged: usize,
+    tag: Tag,
+    mut take: impl FnMut(&mut Arena) -> Result<Block>,
+) -> Result<Block> {
     loop {
         let mut home = arena(space).lock();
-        let over = home.over_budget(bytes);
-        let Some(keeper) = home.keeper.filter(|_| over > 0) else { return home.alloc(bytes, tag) };
+        let over = home.over_budget(charged);
+        let Some(keeper) = home.keeper.filter(|_| over > 0) else {
+            home.within_limit(charged, tag)?;
+            return take(&mut home);
+        };
         drop(home);
-        if (keeper.relieve)(over) == 0 {
-            if ARENA.lock().give_way() {
+        if (keeper.relieve)(space, over) == 0 {
+            if arena(space).lock().give_way() {
                 continue;
             }
             let advice = (keeper.advice)();
             let mut home = arena(space).lock();
-            home.note_refusal(charge_in(space, bytes), tag);
-            return Err(home.over_cap(charge_in(space, bytes), Cap::Budget, tag.op, &advice));
+            home.note_refusal(charged, tag);
+            return Err(home.over_cap(charged, Cap::Budget, tag.op, &advice));
         }
     }
 }
 
-/// Of these blocks of the host, those that are alive in a role that outlives steps.
-pub fn lasting(blocks: impl Iterator<Item = u32>) -> Vec<u32> {
-    let arena = ARENA.lock();
+/// Of these blocks of a space, those that are alive in a role that outlives steps.
+pub fn lasting(space: Space, blocks: impl Iterator<Item = u32>) -> Vec<u32> {
+    let arena = arena(space).lock();
     blocks.filter(|id| arena.ledger.lasts(*id)).collect()
 }
 
@@ -309,12 +325,12 @@ pub fn reset_peak(space: Space) {
 }
 
 /// Puts the peak back to what it was at `before`, or to what is alive now if that is more.
-pub fn restore_peak(before: &Stats) {
-    ARENA.lock().ledger.restore_peak(before);
+pub fn restore_peak(space: Space, before: &Stats) {
+    arena(space).lock().ledger.restore_peak(before);
 }
 
-pub fn recording() -> bool {
-    ARENA.lock().ledger.recording()
+pub fn recording(space: Space) -> bool {
+    arena(space).lock().ledger.recording()
 }
 
 pub fn record_start() {
@@ -334,25 +350,20 @@ pub fn record_stop_in(space: Space) -> Option<Recording> {
 }
 
 /// Starts (with an empty list) or stops taking down what comes and goes.
-pub fn take_down(on: bool) {
-    ARENA.lock().deltas.list = on.then(Vec::new);
+pub fn take_down(space: Space, on: bool) {
+    arena(space).lock().deltas.list = on.then(Vec::new);
 }
 
 /// What came and went since the last call, moved to the end of `into`.
-pub fn drain_deltas(into: &mut Vec<Delta>) {
-    if let Some(list) = &mut ARENA.lock().deltas.list {
+pub fn drain_deltas(space: Space, into: &mut Vec<Delta>) {
+    if let Some(list) = &mut arena(space).lock().deltas.list {
         into.append(list);
     }
 }
 
 /// Notes that a block holds a value of the tape.
-pub fn note_value(id: u32, value: u32) {
-    ARENA.lock().deltas.push(|_| Delta::Holds { id, value });
-}
-
-/// While on, what comes and goes is marked as the engine's doing. Returns what it was.
-pub fn by_engine(on: bool) -> bool {
-    std::mem::replace(&mut ARENA.lock().deltas.engine, on)
+pub fn note_value(space: Space, id: u32, value: u32) {
+    arena(space).lock().deltas.push(|_| Delta::Holds { id, value });
 }
 
 pub fn limit(space: Space) -> Option<usize> {
@@ -373,40 +384,40 @@ pub fn set_limit(space: Space, limit: Option<usize>) -> Result<Option<usize>> {
     Ok(before)
 }
 
-pub fn budget() -> Option<usize> {
-    ARENA.lock().budget
+pub fn budget(space: Space) -> Option<usize> {
+    arena(space).lock().budget
 }
 
 /// Says which budget is lifted, and no error, where it cannot be kept.
-pub fn set_trial(bytes: Option<usize>) {
-    ARENA.lock().trial = bytes;
+pub fn set_trial(space: Space, bytes: Option<usize>) {
+    arena(space).lock().trial = bytes;
 }
 
 /// True while the budget in force is one on trial.
-pub fn on_trial() -> bool {
-    let arena = ARENA.lock();
+pub fn on_trial(space: Space) -> bool {
+    let arena = arena(space).lock();
     arena.trial.is_some() && arena.trial == arena.budget
 }
 
 /// Sets the budget on live bytes and who keeps it; returns the one before. Refused when more is alive and cannot go.
-pub fn set_budget(budget: Option<usize>, keeper: Keeper) -> Result<Option<usize>> {
+pub fn set_budget(space: Space, budget: Option<usize>, keeper: Keeper) -> Result<Option<usize>> {
     loop {
-        let mut arena = ARENA.lock();
-        let live = arena.ledger.stats().live;
+        let mut home = arena(space).lock();
+        let live = home.ledger.stats().live;
         let over = budget.map_or(0, |cap| live.saturating_sub(cap));
         if over == 0 {
-            arena.keeper = Some(keeper);
-            let before = std::mem::replace(&mut arena.budget, budget);
-            arena.note_cap();
+            home.keeper = Some(keeper);
+            let before = std::mem::replace(&mut home.budget, budget);
+            home.note_cap();
             return Ok(before);
         }
-        drop(arena);
-        if (keeper.relieve)(over) == 0 {
+        drop(home);
+        if (keeper.relieve)(space, over) == 0 {
             let advice = (keeper.advice)();
-            let mut arena = ARENA.lock();
-            let before = std::mem::replace(&mut arena.budget, budget);
-            let error = arena.over_cap(0, Cap::Budget, "memory.budget", &advice);
-            arena.budget = before;
+            let mut home = arena(space).lock();
+            let before = std::mem::replace(&mut home.budget, budget);
+            let error = home.over_cap(0, Cap::Budget, "memory.budget", &advice);
+            home.budget = before;
             return Err(error);
         }
     }
@@ -439,17 +450,9 @@ impl Arena {
 
     fn alloc(&mut self, bytes: usize, tag: Tag) -> Result<Block> {
         let charged = charge_in(self.space, bytes);
-        let live = self.ledger.stats().live;
-        // A forecast says what is needed, whatever is allowed.
-        if let Some(limit) = self.limit
-            && live + charged > limit
-            && !on_paper()
-        {
-            self.note_refusal(charged, tag);
-            return Err(self.over_cap(charged, Cap::Limit(limit), tag.op, ""));
-        }
+        self.fits_a_kernel(charged, tag)?;
         let found = if on_paper() && (charged > SMALL || self.space != Space::HOST) {
-            region::paper_alloc(charged).map(|ptr| (ptr, Origin::Paper))
+            self.paper(charged).map(|ptr| (ptr, Origin::Paper))
         } else if self.space != Space::HOST {
             Some((NonNull::dangling(), self.in_slab(charged, tag)?))
         } else if self.system {
@@ -467,6 +470,19 @@ impl Arena {
         Ok(self.block(ptr, charged, origin, tag))
     }
 
+    /// Addresses of a block on paper; a block of a GPU has none in any case.
+    fn paper(&self, bytes: usize) -> Option<NonNull<u8>> {
+        if self.space == Space::HOST { region::paper_alloc(bytes) } else { Some(NonNull::dangling()) }
+    }
+
+    fn within_limit(&mut self, charged: usize, tag: Tag) -> Result<()> {
+        let live = self.ledger.stats().live;
+        // A forecast says what is needed, whatever is allowed.
+        let Some(limit) = self.limit.filter(|limit| live + charged > *limit && !on_paper()) else { return Ok(()) };
+        self.note_refusal(charged, tag);
+        Err(self.over_cap(charged, Cap::Limit(limit), tag.op, ""))
+    }
+
     fn block(&mut self, ptr: NonNull<u8>, bytes: usize, origin: Origin, tag: Tag) -> Block {
         let record = self.ledger.alloc(bytes, tag);
         self.deltas.push(|engine| Delta::Alloc { id: record, bytes: bytes as u64, engine });
@@ -480,10 +496,25 @@ impl Arena {
         match origin {
             Origin::Small { class } => self.small[class as usize].push(ptr),
             Origin::Large { chunk } | Origin::Slab { chunk, .. } => self.large.give(chunk),
-            Origin::Paper => region::paper_free(ptr, bytes),
+            Origin::Paper if self.space == Space::HOST => region::paper_free(ptr, bytes),
             Origin::System => region::system_free(ptr, bytes),
-            Origin::Charge => {}
+            Origin::Paper | Origin::Charge => {}
         }
+    }
+
+    /// Refuses what no binding of a GPU can show.
+    fn fits_a_kernel(&self, bytes: usize, tag: Tag) -> Result<()> {
+        let Some(slabs) = self.slabs.filter(|slabs| bytes > slabs.largest_block) else { return Ok(()) };
+        Err(Error::new(
+            Kind::OutOfMemory,
+            format!(
+                "{}: {} in one tensor; kernels of {} see at most {} at once; split the tensor",
+                tag.op,
+                size(bytes),
+                self.space.name(),
+                size(slabs.largest_block)
+            ),
+        ))
     }
 
     /// A chunk of a slab; a new slab when none has room.
@@ -491,18 +522,6 @@ impl Arena {
         let slabs = self.slabs.ok_or_else(|| {
             Error::device(format!("{}: there is no {}; bs.devices() lists what there is", tag.op, self.space.name()))
         })?;
-        if bytes > slabs.largest_block {
-            return Err(Error::new(
-                Kind::OutOfMemory,
-                format!(
-                    "{}: {} in one tensor; kernels of {} see at most {} at once; split the tensor",
-                    tag.op,
-                    size(bytes),
-                    self.space.name(),
-                    size(slabs.largest_block)
-                ),
-            ));
-        }
         if let Some(taken) = self.large.take(bytes) {
             return Ok(Origin::Slab { slab: taken.region, offset: taken.offset, chunk: taken.id });
         }
@@ -569,22 +588,20 @@ impl Arena {
 
     fn note_cap(&mut self) {
         let cap = self.cap();
-        if let Some(trace) = &mut self.ledger.trace {
-            trace.limit(cap);
+        if let Some(tracer) = &self.ledger.tracer {
+            tracer.limit(cap);
         }
     }
 
     fn note_refusal(&mut self, asked: usize, tag: Tag) {
-        if let Some(trace) = &mut self.ledger.trace {
-            trace.refused(asked, tag);
+        if let Some(tracer) = &self.ledger.tracer {
+            tracer.refused(asked, tag);
         }
     }
 
     /// By how much an allocation would exceed the budget.
-    fn over_budget(&self, bytes: usize) -> usize {
-        self.budget
-            .filter(|_| !on_paper())
-            .map_or(0, |cap| (self.ledger.stats().live + charge_in(self.space, bytes)).saturating_sub(cap))
+    fn over_budget(&self, charged: usize) -> usize {
+        self.budget.filter(|_| !on_paper()).map_or(0, |cap| (self.ledger.stats().live + charged).saturating_sub(cap))
     }
 
     fn over_cap(&self, asked: usize, cap: Cap, op: &str, advice: &str) -> Error {
@@ -594,11 +611,14 @@ impl Arena {
             Cap::Budget => ("budget", self.budget.unwrap_or(0), ", with nothing left that could be dropped"),
         };
         let over = (live + asked).saturating_sub(most);
+        let there = if self.space == Space::HOST { String::new() } else { format!(" on {}", self.space.name()) };
         let what = match asked {
-            0 => format!("{} are live already, {} more than the {word} of {}", size(live), size(over), size(most)),
+            0 => {
+                format!("{} are live{there} already, {} more than the {word} of {}", size(live), size(over), size(most))
+            }
             _ => {
                 let (asked, live, most, over) = (size(asked), size(live), size(most), size(over));
-                format!("{asked} asked with {live} live would exceed the {word} of {most} by {over}")
+                format!("{asked} asked with {live} live{there} would exceed the {word} of {most} by {over}")
             }
         };
         let text = format!(

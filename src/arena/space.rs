@@ -16,7 +16,7 @@ const NAMES: [&str; SPACES] = [
 ];
 
 /// Which memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Space(u8);
 
 impl Space {
@@ -29,6 +29,9 @@ impl Space {
     pub fn from_index(index: usize) -> Space {
         assert!(index < SPACES);
         Space(index as u8)
+    }
+    pub fn all() -> impl Iterator<Item = Space> {
+        (0..SPACES).map(Space::from_index)
     }
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -46,6 +49,9 @@ pub struct Place {
     pub offset: usize,
     pub bytes: usize,
 }
+
+/// Where blocks of a forecast are: a slab that no kernel sees.
+pub(super) const PAPER_SLAB: u32 = u32::MAX;
 
 /// A slab as its driver made it.
 pub struct Slab {

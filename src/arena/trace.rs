@@ -2,12 +2,14 @@
 //!
 //! The log is what `backsweep.profiler.capture` reads: eight bytes of magic, then chunks. A chunk is a letter, a length
 //! (u32) and that many bytes: `E` events of 40 bytes, `N` names (id u32, length u32, UTF-8), `M` facts as JSON. All
-//! numbers are little-endian. A file is written at every step and at least every hundred events, so what was captured before
+//! numbers are little-endian. Blocks of all memory spaces are in it: the top five bits of a block's number are its space's. A file is written at every step and at least every hundred events, so what was captured before
 //! a crash can be read; a chunk cut short is the reader's end. Costs one relaxed load when off.
 
 use super::ledger::{Category, Record, Snapshot, Tag};
 use super::names::{self, Name};
-use super::{ARENA, Context};
+use super::space::{SPACES, Space};
+use super::{Arena, Context, arena};
+use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 use std::cell::Cell;
 use std::fs::File;
@@ -20,15 +22,21 @@ pub const EVENT_BYTES: usize = 40;
 /// Bytes of events that gather before they become a chunk, in memory and in a file.
 const FLUSH: usize = 1 << 20;
 const FILE_FLUSH: usize = 100 * EVENT_BYTES;
+const SPACE_SHIFT: u32 = 27;
 
 static ON: AtomicBool = AtomicBool::new(false);
+/// Locked after the lock of an arena, where both are.
+static TRACE: Mutex<Option<Box<Trace>>> = Mutex::new(None);
 static THREADS: AtomicU16 = AtomicU16::new(0);
 
 thread_local! {
     static THREAD: u16 = THREADS.fetch_add(1, Relaxed);
-    /// Pieces of work in progress on this thread.
+    /// Pieces of work in progress on this thread, and the number of the innermost.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static INNERMOST: Cell<u32> = const { Cell::new(NONE) };
 }
+/// No piece of work, or one that is not in the log.
+const NONE: u32 = u32::MAX;
 
 /// True while a capture runs.
 #[inline]
@@ -68,6 +76,11 @@ enum Kind {
     Refused,
     /// The module of a block became known.
     Place,
+    /// The peak of a GPU's memory in the step that ends next.
+    Peak,
+    /// What a kernel took on a GPU: id = the number of its piece of work among the `Begin` events, number = nanoseconds,
+    /// extra = the space.
+    Took,
 }
 
 /// One line of the log; which fields mean something depends on the kind.
@@ -96,8 +109,17 @@ pub struct Trace {
     count: u64,
     most: u64,
     step: u32,
-    step_peak: usize,
+    /// Of each space.
+    live: [usize; SPACES],
+    step_peak: [usize; SPACES],
+    /// `Begin` events so far.
+    spans: u32,
     automatic_steps: bool,
+}
+
+/// A block's number in the log, where all spaces are.
+fn number(space: Space, id: u32) -> u32 {
+    id | (space.index() as u32) << SPACE_SHIFT
 }
 
 /// How a capture is taken.
@@ -111,14 +133,14 @@ pub struct Options {
 }
 
 impl Trace {
-    fn begin(options: Options, present: Snapshot, limit: Option<usize>) -> io::Result<Trace> {
+    fn begin(options: Options) -> io::Result<Trace> {
         let mut file = options.path.map(File::create).transpose()?;
         let mut memory = Vec::new();
         match &mut file {
             Some(file) => file.write_all(MAGIC)?,
             None => memory.extend_from_slice(MAGIC),
         }
-        let mut trace = Trace {
+        Ok(Trace {
             start: Instant::now(),
             events: Vec::with_capacity(FLUSH + EVENT_BYTES),
             memory,
@@ -130,15 +152,24 @@ impl Trace {
             count: 0,
             most: options.most_events,
             step: 0,
-            step_peak: present.iter().map(|(_, r)| r.bytes).sum(),
+            live: [0; SPACES],
+            step_peak: [0; SPACES],
+            spans: 0,
             automatic_steps: options.automatic_steps,
-        };
-        for (id, record) in &present {
-            let event = trace.block(*id, record);
-            trace.push(Kind::Present, event);
+        })
+    }
+
+    /// What is there in a space, and the cap on it.
+    fn enter(&mut self, space: Space, present: &Snapshot, limit: Option<usize>) {
+        for (id, record) in present {
+            let event = self.block(number(space, *id), record);
+            self.push(Kind::Present, event);
+            self.live[space.index()] += record.bytes;
         }
-        trace.limit(limit);
-        Ok(trace)
+        self.step_peak[space.index()] = self.live[space.index()];
+        if space == Space::HOST || limit.is_some() {
+            self.limit(space, limit);
+        }
     }
 
     fn op(&mut self, op: &'static str) -> u32 {
@@ -158,10 +189,13 @@ impl Trace {
         }
     }
 
-    fn push(&mut self, kind: Kind, event: Event) {
-        if self.count < self.most || matches!(kind, Kind::Step | Kind::Present) {
+    /// False when the event is left out.
+    fn push(&mut self, kind: Kind, event: Event) -> bool {
+        let wanted = self.count < self.most || matches!(kind, Kind::Step | Kind::Peak | Kind::Present);
+        if wanted {
             self.write(kind, event);
         }
+        wanted
     }
 
     fn write(&mut self, kind: Kind, event: Event) {
@@ -183,42 +217,40 @@ impl Trace {
         }
     }
 
-    pub(super) fn alloc(&mut self, id: u32, record: &Record, live: usize) {
-        self.step_peak = self.step_peak.max(live);
-        let event = self.block(id, record);
+    fn alloc(&mut self, space: Space, id: u32, record: &Record) {
+        let (live, peak) = (&mut self.live[space.index()], &mut self.step_peak[space.index()]);
+        *live += record.bytes;
+        *peak = (*peak).max(*live);
+        let event = self.block(number(space, id), record);
         self.push(Kind::Alloc, event);
     }
 
-    pub(super) fn free(&mut self, id: u32, record: &Record) {
-        let event = self.block(id, record);
+    fn free(&mut self, space: Space, id: u32, record: &Record) {
+        self.live[space.index()] -= record.bytes;
+        let event = self.block(number(space, id), record);
         self.push(Kind::Free, event);
     }
 
-    pub(super) fn retag(&mut self, id: u32, record: &Record, before: Category) {
-        let event = Event { extra: before as u32, ..self.block(id, record) };
-        self.push(Kind::Retag, event);
+    fn limit(&mut self, space: Space, limit: Option<usize>) {
+        let bytes = limit.map_or(0, |bytes| bytes as u64);
+        self.push(Kind::Limit, Event { id: number(space, 0), number: bytes, ..Event::default() });
     }
 
-    pub(super) fn place(&mut self, id: u32, record: &Record) {
-        let event = self.block(id, record);
-        self.push(Kind::Place, event);
-    }
-
-    pub(super) fn limit(&mut self, limit: Option<usize>) {
-        self.push(Kind::Limit, Event { number: limit.map_or(0, |bytes| bytes as u64), ..Event::default() });
-    }
-
-    pub(super) fn refused(&mut self, asked: usize, tag: Tag) {
-        let event = self.block(0, &Record { bytes: asked, tag });
+    fn refused(&mut self, space: Space, asked: usize, tag: Tag) {
+        let event = self.block(number(space, 0), &Record { bytes: asked, tag });
         self.write(Kind::Refused, event);
         self.flush();
     }
 
-    fn step(&mut self, live: usize) {
+    fn step(&mut self) {
         self.step += 1;
-        let event = Event { id: self.step, number: self.step_peak as u64, ..Event::default() };
+        for space in Space::all().skip(1).filter(|space| self.step_peak[space.index()] > 0).collect::<Vec<_>>() {
+            let peak = self.step_peak[space.index()] as u64;
+            self.push(Kind::Peak, Event { id: number(space, 0), number: peak, ..Event::default() });
+        }
+        let event = Event { id: self.step, number: self.step_peak[0] as u64, ..Event::default() };
         self.push(Kind::Step, event);
-        self.step_peak = live;
+        self.step_peak = self.live;
         if self.file.is_some() {
             self.flush();
         }
@@ -266,19 +298,30 @@ impl Trace {
 
 /// Begins a capture. False when one runs already.
 pub fn start(options: Options) -> io::Result<bool> {
-    let mut arena = ARENA.lock();
-    if arena.ledger.trace.is_some() {
+    let mut arenas = all_arenas();
+    let mut place = TRACE.lock();
+    if place.is_some() {
         return Ok(false);
     }
-    let trace = Trace::begin(options, arena.ledger.snapshot(), arena.cap())?;
-    arena.ledger.trace = Some(Box::new(trace));
+    let mut trace = Trace::begin(options)?;
+    for arena in &mut arenas {
+        trace.enter(arena.space, &arena.ledger.snapshot(), arena.cap());
+        arena.ledger.tracer = Some(Tracer { space: arena.space });
+    }
+    *place = Some(Box::new(trace));
     ON.store(true, Relaxed);
     Ok(true)
 }
 
+/// All of them locked, so that no event falls between what is there and what comes.
+fn all_arenas() -> Vec<MutexGuard<'static, Arena>> {
+    Space::all().map(|space| arena(space).lock()).collect()
+}
+
 /// Ends the capture; returns the log, empty when it went to a file.
 pub fn stop() -> io::Result<Option<Vec<u8>>> {
-    let Some(mut trace) = ARENA.lock().ledger.trace.take() else { return Ok(None) };
+    all_arenas().iter_mut().for_each(|arena| arena.ledger.tracer = None);
+    let Some(mut trace) = TRACE.lock().take() else { return Ok(None) };
     ON.store(false, Relaxed);
     trace.flush();
     match trace.failure {
@@ -288,8 +331,45 @@ pub fn stop() -> io::Result<Option<Vec<u8>>> {
 }
 
 fn with(change: impl FnOnce(&mut Trace)) {
-    if let Some(trace) = &mut ARENA.lock().ledger.trace {
+    if let Some(trace) = &mut *TRACE.lock() {
         change(trace);
+    }
+}
+
+/// What the ledger of a space tells the capture.
+pub struct Tracer {
+    space: Space,
+}
+
+impl Tracer {
+    pub(super) fn alloc(&self, id: u32, record: &Record) {
+        with(|trace| trace.alloc(self.space, id, record));
+    }
+
+    pub(super) fn free(&self, id: u32, record: &Record) {
+        with(|trace| trace.free(self.space, id, record));
+    }
+
+    pub(super) fn retag(&self, id: u32, record: &Record, before: Category) {
+        with(|trace| {
+            let event = Event { extra: before as u32, ..trace.block(number(self.space, id), record) };
+            trace.push(Kind::Retag, event);
+        });
+    }
+
+    pub(super) fn place(&self, id: u32, record: &Record) {
+        with(|trace| {
+            let event = trace.block(number(self.space, id), record);
+            trace.push(Kind::Place, event);
+        });
+    }
+
+    pub(super) fn limit(&self, limit: Option<usize>) {
+        with(|trace| trace.limit(self.space, limit));
+    }
+
+    pub(super) fn refused(&self, asked: usize, tag: Tag) {
+        with(|trace| trace.refused(self.space, asked, tag));
     }
 }
 
@@ -305,34 +385,52 @@ pub fn step(automatic: bool) {
     if !on() {
         return;
     }
-    let mut arena = ARENA.lock();
-    let live = arena.ledger.stats().live;
-    if let Some(trace) = &mut arena.ledger.trace
-        && (!automatic || trace.automatic_steps)
-    {
-        trace.step(live);
-    }
+    with(|trace| {
+        if !automatic || trace.automatic_steps {
+            trace.step();
+        }
+    });
 }
 
-/// The vjp of `node`, an application of `op` in `context`, needs `block`.
-pub fn need(block: u32, node: u64, context: Context) {
+/// The vjp of `node`, an application of `op` in `context`, needs a block of a space.
+pub fn need((space, block): (Space, u32), node: u64, context: Context) {
     with(|trace| {
         let op = trace.op(context.op);
         let (module, line) = (context.module.bits(), context.line.bits());
-        trace.push(Kind::Need, Event { id: block, number: node, op, module, line, ..Event::default() });
+        trace.push(
+            Kind::Need,
+            Event { id: self::number(space, block), number: node, op, module, line, ..Event::default() },
+        );
     });
 }
 
 /// The vjp of `node` has run, or never will.
 pub fn done(node: u64) {
     if on() {
-        with(|trace| trace.push(Kind::Done, Event { number: node, ..Event::default() }));
+        with(|trace| {
+            trace.push(Kind::Done, Event { number: node, ..Event::default() });
+        });
     }
+}
+
+/// The number of the innermost piece of work in progress on this thread, while a capture runs.
+pub fn innermost() -> Option<u32> {
+    Some(INNERMOST.get()).filter(|number| on() && *number != NONE)
+}
+
+/// A kernel of a piece of work has run on a GPU.
+pub fn took(space: Space, span: u32, nanos: u64) {
+    with(|trace| {
+        let extra = space.index() as u32;
+        trace.push(Kind::Took, Event { id: span, number: nanos, extra, ..Event::default() });
+    });
 }
 
 /// A piece of work in progress on this thread; ends when dropped.
 pub struct Span {
     open: bool,
+    /// The innermost one before.
+    before: u32,
     flops: f64,
     bytes: f64,
 }
@@ -358,19 +456,23 @@ impl Span {
     }
 
     fn closed() -> Span {
-        Span { open: false, flops: 0.0, bytes: 0.0 }
+        Span { open: false, before: NONE, flops: 0.0, bytes: 0.0 }
     }
 
     fn opened(work: Work, node: Option<u64>, context: Context, name: Option<Name>) -> Span {
         DEPTH.set(DEPTH.get() + 1);
+        let before = INNERMOST.replace(NONE);
         with(|trace| {
             let op = name.map_or_else(|| trace.op(context.op), Name::bits);
             let (module, line) = (context.module.bits(), context.line.bits());
             // Node 0 is a node: a span without one has the number 0, one with node n has n + 1.
             let number = node.map_or(0, |n| n + 1);
-            trace.push(Kind::Begin, Event { code: work as u8, number, op, module, line, ..Event::default() });
+            if trace.push(Kind::Begin, Event { code: work as u8, number, op, module, line, ..Event::default() }) {
+                trace.spans += 1;
+                INNERMOST.set(trace.spans - 1);
+            }
         });
-        Span { open: true, flops: 0.0, bytes: 0.0 }
+        Span { open: true, before, flops: 0.0, bytes: 0.0 }
     }
 
     /// Notes what the work costs, asked for only while a capture runs.
@@ -385,9 +487,12 @@ impl Drop for Span {
     fn drop(&mut self) {
         if self.open {
             DEPTH.set(DEPTH.get() - 1);
+            INNERMOST.set(self.before);
             let event =
                 Event { number: self.flops.max(0.0) as u64, extra: (self.bytes as f32).to_bits(), ..Event::default() };
-            with(|trace| trace.push(Kind::End, event));
+            with(|trace| {
+                trace.push(Kind::End, event);
+            });
         }
     }
 }
@@ -413,14 +518,15 @@ mod tests {
     #[test]
     fn after_the_last_event_allowed_only_steps_are_noted() {
         let options = Options { path: None, most_events: 3, automatic_steps: true };
-        let mut trace = Trace::begin(options, vec![], None).unwrap();
+        let mut trace = Trace::begin(options).unwrap();
+        trace.enter(Space::HOST, &vec![], None);
         let tag = Tag { category: Category::Temporary, op: "test", module: Name::NONE, line: Name::NONE };
         let record = Record { bytes: 64, tag };
         for id in 0..5 {
-            trace.alloc(id, &record, 64 * (id as usize + 1));
+            trace.alloc(Space::HOST, id, &record);
         }
-        trace.step(320);
-        trace.free(0, &record);
+        trace.step();
+        trace.free(Space::HOST, 0, &record);
         trace.flush();
         let wanted = [Kind::Limit, Kind::Alloc, Kind::Alloc, Kind::Step].map(|k| k as u8);
         assert_eq!(kinds(&trace.memory), wanted);

@@ -2,7 +2,7 @@
 
 use super::errors::raise;
 use super::tensor::PyTensor;
-use crate::arena::ledger::{Category, Event, Ledger, Record};
+use crate::arena::ledger::{Category, Event, Ledger, Record, Recording, Stats};
 use crate::arena::space::Space;
 use crate::arena::{self, Context};
 use crate::device::Device;
@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 /// The memory of a device; the host's when none is named.
-fn space(op: &str, device: Option<&str>) -> PyResult<Space> {
+pub fn space(op: &str, device: Option<&str>) -> PyResult<Space> {
     let device = device.map_or(Ok(Device::Cpu), |name| Device::from_name(op, name));
     device.map(Device::space).map_err(raise)
 }
@@ -34,7 +34,7 @@ fn memory_stats<'py>(py: Python<'py>, device: Option<&str>) -> PyResult<Bound<'p
     dict.set_item("peak", stats.peak)?;
     dict.set_item("reserved", arena::reserved_bytes(space))?;
     dict.set_item("limit", arena::limit(space))?;
-    dict.set_item("budget", arena::budget())?;
+    dict.set_item("budget", arena::budget(space))?;
     let counts = budget::counts();
     dict.set_item("evicted", counts.evicted)?;
     dict.set_item("replayed", counts.replayed)?;
@@ -51,6 +51,13 @@ fn memory_stats<'py>(py: Python<'py>, device: Option<&str>) -> PyResult<Bound<'p
     dict.set_item("blocks", stats.blocks)?;
     dict.set_item("allocations", stats.allocations)?;
     Ok(dict)
+}
+
+/// The devices whose memory has been used, the CPU first, with the bytes that were ever asked for.
+#[pyfunction]
+fn memory_devices() -> Vec<(&'static str, u64)> {
+    let used = Space::all().map(|space| (space.name(), arena::stats_of(space).allocated));
+    used.filter(|(name, allocated)| *allocated > 0 || *name == Space::HOST.name()).collect()
 }
 
 fn row<'py>(py: Python<'py>, id: u32, record: &Record) -> PyResult<Bound<'py, PyDict>> {
@@ -98,19 +105,20 @@ impl Budget {
     }
 }
 
-/// Caps live bytes, kept by dropping values that can be made again; None lifts the cap. On trial it is lifted, without an
-/// error, where it cannot be kept.
+/// Caps the live bytes of a device, kept by dropping values that can be made again; None lifts the cap. On trial it is lifted,
+/// without an error, where it cannot be kept.
 #[pyfunction]
-#[pyo3(signature = (bytes, on_trial = false))]
-fn set_budget(bytes: Option<usize>, on_trial: bool) -> PyResult<Budget> {
+#[pyo3(signature = (bytes, device = None, on_trial = false))]
+fn set_budget(bytes: Option<usize>, device: Option<&str>, on_trial: bool) -> PyResult<Budget> {
+    let space = space("memory.budget", device)?;
     if arena::on_paper() {
         return Err(raise(Error::graph(
             "memory.budget: a forecast says what a step needs without a budget; take the budget out of the step",
         )));
     }
-    let before = budget::set(bytes).map_err(raise)?;
+    let before = budget::set(space, bytes).map_err(raise)?;
     if on_trial {
-        arena::set_trial(bytes);
+        arena::set_trial(space, bytes);
     }
     Ok(Budget(Mutex::new(Some(before))))
 }
@@ -134,21 +142,32 @@ fn enter_region() -> Region {
     Region(Mutex::new(Some(region::enter())))
 }
 
-/// A forecast of this thread, until `end`.
+/// A forecast of this thread, until `end`; with what each memory space had before.
 #[pyclass(frozen, module = "backsweep._core")]
-struct Forecast(Mutex<Option<arena::ledger::Stats>>);
+struct Forecast(Mutex<Option<Vec<(Space, Stats)>>>);
+
+/// Of a device: its name, the peak, the bytes asked for, and what was alive at the peak.
+type Foretold<'py> = (&'static str, usize, usize, Vec<Bound<'py, PyDict>>);
 
 #[pymethods]
 impl Forecast {
-    /// Puts gradients, random numbers and the peak back as they were; returns the peak and what was alive at it.
-    fn end<'py>(&self, py: Python<'py>) -> PyResult<(usize, Vec<Bound<'py, PyDict>>)> {
-        let Some(before) = self.0.lock().take() else { return Ok((0, vec![])) };
-        let peak = arena::stats().peak;
-        let rows = arena::record_stop().unwrap_or_default();
+    /// Puts gradients, random numbers and the peaks back as they were; returns what each device would have held.
+    fn end<'py>(&self, py: Python<'py>) -> PyResult<Vec<Foretold<'py>>> {
+        let Some(before) = self.0.lock().take() else { return Ok(vec![]) };
+        let peaks: Vec<usize> = before.iter().map(|(space, _)| arena::stats_of(*space).peak).collect();
+        let recordings: Vec<Recording> =
+            before.iter().map(|(space, _)| arena::record_stop_in(*space).unwrap_or_default()).collect();
         forecast::end();
-        arena::restore_peak(&before);
-        let rows = rows.at_peak().iter().map(|(id, record)| row(py, *id, record)).collect::<PyResult<_>>()?;
-        Ok((peak, rows))
+        restore_peaks(&before);
+        let mut devices = vec![];
+        for (((space, _), peak), recording) in before.iter().zip(peaks).zip(recordings) {
+            let asked = |e: &Event| if let Event::Alloc { record, .. } = e { record.bytes } else { 0 };
+            let rows = recording.at_peak().iter().map(|(id, record)| row(py, *id, record)).collect::<PyResult<_>>()?;
+            devices.push((space.name(), peak, recording.events.iter().map(asked).sum(), rows));
+        }
+        // Of GPUs that are not there, nothing is to be said.
+        devices.retain(|(name, peak, ..)| *peak > 0 || *name == Space::HOST.name());
+        Ok(devices)
     }
 }
 
@@ -159,21 +178,27 @@ fn begin_forecast() -> PyResult<Forecast> {
     if arena::on_paper() {
         return refuse("a forecast is under way already; take the inner one out");
     }
-    if arena::recording() {
+    if Space::all().any(arena::recording) {
         return refuse("memory.record() is under way, and would record bytes that are not there; end it first");
     }
-    if arena::budget().is_some() {
+    if Space::all().any(|space| arena::budget(space).is_some()) {
         return refuse("a budget is in force, and is the peak; ask outside of the memory.budget block");
     }
-    let before = arena::stats();
-    arena::reset_peak(Space::HOST);
-    arena::record_start();
+    let before: Vec<(Space, Stats)> = Space::all().map(|space| (space, arena::stats_of(space))).collect();
+    for space in Space::all() {
+        arena::reset_peak(space);
+        arena::record_start_in(space);
+    }
     if let Err(error) = forecast::begin() {
-        arena::record_stop();
-        arena::restore_peak(&before);
+        Space::all().for_each(|space| drop(arena::record_stop_in(space)));
+        restore_peaks(&before);
         return Err(raise(error));
     }
     Ok(Forecast(Mutex::new(Some(before))))
+}
+
+fn restore_peaks(before: &[(Space, Stats)]) {
+    before.iter().for_each(|(space, stats)| arena::restore_peak(*space, stats));
 }
 
 /// Sets up to which share of the forward that reads it a value is made again rather than kept; returns the share before.
@@ -221,6 +246,7 @@ fn record_stop<'py>(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(memory_stats, m)?)?;
+    m.add_function(wrap_pyfunction!(memory_devices, m)?)?;
     m.add_function(wrap_pyfunction!(memory_snapshot, m)?)?;
     m.add_function(wrap_pyfunction!(reset_peak, m)?)?;
     m.add_function(wrap_pyfunction!(set_limit, m)?)?;

@@ -1,6 +1,7 @@
 //! Steps as tapes, and plans for them, as Python sees them.
 
 use super::errors::raise;
+use super::memory::space;
 use crate::error::Error;
 use crate::graph::budget::{self, Before};
 use crate::graph::session;
@@ -37,16 +38,24 @@ impl Watch {
     }
 }
 
-/// Begins to take steps down.
+/// Begins to take steps down, with the bytes of one device.
 #[pyfunction]
-fn watch_steps() -> PyResult<Watch> {
-    Ok(Watch { steps: session::steps(), before: Mutex::new(Some(budget::watch())) })
+#[pyo3(signature = (device = None))]
+fn watch_steps(device: Option<&str>) -> PyResult<Watch> {
+    let before = budget::watch(space("memory.capture", device)?).map_err(raise)?;
+    Ok(Watch { steps: session::steps(), before: Mutex::new(Some(before)) })
 }
 
 /// Steps seen to their end since the process began.
 #[pyfunction]
 fn steps_seen() -> usize {
     session::steps()
+}
+
+/// The device whose bytes are on the tapes.
+#[pyfunction]
+fn steps_device() -> &'static str {
+    session::space().name()
 }
 
 /// The latest step that was taken down, whoever asked for it; None when there is none after the first `seen`.
@@ -247,6 +256,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyPlan>()?;
     m.add_function(wrap_pyfunction!(watch_steps, m)?)?;
     m.add_function(wrap_pyfunction!(steps_seen, m)?)?;
+    m.add_function(wrap_pyfunction!(steps_device, m)?)?;
     m.add_function(wrap_pyfunction!(latest_tape, m)?)?;
     m.add_function(wrap_pyfunction!(current_plan, m)?)
 }

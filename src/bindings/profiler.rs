@@ -1,8 +1,10 @@
 //! Captures, as Python sees them.
 
+use super::memory::space;
 use super::tensor::PyTensor;
 use crate::arena::names::Name;
 use crate::arena::trace::{self, Options, Span, Work};
+use crate::device::gpu;
 use crate::graph;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -17,6 +19,8 @@ thread_local! {
 #[pyfunction]
 #[pyo3(signature = (path, most_events, automatic_steps))]
 fn trace_start(path: Option<String>, most_events: u64, automatic_steps: bool) -> PyResult<()> {
+    // What an earlier capture timed is none of this one's.
+    gpu::settle_clocks();
     let named = path.clone().unwrap_or_default();
     let begun = trace::start(Options { path, most_events, automatic_steps })
         .map_err(|e| PyOSError::new_err(format!("profile: '{named}' cannot be written: {e}")))?;
@@ -33,6 +37,7 @@ fn trace_start(path: Option<String>, most_events: u64, automatic_steps: bool) ->
 /// Ends the capture; returns its log, empty when it went to a file, None when none ran.
 #[pyfunction]
 fn trace_stop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyBytes>>> {
+    py.detach(gpu::settle_clocks);
     let log = trace::stop().map_err(|e| PyOSError::new_err(format!("profile: the capture is not whole: {e}")))?;
     Ok(log.map(|log| PyBytes::new(py, &log)))
 }
@@ -65,11 +70,12 @@ fn optimizer_end() {
     drop(OPEN.with_borrow_mut(Vec::pop));
 }
 
-/// For each live block that the graph needs: the nodes whose vjp reads it, the next one first.
+/// For each live block of a device that the graph needs: the nodes whose vjp reads it, the next one first.
 #[pyfunction]
-fn memory_needs(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let dict = PyDict::new(py);
-    for (block, list) in graph::needs() {
+#[pyo3(signature = (device = None))]
+fn memory_needs<'py>(py: Python<'py>, device: Option<&str>) -> PyResult<Bound<'py, PyDict>> {
+    let (dict, space) = (PyDict::new(py), space("memory.needs", device)?);
+    for ((_, block), list) in graph::needs().into_iter().filter(|((own, _), _)| *own == space) {
         let rows = list.iter().map(|facts| {
             let row = PyDict::new(py);
             row.set_item("node", facts.id.number())?;

@@ -6,6 +6,7 @@
 
 use super::resident::{self, Key, Made, Table};
 use super::session;
+use crate::arena::space::Space;
 use crate::arena::{self, Keeper};
 use crate::error::Result;
 use rustc_hash::FxHashSet;
@@ -40,46 +41,50 @@ pub(super) fn count_replay(cost: f64) {
 
 /// What was in force before a budget.
 pub struct Before {
+    space: Space,
     budget: Option<usize>,
     tracking: bool,
 }
 
 const KEEPER: Keeper = Keeper { relieve, advice: session::advice };
 
-/// Caps the arena's live bytes from here on, and tracks what this thread records. Errors when more is alive that cannot go.
-pub fn set(bytes: Option<usize>) -> Result<Before> {
-    let budget = arena::set_budget(bytes, KEEPER)?;
+/// Caps the live bytes of a space from here on, and tracks what this thread records. Errors when more is alive that cannot go,
+/// and when steps are taken down for another space.
+pub fn set(space: Space, bytes: Option<usize>) -> Result<Before> {
+    session::expect_free("memory.budget", space)?;
+    let budget = arena::set_budget(space, bytes, KEEPER)?;
     if bytes.is_some() {
-        session::begin(bytes.map(|b| b as u64));
+        session::begin(space, bytes.map(|b| b as u64));
     }
-    Ok(Before { budget, tracking: resident::set_tracking(bytes.is_some()) })
+    Ok(Before { space, budget, tracking: resident::set_tracking(bytes.is_some()) })
 }
 
-/// Takes the steps of this thread down from here on, under the budget there is.
-pub fn watch() -> Before {
-    let budget = arena::budget();
-    session::begin(budget.map(|b| b as u64));
-    Before { budget, tracking: resident::set_tracking(true) }
+/// Takes the steps of this thread down from here on, under the budget there is. Errors as `set`.
+pub fn watch(space: Space) -> Result<Before> {
+    session::expect_free("memory.capture", space)?;
+    let budget = arena::budget(space);
+    session::begin(space, budget.map(|b| b as u64));
+    Ok(Before { space, budget, tracking: resident::set_tracking(true) })
 }
 
 impl Before {
     pub fn restore(self) -> Result<()> {
         resident::set_tracking(self.tracking);
         match self.budget {
-            Some(cap) => session::begin(Some(cap as u64)),
+            Some(cap) => session::begin(self.space, Some(cap as u64)),
             None => session::pause(),
         }
-        arena::set_budget(self.budget, KEEPER).map(|_| ())
+        arena::set_budget(self.space, self.budget, KEEPER).map(|_| ())
     }
 }
 
-/// Drops values worth at least `missing` bytes, or all that can go; returns the bytes freed.
-fn relieve(missing: usize) -> usize {
+/// Drops values worth at least `missing` bytes of a space, or all that can go; returns the bytes freed.
+fn relieve(space: Space, missing: usize) -> usize {
     let mut dropped = vec![];
     let freed = resident::with_table(|table| {
         let mut freed = 0;
         while freed < missing {
-            let Some(key) = table.cheapest() else { break };
+            let Some(key) = table.cheapest(space) else { break };
             freed += table.evict(key, &mut dropped);
             EVICTED.fetch_add(1, Relaxed);
         }
@@ -92,13 +97,13 @@ fn relieve(missing: usize) -> usize {
 }
 
 impl Table {
-    /// The value that is best dropped now.
-    fn cheapest(&self) -> Option<Key> {
+    /// The value of a space that is best dropped now.
+    fn cheapest(&self, space: Space) -> Option<Key> {
         let values = self
             .makers
             .iter()
             .flat_map(|(id, maker)| maker.outputs.iter().enumerate().map(|(k, made)| ((*id, k as u32), made)));
-        let scored = values.filter(|(_, made)| made.bytes > 0 && made.droppable());
+        let scored = values.filter(|(_, made)| made.space == space && made.bytes > 0 && made.droppable());
         let best = scored.map(|(key, made)| (self.score(key, made), key));
         best.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))).map(|(_, key)| key)
     }

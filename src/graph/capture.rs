@@ -1,11 +1,13 @@
 //! Taking a step down as a tape: which ops ran, what came and went, and which values could have been dropped.
 //!
-//! What dropping and replaying does is left out, so that a step gives the same tape under any budget.
+//! What dropping and replaying does is left out, so that a step gives the same tape under any budget. A tape has the bytes of
+//! one memory space; ops of other devices are on it, and their values are not.
 
 use super::resident::{self, Hint, Key};
 use super::store::NodeId;
 use crate::arena;
 use crate::arena::deltas::Delta;
+use crate::arena::space::Space;
 use crate::plan::Search;
 use crate::plan::tape::{Event, Op, Tape, Value, ValueId};
 use rustc_hash::FxHashMap;
@@ -38,6 +40,7 @@ impl Hints {
 
 #[derive(Default)]
 pub struct Capture {
+    space: Space,
     pub tape: Tape,
     hints: Hints,
     /// The value that a live block holds.
@@ -64,10 +67,11 @@ struct Place {
 }
 
 impl Capture {
-    pub fn start() -> Capture {
-        arena::take_down(true);
+    pub fn start(space: Space) -> Capture {
+        arena::take_down(space, true);
         let mut capture = Capture::default();
-        capture.tape.base = arena::stats().live as u64;
+        capture.space = space;
+        capture.tape.base = arena::stats_of(space).live as u64;
         capture
     }
 
@@ -86,7 +90,7 @@ impl Capture {
     }
 
     pub fn end_forward(&mut self, name: &str, module: &str, recorded: Recorded) {
-        arena::drain_deltas(&mut self.deltas);
+        arena::drain_deltas(self.space, &mut self.deltas);
         let maker = self.tape.ops.len() as u32;
         let mut made: FxHashMap<usize, u32> = FxHashMap::default();
         for (k, output) in recorded.outputs.iter().enumerate() {
@@ -170,7 +174,7 @@ impl Capture {
     /// What came to stay, such as the state of an optimizer in its first step, will be there before the next step like this
     /// one: it is no part of the tape. Where as many bytes of such roles went, a step replaces them each time.
     fn settle(&mut self) {
-        let staying = arena::lasting(self.came.keys().copied());
+        let staying = arena::lasting(self.space, self.came.keys().copied());
         let mut places: Vec<Place> = staying.iter().map(|block| self.came[block]).collect();
         places.sort_unstable();
         let bytes = |tape: &Tape, place: Place| {
@@ -201,7 +205,7 @@ impl Capture {
     }
 
     fn flush(&mut self) {
-        arena::drain_deltas(&mut self.deltas);
+        arena::drain_deltas(self.space, &mut self.deltas);
         let deltas = std::mem::take(&mut self.deltas);
         let (op, outer, from) = self.tape.ops.last().map_or((0, false, 0), |op| {
             let from = if op.forward { op.outer.len() } else { op.inner.len() };
@@ -282,6 +286,6 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        arena::take_down(false);
+        arena::take_down(self.space, false);
     }
 }

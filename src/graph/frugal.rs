@@ -28,7 +28,7 @@ pub fn set_share(share: f64) -> f64 {
 fn seconds(op: &dyn Op, x: &[&Var], y: &[Tensor]) -> f64 {
     let metas: SmallVec<[&Meta; 4]> = x.iter().map(|v| &v.tensor.meta).collect();
     let outputs: SmallVec<[Meta; 2]> = y.iter().map(|t| t.meta.clone()).collect();
-    op.cost(&metas, &outputs).seconds()
+    op.cost(&metas, &outputs).seconds(outputs[0].device)
 }
 
 /// What running the maker of a value again would cost, if its node can.

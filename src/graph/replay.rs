@@ -134,7 +134,7 @@ pub fn take_apart(id: NodeId, op: OpRef) -> Result<Tensor> {
 
 pub(super) fn restore(key: Key, value: &Tensor) {
     resident::restore(key, value);
-    session::restored(key, value.storage().block_id());
+    session::restored(key, value.storage());
 }
 
 impl Recipe {

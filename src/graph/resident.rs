@@ -9,7 +9,7 @@ use super::node::{Node, Saved};
 use super::region::{self, Region};
 use super::store::{self, NodeId};
 use super::{Var, session};
-use crate::device::Device;
+use crate::arena::space::Space;
 use crate::ops::{Mask, Op, bit};
 use crate::tensor::{Meta, Storage, Tensor};
 use parking_lot::Mutex;
@@ -49,6 +49,7 @@ pub(super) struct Made {
     storage: Weak<Storage>,
     /// The storage's version when the value was made: a later in-place write makes it another value.
     version: u32,
+    pub space: Space,
     pub bytes: usize,
     /// The saved slots that hold it, or held it before it was dropped: node, and place among its saved.
     pub slots: SmallVec<[(NodeId, u32); 2]>,
@@ -192,7 +193,7 @@ pub fn track(id: NodeId, op: &dyn Op, x: &[&Var], y: &[Tensor], bases: &[Option<
     let outputs: SmallVec<[Meta; 2]> = y.iter().map(|t| t.meta.clone()).collect();
     // An op that makes views where it can, and copies where it cannot, is a maker in the second case only.
     let is_view = op.is_view() && y.iter().all(|t| t.shares_storage(&x[0].tensor));
-    let cost = if is_view { 0.0 } else { op.cost(&metas, &outputs).seconds() };
+    let cost = if is_view { 0.0 } else { op.cost(&metas, &outputs).seconds(outputs[0].device) };
     let mut table = TABLE.lock();
     table.clock += cost;
     table.now = table.clock;
@@ -201,8 +202,8 @@ pub fn track(id: NodeId, op: &dyn Op, x: &[&Var], y: &[Tensor], bases: &[Option<
         let made = |t: &Tensor| Made {
             storage: Arc::downgrade(t.storage()),
             version: t.storage().version(),
-            // A budget is on the host's memory: what lies elsewhere is never dropped for it.
-            bytes: if t.device() == Device::Cpu { t.storage().charged_bytes() } else { 0 },
+            space: t.device().space(),
+            bytes: t.storage().charged_bytes(),
             slots: SmallVec::new(),
             hint: Hint::None,
         };
@@ -233,7 +234,8 @@ pub fn track(id: NodeId, op: &dyn Op, x: &[&Var], y: &[Tensor], bases: &[Option<
         region.note(id, y.len());
     }
     if session::active() {
-        let block = |t: &Tensor| Some((t.storage().block_id()?, t.storage().charged_bytes() as u64));
+        let space = session::space();
+        let block = |t: &Tensor| Some((t.storage().block_in(space)?, t.storage().charged_bytes() as u64));
         let outputs: SmallVec<[Option<(u32, u64)>; 2]> =
             if is_view { SmallVec::new() } else { y.iter().map(block).collect() };
         session::after_forward(op.name(), Recorded { node: id, outputs: &outputs, reads: &reads, cost });
@@ -297,7 +299,7 @@ pub fn moved(node: NodeId, result: &Tensor, target: &Tensor) {
     made.storage = Arc::downgrade(target.storage());
     made.version = target.storage().version();
     drop(table);
-    session::moved((node, 0), result.storage().block_id(), target.storage().block_id());
+    session::moved((node, 0), result.storage(), target.storage());
 }
 
 /// The tracked values that a node reads, in ascending order.

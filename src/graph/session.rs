@@ -1,28 +1,52 @@
 //! Steps under a budget: each is taken down as a tape; a step like an earlier one follows the plan made from that tape.
 //!
 //! A step reaches from the first recorded op after a sweep to the next such op. Where it leaves its plan, because the graph
-//! has changed, it goes on under the online policy of `budget`, which holds the cap in any case.
+//! has changed, it goes on under the online policy of `budget`, which holds the cap in any case. All of it is about the memory
+//! of one space at a time.
 
 use super::capture::{Capture, Hints, Recorded};
 use super::follow::{self, Action, Held};
 use super::resident::{self, Hint, Key};
 use super::store::{self, NodeId};
+use crate::arena::space::Space;
 use crate::arena::{self, Context};
 use crate::error::{Error, Kind, Result, size};
 use crate::plan::gaps::Gaps;
 use crate::plan::tape::{Tape, ValueId};
 use crate::plan::{self, Impossible, Plan, Search, State};
+use crate::tensor::Storage;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 static SESSION: Mutex<Option<Session>> = Mutex::new(None);
+/// The index of the space whose bytes are on the tapes.
+static SPACE: AtomicUsize = AtomicUsize::new(0);
 
 /// True while steps are taken down.
 pub fn active() -> bool {
     ACTIVE.load(Relaxed)
+}
+
+/// Whose bytes are on the tapes.
+pub fn space() -> Space {
+    Space::from_index(SPACE.load(Relaxed))
+}
+
+/// Errors while steps are taken down for another space than this one.
+pub fn expect_free(what: &str, space: Space) -> Result<()> {
+    let (own, other) = (space.name(), self::space());
+    if !active() || other == space {
+        return Ok(());
+    }
+    let why = if arena::budget(other).is_some() { "a budget on" } else { "a capture of the steps on" };
+    Err(Error::graph(format!(
+        "{what}: {why} {} is under way, and steps are planned for the memory of one device at a time; end that one before \
+         this one on {own} begins (help: memory.limit caps any number of devices)",
+        other.name()
+    )))
 }
 
 /// Steps known by their tapes at most: a loop may alternate between a few kinds.
@@ -32,6 +56,7 @@ const ALIKE: usize = 3;
 
 #[derive(Default)]
 struct Session {
+    space: Space,
     cap: Option<u64>,
     capture: Option<Capture>,
     /// A sweep has ended in this step.
@@ -101,10 +126,16 @@ impl Drop for Following {
     }
 }
 
-/// Begins, or goes on, to take steps down; with a cap, steps that are known follow plans. Returns the cap of before.
-pub fn begin(cap: Option<u64>) {
+/// Begins, or goes on, to take steps down; with a cap, steps that are known follow plans. What was known of steps in another
+/// space is forgotten.
+pub fn begin(space: Space, cap: Option<u64>) {
     let mut session = SESSION.lock();
-    session.get_or_insert_default().cap = cap;
+    let session = session.get_or_insert_default();
+    if session.space != space {
+        *session = Session { space, steps: session.steps, ..Session::default() };
+    }
+    session.cap = cap;
+    SPACE.store(space.index(), Relaxed);
     ACTIVE.store(true, Relaxed);
 }
 
@@ -205,7 +236,8 @@ pub fn after_sweep(whole: bool) {
 }
 
 /// An in-place op has moved a value into the block of the one it overwrote: the two have changed places.
-pub fn moved(key: Key, from: Option<u32>, to: Option<u32>) {
+pub fn moved(key: Key, from: &Storage, to: &Storage) {
+    let (from, to) = (from.block_in(space()), to.block_in(space()));
     if let (Some(capture), Some(from), Some(to)) = (SESSION.lock().as_mut().and_then(|s| s.capture.as_mut()), from, to)
     {
         capture.moved(key, from, to);
@@ -221,11 +253,11 @@ pub fn vanished(key: Key) {
     }
 }
 
-/// A value was made again, in this block.
-pub fn restored(key: Key, block: Option<u32>) {
+/// A value was made again, in this memory.
+pub fn restored(key: Key, storage: &Storage) {
     let value = SESSION.lock().as_ref().and_then(|s| s.capture.as_ref()?.value(key));
-    if let (Some(value), Some(block)) = (value, block) {
-        arena::note_value(block, value);
+    if let (Some(value), Some(block)) = (value, storage.block_in(space())) {
+        arena::note_value(space(), block, value);
     }
 }
 
@@ -285,7 +317,7 @@ pub fn advice() -> String {
                     memory.forecast(step).budgets() tells it without running the step"
                 .to_string();
         };
-        let base = session.capture.as_ref().map_or_else(|| arena::stats().live as u64, |c| c.tape.base);
+        let base = session.capture.as_ref().map_or_else(|| arena::stats_of(session.space).live as u64, |c| c.tape.base);
         if let Some((_, text)) = session.advised.as_ref().filter(|(about, _)| *about == (last, base)) {
             return text.clone();
         }
@@ -317,13 +349,13 @@ fn offer_text(offer: &Impossible) -> String {
 
 impl Session {
     fn begin_step(&mut self) {
-        self.capture = Some(Capture::start());
+        self.capture = Some(Capture::start(self.space));
         self.swept = false;
         self.following = None;
         self.refusing = None;
         let expected = self.last.map(|last| self.after.get(&last).copied().unwrap_or(last));
         let (Some(this), Some(cap)) = (expected, self.cap) else { return };
-        let base = arena::stats().live as u64;
+        let base = arena::stats_of(self.space).live as u64;
         match self.plan(this, base, cap) {
             Ok(plan) => {
                 let (passes, hints) = (vec![0; plan.gaps.len()], self.known[this].hints.clone());
@@ -363,7 +395,7 @@ impl Session {
         }
         self.refusing = None;
         // A budget on trial is lifted where it cannot be kept, and may be gone already.
-        if arena::on_trial() || arena::budget().is_none() {
+        if arena::on_trial(self.space) || arena::budget(self.space).is_none() {
             return Ok(());
         }
         let known = &self.known[this];
@@ -394,8 +426,8 @@ impl Session {
         });
         let this = known.unwrap_or_else(|| {
             if self.known.len() == TAPES {
-                let cap = self.cap;
-                *self = Session { cap, steps: self.steps, ..Session::default() };
+                let (space, cap) = (self.space, self.cap);
+                *self = Session { space, cap, steps: self.steps, ..Session::default() };
             }
             self.known.push(Known { tape: Arc::new(tape), hints });
             self.known.len() - 1

@@ -3,6 +3,7 @@
 use super::node::Node;
 use super::store::{self, NodeId, NodeRef};
 use crate::arena::Context;
+use crate::arena::space::Space;
 use crate::arena::trace::{self, Span};
 use crate::ops::Op;
 use crate::tensor::{Meta, Storage, Tensor};
@@ -29,16 +30,16 @@ pub fn recorded(node: &NodeRef) {
     }
     let (blocks, context) = store::with(node.id(), |n| {
         let saved = n.saved.iter().flat_map(|list| list.iter());
-        let blocks = saved.filter_map(|s| s.tensor()?.storage().block_id());
+        let blocks = saved.filter_map(|s| s.tensor()?.storage().block());
         let context = Context { op: n.op.name(), module: n.module, line: n.line };
-        (blocks.collect::<SmallVec<[u32; 4]>>(), context)
+        (blocks.collect::<SmallVec<[(Space, u32); 4]>>(), context)
     });
     blocks.into_iter().for_each(|block| trace::need(block, node.id().number(), context));
 }
 
 /// Notes that a value made again, now in this block, is needed by a node as its first block was.
 pub fn needs_again(id: NodeId, node: &Node, storage: &Storage) {
-    if let (true, Some(block)) = (trace::on(), storage.block_id()) {
+    if let (true, Some(block)) = (trace::on(), storage.block()) {
         let context = Context { op: node.op.name(), module: node.module, line: node.line };
         trace::need(block, id.number(), context);
     }
@@ -54,13 +55,13 @@ pub struct NodeFacts {
 }
 
 /// For each block that a live node saved, the nodes that need it, the one visited first at the front.
-pub fn needs() -> HashMap<u32, Vec<NodeFacts>> {
-    let mut rows: HashMap<u32, Vec<NodeFacts>> = HashMap::new();
+pub fn needs() -> HashMap<(Space, u32), Vec<NodeFacts>> {
+    let mut rows: HashMap<(Space, u32), Vec<NodeFacts>> = HashMap::new();
     let mut seen = 0;
     store::for_each(|id, node| {
         let context = Context { op: node.op.name(), module: node.module, line: node.line };
         for saved in node.saved.iter().flat_map(|list| list.iter()) {
-            if let Some(block) = saved.tensor().and_then(|t| t.storage().block_id()) {
+            if let Some(block) = saved.tensor().and_then(|t| t.storage().block()) {
                 rows.entry(block).or_default().push(NodeFacts { id, context, visits_away: seen });
             }
         }

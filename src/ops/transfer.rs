@@ -47,9 +47,6 @@ pub fn moved(x: &Tensor, to: Device, category: Category) -> Result<Tensor> {
 
 /// Copies into `y`, which is gapless, from wherever `x` is.
 fn copy(x: &Tensor, y: &Tensor) -> Result<()> {
-    if crate::arena::on_paper() {
-        return Ok(());
-    }
     let near = x.to_host()?;
     match y.device() {
         Device::Cpu => super::pointwise::copy_into(&near, y),

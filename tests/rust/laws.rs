@@ -366,6 +366,30 @@ fn replayed_values_give_bit_identical_gradients() {
     println!("law replay: {} ops, {count} runs", registry::entries().len());
 }
 
+#[test]
+fn an_op_that_splits_gives_the_same_value_and_gradient_by_its_slope() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let mut split_ops = std::collections::BTreeSet::new();
+    for case in cases() {
+        let Some(split) = case.sample.op.split() else { continue };
+        let mut random = case.random();
+        let (tensors, _) = inputs(&case.sample, DType::F32, &mut random);
+        let x = leaves(&tensors);
+        let y = run_op(&case.sample, &x);
+        let dy = cotangents(&y, &mut random);
+        let dx = gradients(&y, &dy, &x, false, false);
+        // The slope takes the input's place, so it is given a copy.
+        let slope = run::relaid(&tensors[0], tensors[0].layout().clone(), Category::Temporary).unwrap();
+        let value = run::compute(&*split, &[&slope], false).unwrap();
+        assert_eq!(bits(&value[0]), bits(&y[0].tensor), "{}: the value", case.name());
+        let product = run::call("mul", &[&dy[0], &slope], &[]).unwrap();
+        assert_eq!(bits(&product), bits(&dx[0].as_ref().unwrap().tensor), "{}: the gradient", case.name());
+        split_ops.insert(split.name());
+    }
+    assert!(split_ops.contains("gelu"), "no op splits");
+    println!("law split: {split_ops:?}");
+}
+
 fn drop_handles(list: Vec<Var>) {
     std::mem::drop(list);
 }

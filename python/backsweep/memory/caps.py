@@ -25,13 +25,15 @@ class limit:
 
 
 class budget:
-    """A cap on live bytes that the engine keeps by dropping activations and computing them again, bit for bit.
+    """A cap on the live bytes of a device that the engine keeps by dropping activations and computing them again, bit for bit.
 
     Used with `with`, around unchanged training code. Gradients, losses, running statistics and random draws are those of the
-    run without it. What is recorded outside the block is never dropped.
+    run without it. What is recorded outside the block is never dropped. Without `device` it caps the CPU's memory, wherever the
+    training is; one device at a time has a budget.
 
     Raises: OutOfMemoryError when nothing that could be dropped is left, here or at any allocation; the state is then as it
-    was before that call. ValueError when `amount` is no size above zero.
+    was before that call. ValueError when `amount` is no size above zero. DeviceError when there is no such device. GraphError
+    inside a budget, or a capture, of another device.
 
     Example:
         with bs.memory.budget("512 MiB"):
@@ -40,12 +42,12 @@ class budget:
             optimizer.step()
     """
 
-    def __init__(self, amount: int | str) -> None:
-        self.amount = parse_bytes(amount)
+    def __init__(self, amount: int | str, device: str = "cpu") -> None:
+        self.amount, self.device = parse_bytes(amount), device
         self._entered: list[_core.Budget] = []
 
     def __enter__(self) -> budget:
-        self._entered.append(_core.set_budget(self.amount))
+        self._entered.append(_core.set_budget(self.amount, self.device))
         return self
 
     def __exit__(self, *exception: object) -> None:

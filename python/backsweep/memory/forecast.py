@@ -16,8 +16,13 @@ from .tapes import capture
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a step will need: its peak in bytes, by category, and the ten largest holders at that moment."""
+    """What a step will need: its peak in bytes, by category, and the ten largest holders at that moment.
 
+    These, and the plans, are of the memory of `device`, on which the step asks for most bytes; `peaks` has every device's peak.
+    """
+
+    device: str
+    peaks: dict[str, int]
     peak: int
     by_category: dict[str, int]
     largest: list[dict[str, Any]]
@@ -40,7 +45,8 @@ class Forecast:
 
     def __repr__(self) -> str:
         """Show the bill of the peak."""
-        lines = [f"Forecast: a peak of {format_bytes(self.peak)} ({self.peak:,} bytes)"]
+        there = "" if self.device == "cpu" else f" on {self.device}"
+        lines = [f"Forecast: a peak of {format_bytes(self.peak)} ({self.peak:,} bytes){there}"]
         for category, size in sorted(self.by_category.items(), key=lambda item: -item[1]):
             if size:
                 lines.append(f"  {category:12} {format_bytes(size):>10}  {100 * size / max(self.peak, 1):5.1f} %")
@@ -55,7 +61,8 @@ def forecast(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Forecast:
     """Run step(*args, **kwargs), a whole training step as it is, on shapes alone, and tell what memory it will need.
 
     No kernel runs and no data-sized memory is taken, so a step that this machine could not hold is forecast in seconds. The
-    peak is that of the real step to the byte, with all that is alive around it, on this machine's number of threads. Every
+    peak is that of the real step to the byte, with all that is alive around it, on this machine's number of threads; of a step
+    on a GPU it is that of the GPU's memory. Every
     block is counted, those of the optimizer's first step and the kernels' scratch memory too. A `memory.limit` is not
     enforced meanwhile. Afterwards parameters, gradients, the state of optimizers and schedulers, running statistics and the
     random stream are as before; tensors that the step stores elsewhere have no numbers, and no op takes them.
@@ -73,7 +80,8 @@ def forecast(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Forecast:
         >>> bs.memory.forecast(step, bs.zeros(8, 1000)).fits("64 MiB")
         True
     """
-    peak, blocks = _on_paper(lambda: step(*args, **kwargs))
+    devices = _on_paper(lambda: step(*args, **kwargs))
+    device, peak, _, blocks = max(devices, key=lambda row: row[2])
     by_category = dict.fromkeys(CATEGORIES, 0)
     holders: dict[tuple[str, str, str, str], list[int]] = {}
     for block in blocks:
@@ -87,15 +95,15 @@ def forecast(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Forecast:
     ]
 
     def tape() -> Tape:
-        with capture() as steps:
+        with capture(device) as steps:
             _on_paper(lambda: step(*args, **kwargs))
         return steps.tape
 
-    return Forecast(peak, by_category, rows, tape)
+    return Forecast(device, {row[0]: row[1] for row in devices}, peak, by_category, rows, tape)
 
 
-def _on_paper(step: Callable[[], Any]) -> tuple[int, list[dict[str, Any]]]:
-    """Run a step on shapes alone; return its peak and the blocks alive at it."""
+def _on_paper(step: Callable[[], Any]) -> list[tuple[str, int, int, list[dict[str, Any]]]]:
+    """Run a step on shapes alone; return for each device its name, its peak, the bytes asked for, and the blocks at the peak."""
     state = _core.rng_state()
     kept = [(owner, _copied(vars(owner))) for owner in stateful]
     running = _core.begin_forecast()
@@ -105,8 +113,8 @@ def _on_paper(step: Callable[[], Any]) -> tuple[int, list[dict[str, Any]]]:
         for owner, attributes in kept:
             _restore(vars(owner), attributes)
         _core.set_rng_state(*state)
-        peak, blocks = running.end()
-    return peak, blocks
+        devices = running.end()
+    return devices
 
 
 _HOLDER = ("category", "module", "op", "line")

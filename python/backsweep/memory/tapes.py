@@ -29,8 +29,8 @@ class Steps:
 
 
 @contextmanager
-def capture() -> Iterator[Steps]:
-    """Take the steps of the block down as tapes, for which plans can be made.
+def capture(device: str = "cpu") -> Iterator[Steps]:
+    """Take the steps of the block down as tapes, with the bytes of a device's memory, for which plans can be made.
 
     What ops would otherwise make again in the sweep as they go is kept meanwhile, for the planner to decide: the peak of
     the block may be above that of a step outside of it.
@@ -42,7 +42,7 @@ def capture() -> Iterator[Steps]:
             print(plan)
     """
     steps = Steps()
-    watch = _core.watch_steps()
+    watch = _core.watch_steps(device)
     try:
         yield steps
     finally:

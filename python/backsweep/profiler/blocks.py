@@ -168,7 +168,7 @@ class Blocks(Work):
         runs: dict[tuple[int, ...], list[float]] = defaultdict(list)
         for span in self.spans:
             if span["work"] in (FORWARD, REPLAY):
-                runs[_same(span)].append(span["until"] - span["from"])
+                runs[_same(span)].append(span["until"] - span["from"] if span["took"] is None else span["took"])
         return {key: statistics.median(found) for key, found in runs.items()}
 
     def _cost(self, row: Row, maker: int, known: bool) -> Row:

@@ -182,6 +182,7 @@ def _view(view: str, arguments: Sequence[str]) -> int:
     if view == "diff":
         parser.add_argument("other", metavar="CAPTURE", help="the later run")
     parser.add_argument("--json", action="store_true", help=f"as JSON, schema {SCHEMA}")
+    parser.add_argument("--device", metavar="NAME", help="whose memory (default: where most bytes were asked for)")
     if view in ("peak", "saved"):
         parser.add_argument("--group-by", choices=GROUPS, help="sum the blocks by this column")
     if view in ("peak", "saved", "diff", "explain"):
@@ -199,11 +200,11 @@ def _view(view: str, arguments: Sequence[str]) -> int:
         parser.add_argument("--max-recompute", metavar="SHARE", help='replayed work over the rest, such as "10%%"')
     options = parser.parse_args(arguments)
     try:
-        prof = Profile.read(options.capture)
+        prof = _read(options.capture, options.device)
         if view == "check":
             return _check(prof, options)
         if view == "diff":
-            result = difference(prof.tables, Profile.read(options.other).tables)
+            result = difference(prof.tables, _read(options.other, options.device).tables)
             _show(options.json, result, lambda: report.difference(result, options.rows))
         elif view == "export":
             print(prof.export(options.out, options.format))
@@ -218,6 +219,11 @@ def _view(view: str, arguments: Sequence[str]) -> int:
         print(f"backsweep profile {view}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _read(path: str, device: str | None) -> Profile:
+    prof = Profile.read(path)
+    return prof if device is None else prof.on(device)
 
 
 def _result(view: str, prof: Profile, options: argparse.Namespace) -> tuple[Any, Callable[[], str]]:

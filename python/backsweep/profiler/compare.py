@@ -82,6 +82,10 @@ class Comparison(Blocks):
                 row[clock(span)] += own_seconds(span)
                 # Spans come in order: the first of a step says when it began to work.
                 row["busy_seconds"] = row["busy_seconds"] or row["until"] - span["from"]
+        if self.timed:
+            # The CPU only records, and runs ahead.
+            for row in rows:
+                row["busy_seconds"] = sum(row[name] for name in _CLOCKS)
         return rows
 
     def work(self) -> Row:
@@ -218,6 +222,9 @@ class Comparison(Blocks):
             "whole": self.capture.whole,
             "events": len(e),
             "seconds": float(self.seconds[-1]) if len(e) else 0.0,
+            "device": self.capture.device,
+            "device_peaks": self.peaks,
+            "times_of": self.capture.device if self.timed else "cpu",
             "steps": len(steps) - len(on_trial),
             "trial_steps": len(on_trial),
             "peak_bytes": self.peak_bytes,
@@ -273,7 +280,9 @@ class Comparison(Blocks):
     @cached_property
     def trade_off(self) -> TradeOff | None:
         """Budgets and what they cost, where the run has taken a step down for the planner."""
-        return TradeOff(self.capture, self._steps, self.peak_bytes) if "tape" in self.capture.facts else None
+        facts = self.capture.facts
+        known = "tape" in facts and facts.get("tape_device", "cpu") == self.capture.device
+        return TradeOff(self.capture, self._steps, self.peak_bytes) if known else None
 
     def pareto(self) -> list[Row]:
         """Budget against recomputation, the largest budget first; empty when the run has taken no step down."""

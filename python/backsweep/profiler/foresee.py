@@ -41,6 +41,8 @@ def foresee(run: Callable[[], Any], *, budgets: bool = False, fits: int | None =
         "view": "forecast",
         "steps": len(first),
         "unknown_numbers": len(numbers),
+        "device": forecast.device,
+        "device_peaks": forecast.peaks,
         "peak_bytes": forecast.peak,
         "peak_by_category": forecast.by_category,
         "largest": forecast.largest,

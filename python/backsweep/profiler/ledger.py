@@ -67,6 +67,13 @@ class Ledger:
         return set(self.capture.facts.get("trial_steps", ()))
 
     @cached_property
+    def peaks(self) -> dict[str, int]:
+        """The peak of the memory of each device, the main one first."""
+        run = self.capture.run
+        others = {name: Ledger(run.of(name)) for name in run.devices if name != self.capture.device}
+        return {name: others.get(name, self).peak_bytes for name in run.devices}
+
+    @cached_property
     def step_ends(self) -> Ints:
         """The event that ends each step."""
         return np.flatnonzero(self.events["kind"] == STEP)

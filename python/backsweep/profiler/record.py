@@ -26,8 +26,8 @@ MOST_EVENTS = 4_000_000
 class Profile:
     """A capture and its views. Tables are lists of dicts, with bytes and seconds."""
 
-    def __init__(self, capture: Capture) -> None:
-        self.capture = capture
+    def __init__(self, capture: Capture, device: str | None = None) -> None:
+        self.capture, self.device = capture, device
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Profile:
@@ -40,7 +40,15 @@ class Profile:
     @cached_property
     def tables(self) -> Comparison:
         """Everything that can be computed from the capture."""
-        return Comparison(self.capture)
+        return Comparison(self.capture.of(self.device or next(iter(self.capture.devices))))
+
+    def on(self, device: str) -> Profile:
+        """The views of another device's memory; without this they are of the one on which most bytes were asked for.
+
+        Raises: ValueError when the memory of that device was not used.
+        """
+        self.capture.of(device)
+        return Profile(self.capture, device)
 
     def summary(self) -> Row:
         """The run on one screen: the peak, what it was made of, and the seconds by kind of work."""
@@ -131,6 +139,7 @@ class profile(Profile):
         self.path, self.mode, self.most_events = None if path is None else Path(path), steps, most_events
         self._trials = Trials() if pareto else None
         self._capture: Capture | None = None
+        self.device = None
 
     @property
     def capture(self) -> Capture:  # type: ignore[override]
@@ -148,7 +157,6 @@ class profile(Profile):
             "backsweep": _core.__version__,
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "device": "cpu",
             "command": sys.argv,
             "most_events": self.most_events,
             **dict(_core.cpu_info()),
@@ -183,14 +191,14 @@ class profile(Profile):
         self._capture = Capture.parse(log) if self.path is None else Capture.read(self.path)
 
 
-def explain(group_by: str | None = None) -> list[Row]:
-    """Everything alive now, and why: for use after an out-of-memory error, without a capture.
+def explain(group_by: str | None = None, device: str = "cpu") -> list[Row]:
+    """Everything alive now in a device's memory, and why: for use after an out-of-memory error, without a capture.
 
     `visits_away` counts the vjps that a backward from the newest node runs before the one that reads the block.
     """
-    needs = _core.memory_needs()
+    needs = _core.memory_needs(device)
     rows: list[Row] = []
-    for block in _core.memory_snapshot():
+    for block in _core.memory_snapshot(device):
         row: Row = {**block, "block": block["id"], "needed_by": None, "visits_away": None, "recompute_seconds": None}
         del row["id"]
         readers = needs.get(block["id"], [])

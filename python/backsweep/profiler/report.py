@@ -84,7 +84,10 @@ def _bars(by_category: dict[str, int], total: int) -> list[str]:
 def summary(s: Row) -> str:
     """The run on one screen."""
     where = s["peak_where"]
-    lines = [f"peak {size(s['peak_bytes'])} ({s['peak_bytes']:,} bytes)"]
+    lines = [f"peak {size(s['peak_bytes'])} ({s['peak_bytes']:,} bytes){_on(s)}"]
+    others = {name: peak for name, peak in s["device_peaks"].items() if name != s["device"]}
+    if others:
+        lines.append("  " + ", ".join(f"{name} {size(peak)}" for name, peak in others.items()) + " besides (--device)")
     if where:
         place = " ".join(filter(None, [where["op"], where["module"] and f"in {where['module']}", where["line"] and f"at {where['line']}"]))
         lines.append(f"  in step {where['step']}{_phase(where)}: {place or 'outside any op'}")
@@ -112,6 +115,10 @@ def summary(s: Row) -> str:
     return "\n".join(lines)
 
 
+def _on(row: Row) -> str:
+    return "" if row["device"] == "cpu" else f" on {row['device']}"
+
+
 def _times(s: Row) -> list[str]:
     step = s["step"] or s
     parts = [f"{name} {seconds(step[f'{name}_seconds'])}" for name in ("forward", "backward", "replay", "optimizer")]
@@ -120,6 +127,10 @@ def _times(s: Row) -> list[str]:
     else:
         lines = [f"{s['steps']} step{'s' * (s['steps'] != 1)}, the usual one {seconds(step['seconds'])}"]
     lines.append(f"  {', '.join(parts)}")
+    if s["times_of"] != "cpu":
+        lines.append(f"  by the clock of {s['times_of']}; copies are not timed")
+    elif s["device"] != "cpu":
+        lines.append(f"  by the CPU's clock, of recording: {s['device']} told no times")
     if s["replay_seconds"]:
         lines.append(f"  recomputation adds {100 * s['recompute_share']:.1f} % to the work")
     if s["trial_steps"]:
@@ -281,7 +292,7 @@ def pareto(t: Row | None) -> str:
 
 def forecast(f: Row) -> str:
     """What a script will need."""
-    lines = [f"peak {size(f['peak_bytes'])} ({f['peak_bytes']:,} bytes), forecast from shapes over {f['steps']} step{'s' * (f['steps'] != 1)}"]
+    lines = [f"peak {size(f['peak_bytes'])} ({f['peak_bytes']:,} bytes){_on(f)}, forecast from shapes over {f['steps']} step{'s' * (f['steps'] != 1)}"]
     lines += _bars(f["peak_by_category"], f["peak_bytes"])
     if f["unknown_numbers"]:
         lines.append(f"it read {f['unknown_numbers']} unknown numbers, as NaN; a branch on one may go another way")

@@ -23,6 +23,7 @@ class Trials:
 
     def __init__(self) -> None:
         self._steps, self._seen, self._waiting = 0, _core.steps_seen(), True
+        self._before, self.device = dict(_core.memory_devices()), "cpu"
         self._watch: _core.Watch | None = None
         self._budget: _core.Budget | None = None
         self._todo: list[int] = []
@@ -35,9 +36,12 @@ class Trials:
         self._steps += 1
         if self._waiting and self._steps >= _WARM:
             self._waiting = False
+            asked = {name: size - self._before.get(name, 0) for name, size in _core.memory_devices()}
+            self.device = max(asked, key=lambda name: asked[name])
             # A run with a budget of its own is left alone: its steps are taken down anyhow.
-            if _core.memory_stats()["budget"] is None and _core.steps_seen() == self._seen:
-                self._watch = _core.watch_steps()
+            budgets = [_core.memory_stats(name)["budget"] for name in asked]
+            if not any(budgets) and _core.steps_seen() == self._seen:
+                self._watch = _core.watch_steps(self.device)
         elif self._watch is not None:
             self.steps.append(self._steps)
             self.tape, self._watch = self._watch.end(), None
@@ -49,7 +53,7 @@ class Trials:
             self.steps.append(self._steps)
             rung, plan = self.rungs[-1], _core.current_plan()
             rung["steps"].append(self._steps)
-            rung["kept"] &= _core.memory_stats()["budget"] == rung["budget_bytes"]
+            rung["kept"] &= _core.memory_stats(self.device)["budget"] == rung["budget_bytes"]
             if plan is not None:
                 rung["planned_peak_bytes"] = plan.peak
                 rung["planned_overhead"] = plan.recompute / plan.base if plan.base else 0.0
@@ -64,7 +68,7 @@ class Trials:
         while self._todo and self._budget is None:
             size = self._todo.pop(0)
             try:
-                self._budget = _core.set_budget(size, True)
+                self._budget = _core.set_budget(size, self.device, True)
             except errors.OutOfMemoryError:
                 continue
             self.rungs.append(
@@ -85,6 +89,6 @@ class Trials:
         if self._watch is not None:
             self._watch.end()
             self._watch = None
-        tape = self.tape or _core.latest_tape(self._seen)
+        tape, device = (self.tape, self.device) if self.tape else (_core.latest_tape(self._seen), _core.steps_device())
         facts: dict[str, Any] = {"trial_steps": self.steps, "trials": [rung for rung in self.rungs if rung["steps"]]}
-        return facts if tape is None else {**facts, "tape": tape.json()}
+        return facts if tape is None else {**facts, "tape": tape.json(), "tape_device": device}

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .capture import BACKWARD, BEGIN, END, FORWARD, OPTIMIZER, REPLAY, SWEEP, WORK
+from .capture import BACKWARD, BEGIN, END, FORWARD, OPTIMIZER, REPLAY, SWEEP, TOOK, WORK
 from .ledger import Ints, Ledger, Row
 
 
@@ -15,8 +15,16 @@ class Work(Ledger):
     """A capture's work."""
 
     @cached_property
+    def timed(self) -> bool:
+        """True when the times of work are those of a GPU's clock; else they are the CPU's."""
+        return bool((self.events["kind"] == TOOK).any())
+
+    @cached_property
     def spans(self) -> list[Row]:
-        """Pieces of work, in order of their beginning; `parent` is the number of the one around, -1 for none."""
+        """Pieces of work, in order of their beginning; `parent` is the number of the one around, -1 for none.
+
+        `took` is what its own kernels took on a GPU, where that is known.
+        """
         e = self.events
         at = np.flatnonzero((e["kind"] == BEGIN) | (e["kind"] == END))
         columns = [
@@ -47,6 +55,7 @@ class Work(Ledger):
                         "flops": 0,
                         "bytes": 0.0,
                         "inner": 0.0,
+                        "took": 0.0 if self.timed else None,
                     }
                 )
                 stack.append(len(spans) - 1)
@@ -58,6 +67,10 @@ class Work(Ledger):
             places, tops = marks[thread]
             places.append(i)
             tops.append(stack[-1] if stack else -1)
+        told = e[e["kind"] == TOOK]
+        for number, nanos in zip(told["id"].tolist(), told["number"].tolist(), strict=True):
+            if number < len(spans):
+                spans[number]["took"] += nanos / 1e9
         self._marks = {
             thread: (np.array(places), np.array(tops)) for thread, (places, tops) in marks.items()
         }
@@ -114,7 +127,8 @@ class Work(Ledger):
 
 
 def own_seconds(span: Row) -> float:
-    return float(span["until"] - span["from"] - span["inner"])
+    """Without the work inside: on the GPU where that is known, else on the CPU."""
+    return float(span["until"] - span["from"] - span["inner"] if span["took"] is None else span["took"])
 
 
 def clock(span: Row) -> str:

@@ -22,6 +22,8 @@ pub fn open(_number: u8) -> Result<&'static Gpu> {
     Err(Error::device(format!("gpu: {}", why_none())))
 }
 
+pub fn settle_clocks() {}
+
 impl Gpu {
     pub fn lose(&self) {
         match *self {}

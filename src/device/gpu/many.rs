@@ -1,7 +1,8 @@
 //! Kernels over many tensors at once, such as all parameters of a model: one dispatch, however many there are.
 //!
 //! A binding shows the part of a slab in which an operand of all tensors lies; a table in memory says where each begins. Tensors
-//! whose operands lie in other slabs, or too far apart for one binding, make a dispatch of their own. Windows of operands may
+//! whose operands lie in other slabs, or too far apart for one binding, make a dispatch of their own, with rows of its own in
+//! the one table: what it takes does not depend on where tensors lie. Windows of operands may
 //! overlap: each byte is touched through one of them.
 
 use super::Gpu;
@@ -25,8 +26,15 @@ pub type Operands<'a> = SmallVec<[Buffer<'a>; 5]>;
 /// Tensors that one dispatch works on.
 pub(super) struct Together {
     pub windows: SmallVec<[Place; 6]>,
+    /// The first of its rows in the table.
+    pub first: usize,
     pub tensors: usize,
     pub groups: usize,
+}
+
+/// All dispatches, and the table of their rows.
+pub(super) struct Gathered {
+    pub batches: Vec<Together>,
     pub table: Block,
 }
 
@@ -45,7 +53,7 @@ fn widened(window: Place, block: Place, most: usize) -> Option<Place> {
 }
 
 /// Sorts tensors into as few dispatches as their places allow, in a fixed order. Empty ones are left out.
-pub(super) fn gathered(gpu: &Gpu, op: &'static str, list: &[Operands]) -> Result<Vec<Together>> {
+pub(super) fn gathered(gpu: &Gpu, op: &'static str, list: &[Operands]) -> Result<Gathered> {
     let most = gpu.largest_binding();
     let mut open: Vec<Open> = vec![];
     let mut before = 0;
@@ -67,12 +75,17 @@ pub(super) fn gathered(gpu: &Gpu, op: &'static str, list: &[Operands]) -> Result
         }
         before += operands[0].layout.numel().div_ceil(SHARE);
     }
-    open.into_iter().map(|open| together(gpu, op, open)).collect()
+    let mut words: Vec<u32> = vec![];
+    let batches = open.into_iter().map(|open| together(op, open, &mut words)).collect::<Result<_>>()?;
+    let table = scratch(gpu, words.len())?;
+    let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    gpu.upload(place(&table), 0, &bytes)?;
+    Ok(Gathered { batches, table })
 }
 
-fn together(gpu: &Gpu, op: &'static str, open: Open) -> Result<Together> {
-    let mut words: Vec<u32> = Vec::with_capacity(ROW * open.members.len());
-    let mut groups = 0;
+/// Appends the rows of a dispatch.
+fn together(op: &'static str, open: Open, words: &mut Vec<u32>) -> Result<Together> {
+    let (first, mut groups) = (words.len() / ROW, 0);
     for (before, operands) in &open.members {
         let n = operands[0].layout.numel();
         words.push(index(op, groups)?);
@@ -85,9 +98,6 @@ fn together(gpu: &Gpu, op: &'static str, open: Open) -> Result<Together> {
         groups += n.div_ceil(SHARE);
     }
     index(op, groups)?;
-    let table = scratch(gpu, words.len())?;
-    let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-    gpu.upload(place(&table), 0, &bytes)?;
     debug_assert!(open.windows.iter().all(|w| w.offset.is_multiple_of(GRAIN)));
-    Ok(Together { windows: open.windows, tensors: open.members.len(), groups, table })
+    Ok(Together { windows: open.windows, first, tensors: open.members.len(), groups })
 }

@@ -33,18 +33,20 @@ mod woven;
 #[cfg(feature = "gpu")]
 mod adapter;
 #[cfg(feature = "gpu")]
+mod clock;
+#[cfg(feature = "gpu")]
 mod queue;
 #[cfg(feature = "gpu")]
 mod slabs;
 #[cfg(feature = "gpu")]
 pub use adapter::{list, why_none};
 #[cfg(feature = "gpu")]
-pub use queue::{Gpu, open};
+pub use queue::{Gpu, open, settle_clocks};
 
 #[cfg(not(feature = "gpu"))]
 mod absent;
 #[cfg(not(feature = "gpu"))]
-pub use absent::{Gpu, list, open, why_none};
+pub use absent::{Gpu, list, open, settle_clocks, why_none};
 
 use crate::error::{Error, Result};
 

@@ -10,6 +10,7 @@ use crate::error::Result;
 
 params!(Params {
     groups: u32,
+    first: u32,
     tensors: u32,
     sign: f32,
     decay: f32,
@@ -56,6 +57,7 @@ impl Rule {
     fn params(&self, decay: Decay) -> (u32, u32, Params) {
         let plain = Params {
             groups: 0,
+            first: 0,
             tensors: 0,
             sign: if decay.maximize { -1.0 } else { 1.0 },
             decay: decay.weight_decay as f32,
@@ -126,12 +128,14 @@ impl Rule {
 /// One step of all parameters, in place.
 pub fn step(gpu: &Gpu, op: &'static str, rule: Rule, decay: Decay, list: &[Operands]) -> Result<()> {
     let (number, more, params) = rule.params(decay);
-    for together in gathered(gpu, op, list)? {
-        let params = Params { groups: together.groups as u32, tensors: together.tensors as u32, ..params };
+    let gathered = gathered(gpu, op, list)?;
+    for together in gathered.batches {
+        let (groups, first, tensors) = (together.groups as u32, together.first as u32, together.tensors as u32);
+        let params = Params { groups, first, tensors, ..params };
         let mut bindings = together.windows;
         // States that the rule has not are not read.
         bindings.resize(5, bindings[0]);
-        bindings.push(place(&together.table));
+        bindings.push(place(&gathered.table));
         gpu.run(&OPTIM, &[("RULE", number), ("MORE", more)], &bindings, &params, Grid::groups(together.groups))?;
     }
     Ok(())

@@ -10,17 +10,19 @@
 //!   slabs; wgpu checks usages by buffer and not by range, so that this is allowed.
 //! - Elementwise ops wait to be joined (`group`), until a kernel or a copy needs what they write, or would write what they
 //!   read. `BACKSWEEP_GPU_FUSE=0` sends each at once.
+//! - On paper nothing is recorded: launchers take the memory that they would, and no kernel runs.
 //! - An error of the driver is kept and raised by the next call: `check`. An index out of range is raised by the next
 //!   read-back: `faults`.
 
 use super::adapter::{adapter, now};
+use super::clock::Clock;
 use super::group::{Ready, Span, Step, Waiting};
 use super::kernel::{Bindings, Grid, Kernel, PARAM_BYTES, Params, Words, assemble};
 use super::woven::Woven;
 use super::{Counts, faults, slabs};
 use crate::arena::ledger::Category;
 use crate::arena::space::{Place, SPACES, Space};
-use crate::arena::{self, Block};
+use crate::arena::{self, Block, trace};
 use crate::error::{Error, Kind, Result};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
@@ -37,17 +39,23 @@ const INLINE: usize = 64 * 1024;
 const STAGING: usize = 4 * INLINE;
 /// Bind groups kept before the cache starts anew.
 const GROUPS: usize = 8192;
-/// Read-back buffers kept, of up to `KEPT` bytes each.
+/// Read-back buffers of the smallest size that are kept; one is there from the beginning. Larger ones go at once: they are on
+/// the bill, and a step that reads much must not leave less for the next.
 const READERS: usize = 4;
+const SMALLEST: usize = 4096;
 /// Bindings of a kernel of joined ops, where the adapter allows as many.
 const BINDINGS: usize = 24;
-const KEPT: usize = 4 << 20;
 
 static OPEN: [OnceLock<std::result::Result<Gpu, Error>>; SPACES - 1] = [const { OnceLock::new() }; SPACES - 1];
 
 /// The GPU of a number, opened when first asked for.
 pub fn open(number: u8) -> Result<&'static Gpu> {
     OPEN[usize::from(number)].get_or_init(|| Gpu::open(number)).as_ref().map_err(Clone::clone)
+}
+
+/// Waits for all GPUs that run timed kernels, so that a capture knows their times.
+pub fn settle_clocks() {
+    OPEN.iter().filter_map(|place| place.get()?.as_ref().ok()).for_each(Gpu::settle_clock);
 }
 
 /// What went wrong behind our back.
@@ -100,6 +108,8 @@ struct Stream {
     layouts: Vec<Option<(wgpu::BindGroupLayout, wgpu::PipelineLayout)>>,
     groups: FxHashMap<SmallVec<[Place; 6]>, wgpu::BindGroup>,
     readers: Vec<Reader>,
+    /// From the first capture on, where the adapter has timestamps.
+    clock: Option<Clock>,
     counts: Counts,
     /// A kernel that may note a fault has been recorded since the last look.
     watched: bool,
@@ -166,6 +176,14 @@ impl Gpu {
             layout: &param_layout,
             entries: &[binding(0, &page, 0, PARAM_BYTES)],
         });
+        let bytes = PAGE + PARAM_BYTES + STAGING + faults::BYTES;
+        let bill = arena::bill(space, bytes, Category::Workspace)?;
+        // So that a number that is read in a step takes no more memory than the step before.
+        let reader = Reader {
+            buffer: plain("read back", SMALLEST, wgpu::BufferUsages::MAP_READ),
+            bytes: SMALLEST,
+            _bill: arena::bill(space, SMALLEST, Category::Workspace)?,
+        };
         let stream = Stream {
             encoder: None,
             pass: None,
@@ -179,10 +197,11 @@ impl Gpu {
             pipelines: FxHashMap::default(),
             layouts: vec![],
             groups: FxHashMap::default(),
-            readers: vec![],
+            readers: vec![reader],
+            clock: None,
             counts: Counts::default(),
             watched: false,
-            _bill: arena::bill(space, PAGE + PARAM_BYTES + STAGING + faults::BYTES, Category::Workspace),
+            _bill: bill,
         };
         let slabs = slabs::of(&limits);
         arena::register(space, slabs);
@@ -235,6 +254,11 @@ impl Gpu {
         self.features.contains(wgpu::Features::SHADER_F16)
     }
 
+    /// True when it can say how long a kernel took.
+    pub fn has_clock(&self) -> bool {
+        self.features.contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
     /// True when kernels may use subgroup operations.
     pub fn has_subgroups(&self) -> bool {
         self.features.contains(wgpu::Features::SUBGROUP)
@@ -276,13 +300,18 @@ impl Gpu {
     /// Takes elementwise ops, to be joined with others or sent.
     pub fn hold(&self, name: &str, steps: SmallVec<[Step; 2]>) -> Result<()> {
         self.check(name)?;
+        if arena::on_paper() {
+            return Ok(());
+        }
         let mut stream = self.stream.lock();
         for step in steps {
             for ready in stream.waiting.put(step, self.most_bindings) {
                 self.weave(&mut stream, ready)?;
             }
         }
-        if self.joins.load(Relaxed) { Ok(()) } else { self.settle(&mut stream) }
+        // Of a kernel for several ops a capture could not say which of them took the time.
+        let joins = self.joins.load(Relaxed) && trace::innermost().is_none();
+        if joins { Ok(()) } else { self.settle(&mut stream) }
     }
 
     /// Says whether elementwise ops are joined; returns what was said before. For tests.
@@ -361,16 +390,13 @@ impl Gpu {
         grid: Grid,
     ) -> Result<()> {
         self.check(name)?;
-        if grid.is_empty() {
+        if grid.is_empty() || arena::on_paper() {
             return Ok(());
         }
         let mut stream = self.stream.lock();
         let spans: SmallVec<[Span; 12]> = bindings.all.iter().map(|place| Span::of(*place)).collect();
         let (reads, writes) = spans.split_at(bindings.reads);
         self.settle_for(&mut stream, reads, writes)?;
-        if stream.dispatches >= BATCH {
-            self.send(&mut stream)?;
-        }
         self.record(&mut stream, name, key, text, bindings.all, &params, grid)
     }
 
@@ -395,8 +421,8 @@ impl Gpu {
                 made
             }
         };
-        if stream.params.len() + PARAM_BYTES > PAGE {
-            self.submit(stream);
+        if stream.dispatches >= BATCH || stream.params.len() + PARAM_BYTES > PAGE {
+            self.send(stream);
         }
         stream.watched |= bindings.iter().any(|p| p.slab == faults::SLAB);
         let group = self.group(stream, bindings).clone();
@@ -405,11 +431,18 @@ impl Gpu {
         let end = stream.params.len().max(offset + 4).next_multiple_of(self.param_align);
         stream.params.resize(end, 0);
         let page_group = stream.page_group.clone();
-        let pass = stream.pass(&self.device);
+        let span = if self.has_clock() { trace::innermost() } else { None };
+        let pass = match span {
+            Some(span) => stream.timed_pass(&self.device, &self.queue, span),
+            None => stream.pass(&self.device),
+        };
         pass.set_pipeline(&pipeline);
         pass.set_bind_group(0, &group, &[]);
         pass.set_bind_group(1, &page_group, &[offset as u32]);
         pass.dispatch_workgroups(grid.x, grid.y, 1);
+        if span.is_some() {
+            stream.pass = None;
+        }
         stream.dispatches += 1;
         stream.counts.dispatches += 1;
         Ok(())
@@ -498,16 +531,11 @@ impl Gpu {
         &stream.groups[&key]
     }
 
-    /// Records what waits, and sends all.
-    fn send(&self, stream: &mut Stream) -> Result<Option<wgpu::SubmissionIndex>> {
-        self.settle(stream)?;
-        Ok(self.submit(stream))
-    }
-
     /// Sends what has been recorded.
-    fn submit(&self, stream: &mut Stream) -> Option<wgpu::SubmissionIndex> {
+    fn send(&self, stream: &mut Stream) -> Option<wgpu::SubmissionIndex> {
         stream.pass = None;
-        let encoder = stream.encoder.take()?;
+        let mut encoder = stream.encoder.take()?;
+        let timed = stream.clock.as_mut().is_some_and(|clock| clock.close(&self.device, &mut encoder));
         if !stream.params.is_empty() {
             self.queue.write_buffer(&stream.page, 0, &stream.params);
         }
@@ -518,7 +546,21 @@ impl Gpu {
         stream.counts.param_bytes += stream.params.len() as u64;
         stream.params.clear();
         stream.uploads.clear();
-        Some(self.queue.submit([encoder.finish()]))
+        let sent = self.queue.submit([encoder.finish()]);
+        if let Some(clock) = &mut stream.clock {
+            clock.ask(self.space, timed);
+        }
+        Some(sent)
+    }
+
+    /// Tells the capture what all kernels sent so far have taken, once they have run.
+    fn settle_clock(&self) {
+        let mut stream = self.stream.lock();
+        if stream.clock.is_some() {
+            self.send(&mut stream);
+            let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+            stream.clock.iter_mut().for_each(|clock| clock.collect(self.space));
+        }
     }
 
     /// Sends what has been recorded, and waits until all is done.
@@ -531,7 +573,7 @@ impl Gpu {
         if watched {
             return self.read(None, &mut []);
         }
-        self.send(&mut self.stream.lock())?;
+        self.send(&mut self.stream.lock());
         let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check("gpu")
     }
@@ -539,7 +581,7 @@ impl Gpu {
     /// Copies bytes of the host to byte `at` of a block. `at` is a multiple of 4; the last word is filled up with zeros.
     pub fn upload(&self, to: Place, at: usize, bytes: &[u8]) -> Result<()> {
         self.check("upload")?;
-        if bytes.is_empty() {
+        if bytes.is_empty() || arena::on_paper() {
             return Ok(());
         }
         let mut stream = self.stream.lock();
@@ -547,11 +589,10 @@ impl Gpu {
         stream.counts.uploaded_bytes += bytes.len() as u64;
         let slab = self.slabs.read()[to.slab as usize].clone();
         let (size, offset) = (bytes.len().next_multiple_of(4), (to.offset + at) as u64);
+        self.settle_for(stream, &[], &[Span::of(Place { offset: to.offset + at, bytes: size, ..to })])?;
         if size <= INLINE {
-            let written = Span::of(Place { offset: to.offset + at, bytes: size, ..to });
-            self.settle_for(stream, &[], &[written])?;
             if stream.uploads.len() + size > STAGING {
-                self.send(stream)?;
+                self.send(stream);
             }
             let from = stream.uploads.len();
             stream.uploads.extend_from_slice(bytes);
@@ -567,7 +608,7 @@ impl Gpu {
             return Ok(());
         }
         // Written before the next batch begins, so what has been recorded goes first.
-        self.send(stream)?;
+        self.send(stream);
         let whole = bytes.len() & !3;
         self.queue.write_buffer(&slab, offset, &bytes[..whole]);
         if whole < bytes.len() {
@@ -581,7 +622,7 @@ impl Gpu {
     /// Copies bytes from one block to another; all numbers are multiples of 4, and the blocks are two.
     pub fn copy(&self, from: Place, at: usize, to: Place, there: usize, bytes: usize) -> Result<()> {
         self.check("copy")?;
-        if bytes == 0 {
+        if bytes == 0 || arena::on_paper() {
             return Ok(());
         }
         let mut stream = self.stream.lock();
@@ -626,7 +667,7 @@ impl Gpu {
             }
         }
         stream.counts.downloaded_bytes += into.len() as u64;
-        let sent = self.submit(&mut stream);
+        let sent = self.send(&mut stream);
         // Others may record meanwhile.
         drop(stream);
         let (done, told) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -651,16 +692,17 @@ impl Gpu {
         drop(view);
         reader.buffer.unmap();
         let mut stream = self.stream.lock();
-        if reader.bytes <= KEPT && stream.readers.len() < READERS {
+        if reader.bytes == SMALLEST && stream.readers.len() < READERS {
             stream.readers.push(reader);
         }
         fault.map_or(Ok(()), Err)
     }
 
     fn reader(&self, size: usize) -> Result<Reader> {
-        let bytes = size.next_power_of_two().max(4096);
+        let bytes = size.max(SMALLEST);
+        let bill = arena::bill(self.space, bytes, Category::Workspace)?;
         let buffer = self.buffer("read back", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
-        Ok(Reader { buffer, bytes, _bill: arena::bill(self.space, bytes, Category::Workspace) })
+        Ok(Reader { buffer, bytes, _bill: bill })
     }
 }
 
@@ -673,6 +715,16 @@ impl Stream {
     fn commands(&mut self, device: &wgpu::Device) -> &mut wgpu::CommandEncoder {
         self.pass = None;
         self.encoder(device)
+    }
+
+    /// A pass for one kernel.
+    fn timed_pass(&mut self, device: &wgpu::Device, queue: &wgpu::Queue, span: u32) -> &mut wgpu::ComputePass<'static> {
+        self.pass = None;
+        let encoder = self.encoder.get_or_insert_with(|| device.create_command_encoder(&Default::default()));
+        let clock = self.clock.get_or_insert_with(|| Clock::new(device, queue, BATCH));
+        let timestamp_writes = Some(clock.next(span));
+        let pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+        self.pass.insert(pass.forget_lifetime())
     }
 
     fn pass(&mut self, device: &wgpu::Device) -> &mut wgpu::ComputePass<'static> {

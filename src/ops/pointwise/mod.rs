@@ -381,11 +381,11 @@ impl Formula for Identity {
 
 /// Copies `from`, broadcast, into every element of `to`, converting as needed; both are on one device, or `from` is a number.
 pub fn copy_into(from: &Tensor, to: &Tensor) -> Result<()> {
-    if on_paper() {
-        return Ok(());
-    }
     if let Device::Gpu(number) = to.device() {
         return copy_on(gpu::open(number)?, from, to);
+    }
+    if on_paper() {
+        return Ok(());
     }
     const COPY: Kernels = Kernels::of::<Identity>();
     launch(&COPY, from.dtype().compute(), &[Some(from.view())], &to.view());
