@@ -142,7 +142,10 @@ impl Product {
     ) -> Result<()> {
         let Product { op, cut, mut key, constants, params, operands, words, fours } = self;
         key.push(u32::from(fours[0]) << 1 | u32::from(fours[1]));
-        let operands = reader("left", "Left", "a", fours[0]) + &reader("right", "Right", "b", fours[1]) + operands;
+        let text = move |params: &str| {
+            let readers = reader("left", "Left", "a", fours[0]) + &reader("right", "Right", "b", fours[1]);
+            cut.text(&constants, params, &(readers + operands))
+        };
         if y.layout.numel() == 0 {
             return Ok(());
         }
@@ -151,7 +154,7 @@ impl Product {
         let bindings = [a.place, b.place, bias.map_or(part, |b| b.place), part];
         gpu.expect_rounds(op, cut.run + cut.run / 8)?;
         if cut.splits > 1 {
-            let text = || cut.text(&constants, params, &operands) + NO_FINISH;
+            let text = || text(params) + NO_FINISH;
             gpu.run_text(op, &key, &text, Bindings::reading(2, &bindings), &words, cut.grid())?;
             return cut.join(gpu, op, part, order, y);
         }
@@ -159,7 +162,7 @@ impl Product {
         let head = Head {
             key: SmallVec::from_slice(&key),
             params,
-            text: Arc::new(move || cut.text(&constants, "", &operands)),
+            text: Arc::new(move || text("")),
             bindings: SmallVec::from_slice(&bindings),
             words,
             grid: cut.grid(),
