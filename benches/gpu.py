@@ -1,10 +1,11 @@
 """What a GPU does: launches, memory-bound kernels, products; and what training steps send to it.
 
-    python benches/gpu.py [--device gpu] [--small] [--only NAME ...] [--table]
+    python benches/gpu.py [--device gpu] [--small] [--only NAME ...] [--table | --follow]
 
 Times are medians of several runs, each of which ends with a wait; bytes are those read and written at least once. The
 workloads are those of workloads.py. On a software adapter the counts are the figures; `--small` keeps all layers and
-narrows them.
+narrows them. `--follow` trains three models at their full widths for 50 steps on the CPU and on the GPU, small batches, and
+fails where the losses part.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,20 +23,22 @@ import numpy as np
 
 import backsweep as bs
 import backsweep.nn.functional as F
-from backsweep import _core, nn, optim
+from backsweep import _core, demo, nn, optim
 from workloads import WORKLOADS, Gpt, Lstm, Mlp, ResNet, Workload
 
 
 def seconds(work: Callable[[], object], device: str, repeats: int = 7) -> float:
     """The median time of the work, everything it asked for done."""
-    work()
+    # Results are held, as what nobody holds need not be computed.
+    held = work()
     _core.gpu_wait(device)
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        work()
+        held = work()
         _core.gpu_wait(device)
         times.append(time.perf_counter() - start)
+    del held
     return statistics.median(times)
 
 
@@ -71,12 +75,12 @@ def kernels(device: str, small: bool) -> dict[str, float]:
             figures[f"matmul_{size}_flops"] = 2 * size**3 / seconds(lambda a=a, b=b: a @ b, device)
         figures |= attention(device, *((2, 4, 128, 64) if small else (16, 12, 1024, 64)))
         tiny, launches = bs.rand(64, device=device), 2000
-        tiny + tiny
+        tiny @ tiny
         _core.gpu_wait(device)
         start = time.perf_counter()
-        for _ in range(launches):
-            tiny + tiny
+        held = [tiny @ tiny for _ in range(launches)]
         figures["launch_seconds"] = (time.perf_counter() - start) / launches
+        del held
         figures["read_seconds"] = seconds(lambda: tiny.sum().item(), device)
     return figures
 
@@ -161,6 +165,64 @@ def train(workload: Workload, device: str, small: bool) -> dict[str, float]:
     return row | {"seconds": seconds(step, device, 3 if small else 7)}
 
 
+class Demo:
+    """The model and the recipe of `backsweep demo`, in batches of two."""
+
+    text = demo.Text.read(None, "cpu")
+
+    def build(self, *_: Any) -> nn.Module:
+        return demo.GPT(len(self.text.symbols))
+
+    def draw(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        starts = random.integers(0, len(self.text.train) - demo.CONTEXT - 1, 2)
+        window = self.text.train[starts[:, None] + np.arange(demo.CONTEXT + 1)]
+        return np.ascontiguousarray(window[:, :-1]), np.ascontiguousarray(window[:, 1:])
+
+
+# Models at their full widths; how far losses may part in 50 steps, relative, and the settings of the optimizer.
+FOLLOWED: dict[str, tuple[Any, str, dict[str, float], float]] = {
+    "demo": (Demo(), "AdamW", {"lr": demo.RATE, "weight_decay": demo.DECAY}, 1e-3),
+    "resnet20": (ResNet((16, 32, 64), 3, 4), "SGD", {"lr": 1e-4, "momentum": 0.9}, 2e-3),
+    "lstm": (Lstm(128, 256, 64, 2), "Adam", {"lr": 1e-3}, 1e-3),
+}
+
+
+def losses(name: str, device: str, steps: int, nudge: float = 0.0) -> list[float]:
+    """The losses of a followed model, each read at once; its first weights are off by the nudge, relative."""
+    definition, rule, settings, _ = FOLLOWED[name]
+    bs.manual_seed(0)
+    model = definition.build(bs, nn, F).to(device)
+    with bs.no_grad():
+        for parameter in model.parameters() if nudge else ():
+            parameter.mul_(1.0 + nudge)
+    optimizer = getattr(optim, rule)(model.parameters(), **settings)
+    seen = []
+    for step in range(steps):
+        x, y = (bs.from_numpy(part).to(device) for part in definition.draw(np.random.default_rng(step)))
+        optimizer.zero_grad()
+        logits = model(x)
+        loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
+        loss.backward()
+        optimizer.step()
+        seen.append(loss.item())
+    return seen
+
+
+def follow(device: str, names: list[str], steps: int = 50) -> bool:
+    """Prints how far the losses of a GPU part from the CPU's; false when one is too far."""
+    fine = True
+    print("| model | first loss | last | furthest apart | the CPU from weights 1e-7 off | allowed |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in names:
+        want = losses(name, "cpu", steps)
+        runs = losses(name, device, steps), losses(name, "cpu", steps, 1e-7)
+        apart, own = (max(abs(a - b) / abs(b) for a, b in zip(run, want, strict=True)) for run in runs)
+        allowed = FOLLOWED[name][3]
+        fine &= apart <= allowed
+        print(f"| {name} | {want[0]:.5f} | {want[-1]:.5f} | {apart:.1e} | {own:.1e} | {allowed:.0e} |", flush=True)
+    return fine
+
+
 def table(rows: dict[str, dict[str, float]]) -> str:
     """Counts of the workloads as a table for a page."""
     lines = [
@@ -184,7 +246,10 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="narrow shapes, for a software adapter")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these workloads, and no kernels")
     parser.add_argument("--table", action="store_true", help="print the counts of the workloads as a table alone")
+    parser.add_argument("--follow", action="store_true", help="compare the losses of 50 steps with the CPU's")
     options = parser.parse_args()
+    if options.follow:
+        sys.exit(0 if follow(options.device, options.only or list(FOLLOWED)) else 1)
     found = {gpu["name"]: gpu for gpu in bs.devices()[1:]}
     rows: dict[str, Any] = {}
     for name in options.only or WORKLOADS:

@@ -6,7 +6,8 @@ use crate::arena::space::{Place, Space};
 use crate::arena::{self, Block, Context};
 use crate::device::Device;
 use crate::device::cpu::view::View;
-use crate::device::gpu::pointwise::Buffer;
+use crate::device::gpu::group::Owner;
+use crate::device::gpu::pointwise::{Buffer, Holder};
 use crate::dtype::{DType, Element};
 use crate::error::Result;
 use crate::shape::Layout;
@@ -177,6 +178,13 @@ impl Storage {
     /// The block's number in the ledger of a space; `None` when it lies elsewhere.
     pub fn block_in(&self, space: Space) -> Option<u32> {
         self.block().filter(|(own, _)| *own == space).map(|(_, id)| id)
+    }
+}
+
+impl Holder for Arc<Storage> {
+    fn watch(&self) -> Owner {
+        let watched: std::sync::Weak<Storage> = Arc::downgrade(self);
+        watched
     }
 }
 
@@ -360,6 +368,7 @@ impl Tensor {
             offset: self.offset,
             dtype: self.dtype(),
             whole: self.offset == 0 && bytes == self.storage.bytes(),
+            holder: Some(&self.storage),
         }
     }
 

@@ -74,7 +74,7 @@ fn opened(device: &str) -> PyResult<&'static gpu::Gpu> {
 /// What has been sent to a GPU since it was opened.
 #[pyfunction]
 fn gpu_counts<'py>(py: Python<'py>, device: &str) -> PyResult<Bound<'py, PyDict>> {
-    let counts = opened(device)?.counts();
+    let counts = opened(device)?.counts().map_err(raise)?;
     let dict = PyDict::new(py);
     dict.set_item("dispatches", counts.dispatches)?;
     dict.set_item("submissions", counts.submissions)?;
@@ -93,6 +93,12 @@ fn gpu_wait(py: Python<'_>, device: &str) -> PyResult<()> {
     py.detach(|| gpu.wait()).map_err(raise)
 }
 
+/// Says whether a GPU's elementwise ops are joined with their neighbours; returns what was said before. For tests.
+#[pyfunction]
+fn gpu_join(device: &str, on: bool) -> PyResult<bool> {
+    Ok(opened(device)?.join_ops(on))
+}
+
 /// Gives a GPU up for the rest of this process, as a driver does that crashes. For tests of what follows.
 #[pyfunction]
 fn gpu_lose(py: Python<'_>, device: &str) -> PyResult<()> {
@@ -108,6 +114,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(why_no_gpu, m)?)?;
     m.add_function(wrap_pyfunction!(gpu_counts, m)?)?;
     m.add_function(wrap_pyfunction!(gpu_wait, m)?)?;
+    m.add_function(wrap_pyfunction!(gpu_join, m)?)?;
     m.add_function(wrap_pyfunction!(gpu_lose, m)?)?;
     m.add_function(wrap_pyfunction!(measure, m)?)
 }

@@ -80,7 +80,6 @@ fn other_flags(rank: usize) -> Vec<bool> {
 
 /// A map of each channel of x into y, which lies alike, for a GPU.
 fn affine_on<'a>(x: &'a Tensor, y: &'a Tensor) -> maps::Channels<'a> {
-    let s = channels(y.layout());
     maps::Channels {
         x: x.buffer(),
         dy: None,
@@ -89,8 +88,6 @@ fn affine_on<'a>(x: &'a Tensor, y: &'a Tensor) -> maps::Channels<'a> {
         shift: None,
         product: None,
         y: y.buffer(),
-        channels: s.c,
-        inner: if s.last { 1 } else { s.s },
         eps: 0.0,
     }
 }

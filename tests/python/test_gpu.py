@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import backsweep as bs
 import backsweep.nn.functional as F
@@ -604,3 +608,168 @@ if THERE:
             bs.zeros(1000, device="gpu")
         del x
         assert bs.memory.stats("gpu")["live"] == live
+
+    @contextlib.contextmanager
+    def apart() -> Iterator[None]:
+        """Each elementwise op as a kernel of its own."""
+        before = bs._core.gpu_join("gpu", False)
+        try:
+            yield
+        finally:
+            bs._core.gpu_join("gpu", before)
+
+    def sent(work: object) -> int:
+        before = bs._core.gpu_counts("gpu")["dispatches"]
+        held = work()  # type: ignore[operator]
+        count = bs._core.gpu_counts("gpu")["dispatches"] - before
+        del held
+        return count
+
+    def bits(t: bs.Tensor) -> bytes:
+        return t.detach().cpu().numpy().tobytes()
+
+    def test_a_chain_of_elementwise_ops_is_one_kernel_and_the_same_bits() -> None:
+        bs.manual_seed(0)
+        x, y = bs.randn(33, 7, device="gpu"), bs.randn(7, device="gpu")
+        work = lambda: F.gelu((x * 1.7 + y) * x - 0.3).tanh() / (x * x + 1.0)  # noqa: E731
+        with apart():
+            want, count = bits(work()), sent(work)
+        assert bits(work()) == want and (count, sent(work)) == (9, 1)
+        # What nobody holds is not computed; a product takes what follows along.
+        assert sent(lambda: (x + y, None)[1]) == 0
+        a, b = bs.randn(33, 40, device="gpu"), bs.randn(40, 7, device="gpu")
+        product = lambda: F.relu(a @ b + y) + x  # noqa: E731
+        with apart():
+            want, count = bits(product()), sent(product)
+        assert bits(product()) == want and (count, sent(product)) == (4, 1)
+
+    def test_products_and_sums_are_not_contracted_across_ops() -> None:
+        # (1 + e)² - 1 - 2e: zero when the product is rounded first, e² when it is not.
+        e = 2.0**-13
+        x = bs.full((5,), 1.0 + e, device="gpu")
+        product = x * x
+        assert (product - (1.0 + 2 * e)).tolist() == [0.0] * 5
+
+    def test_a_freed_block_is_used_again_by_the_next_op_of_a_chain() -> None:
+        bs.manual_seed(1)
+        x = bs.randn(16, 16)
+        there = x.to("gpu")
+        t = there + 1.0
+        for _ in range(6):
+            # The old t is freed when the new one, which may lie where it was, is asked for.
+            t = t.T.contiguous() * 0.5 + there.sum(0)
+            t = t.T * 2.0 - t
+        want = x + 1.0
+        for _ in range(6):
+            want = want.T.contiguous() * 0.5 + x.sum(0)
+            want = want.T * 2.0 - want
+        np.testing.assert_allclose(t.tolist(), want.tolist(), rtol=1e-4, atol=1e-4)
+
+    UNARY = {
+        "relu": F.relu, "tanh": lambda x: x.tanh(), "gelu": F.gelu, "neg": lambda x: -x, "abs": lambda x: x.abs(),
+        "sigmoid": lambda x: x.sigmoid(), "scaled": lambda x: x * 1.37 + 0.11, "half": lambda x: x.half().float(),
+        "bf16": lambda x: x.bfloat16().float(), "int": lambda x: x.clamp(-100, 100).to(bs.int32).float(),
+        "positive": lambda x: (x > 0).float(), "byte": lambda x: (x.abs().clamp(0, 200)).to(bs.uint8).float(),
+    }  # fmt: skip
+    BINARY = {
+        "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
+        "max": lambda a, b: bs.maximum(a, b), "where": lambda a, b: bs.where(a > b, a, b * 0.5),
+        "div": lambda a, b: a / (b * b + 0.5), "matmul": lambda a, b: (a @ b) * 0.25,
+    }  # fmt: skip
+    SHAPES_OF = {"row": (6,), "column": (6, 1), "all": (6, 6), "one": (1,)}
+
+    def follow_program(program: list[tuple], device: str, seed: int) -> list[np.ndarray]:
+        """Runs a random program on tensors of 6 × 6, some of which are changed in place, looked at askew, or let go."""
+        numbers = np.random.default_rng(seed)
+        data = [np.asarray(numbers.normal(size=(6, 6)), dtype="f4") for _ in range(3)]
+        data[0][0, :3] = np.nan, np.inf, -0.0
+        values = [bs.from_numpy(d).to(device) for d in data]
+        small = {
+            name: bs.from_numpy(np.asarray(numbers.normal(size=shape), dtype="f4")).to(device)
+            for name, shape in SHAPES_OF.items()
+        }
+        for kind, name, i, j in program:
+            a, b = values[i % len(values)], values[j % len(values)]
+            if kind == "unary":
+                values.append(UNARY[name](a))
+            elif kind == "binary":
+                values.append(BINARY[name](a, b))
+            elif kind == "spread":
+                values.append(a * small[name] + b)
+            elif kind == "turned":
+                values.append(a.T + b)
+            elif kind == "window":
+                values.append(bs.cat([a[:3], b[3:]]) if j % 2 else bs.cat([a[:, 1:], b[:, :1]], dim=1))
+            elif kind == "in place":
+                a.mul_(0.5) if j % 3 == 0 else a.add_(b) if i % len(values) != j % len(values) else a.sub_(1.0)
+            elif kind == "part":
+                a[1:4, ::2] = b[2:5, 1::2] * 2.0
+            elif kind == "filled":
+                a[j % 6] = 0.25
+            elif kind == "rows":
+                values.append(a - a.sum(1, keepdim=True) * 0.1)
+            elif kind == "let go" and len(values) > 2:
+                del values[i % len(values)]
+        return [v.cpu().numpy() for v in values]
+
+    INSTRUCTIONS = st.one_of(
+        st.tuples(st.just("unary"), st.sampled_from(sorted(UNARY)), st.integers(0, 9), st.integers(0, 9)),
+        st.tuples(st.just("binary"), st.sampled_from(sorted(BINARY)), st.integers(0, 9), st.integers(0, 9)),
+        st.tuples(st.just("spread"), st.sampled_from(sorted(SHAPES_OF)), st.integers(0, 9), st.integers(0, 9)),
+        st.tuples(
+            st.sampled_from(["turned", "window", "in place", "part", "filled", "rows", "let go", "let go"]),
+            st.just(""), st.integers(0, 9), st.integers(0, 9),
+        ),
+    )
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(st.lists(INSTRUCTIONS, min_size=3, max_size=25), st.integers(0, 3))
+    def test_random_chains_have_the_bits_of_single_kernels(program: list[tuple], seed: int) -> None:
+        joined = follow_program(program, "gpu", seed)
+        with apart():
+            single = follow_program(program, "gpu", seed)
+        # Which of two NaNs a sum hands on is the driver's to choose.
+        plain = [[np.where(np.isnan(v), np.float32(np.nan), v).tobytes() for v in run] for run in (joined, single)]
+        assert plain[0] == plain[1]
+
+    def test_products_in_every_form_have_the_same_bits_wherever_their_operands_begin() -> None:
+        numbers = np.random.default_rng(5)
+        for m, k, n in ((64, 64, 64), (4, 4, 4), (68, 36, 132), (130, 16, 260), (8, 100, 12), (5, 7, 9), (200, 64, 136), (64, 600, 64)):
+            left = numbers.normal(size=(m, k)).astype("f4")
+            right = numbers.normal(size=(k, n)).astype("f4")
+            want = left @ right
+            for turned in ((False, False), (True, False), (False, True), (True, True)):
+
+                def placed(data: np.ndarray, turn: bool, start: int) -> bs.Tensor:
+                    flat = np.ascontiguousarray(data.T if turn else data).reshape(-1)
+                    there = bs.from_numpy(np.concatenate([np.zeros(start, "f4"), flat])).to("gpu")[start:]
+                    return there.view(*data.shape[::-1]).T if turn else there.view(*data.shape)
+
+                # From a word of four on, and from the middle of one.
+                found = [
+                    (placed(left, turned[0], start) @ placed(right, turned[1], start)).cpu().numpy() for start in (0, 4, 1)
+                ]
+                np.testing.assert_allclose(found[0], want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+                assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
+    @pytest.mark.parametrize("name", ["demo", "resnet20", "lstm"])
+    def test_models_of_full_width_follow_the_cpu(name: str) -> None:
+        # Two steps of the fifty that `python benches/gpu.py --follow` compares.
+        folder = str(Path(__file__).parents[2] / "benches")
+        sys.path.insert(0, folder)
+        try:
+            import gpu as bench
+        finally:
+            sys.path.remove(folder)
+        want, got = bench.losses(name, "cpu", 2), bench.losses(name, "gpu", 2)
+        assert want[0] != want[1]
+        np.testing.assert_allclose(got, want, rtol=2e-5)
+
+    def test_batch_norm_relu_and_residuals_have_the_bits_of_single_kernels() -> None:
+        def run() -> list[bytes]:
+            losses, model, out = classify("gpu", "images", 3)
+            return [np.asarray(losses).tobytes(), bits(out), *(bits(v) for v in model.state_dict().values())]
+
+        joined = run()
+        with apart():
+            assert run() == joined

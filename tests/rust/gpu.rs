@@ -646,6 +646,45 @@ fn products_are_cut_into_tiles_and_along_k() {
 }
 
 #[test]
+fn odd_numbers_meet_the_padding_of_a_convolution_as_on_the_cpu() {
+    let Some((device, _turn)) = device() else { return };
+    let ints = backsweep::ops::args::ints;
+    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+    // Groups of few channels have a kernel of their own; strides and dilations skip pixels.
+    for (x, weight, stride, dilation, groups) in [
+        ([2, 3, 6, 7], [4, 3, 3, 3], [1, 1], [1, 1], 1),
+        ([1, 4, 6, 5], [4, 1, 3, 3], [2, 1], [1, 1], 4),
+        ([2, 1, 6, 5], [1, 1, 3, 3], [1, 1], [2, 1], 1),
+        ([1, 6, 7, 7], [4, 3, 3, 3], [1, 1], [1, 2], 2),
+        ([1, 20, 7, 7], [24, 20, 3, 3], [2, 2], [1, 2], 1),
+    ] {
+        for place in 0..3 {
+            let numbers = |shape: &[usize], is_odd: bool, seed: u64| {
+                let mut data = values(shape, Domain::Any, &mut Random::new(seed));
+                if is_odd {
+                    let n = data.len();
+                    odd.iter().enumerate().for_each(|(i, v)| data[(7 + i * (n / 3)) % n] = *v);
+                }
+                tensor(shape, &data, DType::F32)
+            };
+            let attributes = [ints(&stride), ints(&[2, 1]), ints(&dilation), Attribute::Int(groups), flag(true)];
+            let tensors =
+                [numbers(&x, place == 0, 3), numbers(&weight, place == 1, 4), numbers(&weight[..1], place == 2, 5)];
+            if stride == [2, 2] && place == 1 {
+                // Between the places that a stride skips the CPU has no product, and a GPU 0 times the weight.
+                let op = registry::build("conv2d", &attributes).unwrap();
+                let there: Vec<Tensor> = tensors.iter().map(|t| on(t, device)).collect();
+                let compute = |x: &[Tensor]| run::compute(&*op, &x.iter().collect::<Vec<_>>(), false).unwrap();
+                let (want, got) = (compute(&tensors)[0].to_f64(), compute(&there)[0].numbers().unwrap());
+                assert_close(&got, &want, (6e-6, 6e-6), "conv2d of odd weights with a stride");
+                continue;
+            }
+            agrees("conv2d", &attributes, &tensors, device, 6e-6);
+        }
+    }
+}
+
+#[test]
 fn long_lines_are_scanned() {
     let Some((device, _turn)) = device() else { return };
     for (shape, dim) in [(&[70_000][..], 0), (&[3, 2500], 1), (&[2500, 3], 0), (&[2, 1024, 5], 1), (&[5000, 7], 1)] {
@@ -667,15 +706,28 @@ fn long_lines_are_scanned() {
 #[test]
 fn recurrent_layers_of_many_steps() {
     let Some((device, _turn)) = device() else { return };
-    let [t, b, i, h] = [12, 5, 7, 70];
-    for (name, gates, states) in [("lstm", 4, 2), ("gru", 3, 1)] {
-        let mut shapes = vec![vec![t, b, i]];
-        shapes.extend((0..states).map(|_| vec![b, h]));
-        shapes.extend([vec![gates * h, i], vec![gates * h, h], vec![gates * h], vec![gates * h]]);
-        let tensors: Vec<Tensor> =
-            shapes.iter().enumerate().map(|(k, s)| random_tensor(s, Domain::Unit, k as u64)).collect();
-        agrees(name, &[flag(true)], &tensors, device, 2e-5);
+    // All in one kernel, as they are; the widest that are; a kernel a step.
+    for [t, b, i, h] in [[12, 5, 7, 70], [3, 9, 2, 256], [5, 5, 7, 270]] {
+        for (name, gates, states) in [("lstm", 4, 2), ("gru", 3, 1)] {
+            recurrent(device, name, [t, b, i, h], gates, states);
+        }
     }
+    // More rounds than a software driver grants one thread: several kernels.
+    recurrent(device, "lstm", [150, 2, 3, 256], 4, 2);
+}
+
+fn recurrent(device: Device, name: &str, [t, b, i, h]: [usize; 4], gates: usize, states: usize) {
+    let mut shapes = vec![vec![t, b, i]];
+    shapes.extend((0..states).map(|_| vec![b, h]));
+    shapes.extend([vec![gates * h, i], vec![gates * h, h], vec![gates * h], vec![gates * h]]);
+    // Sums of about the same size, however many terms they have.
+    let scale = (70.0 / h as f64).min(1.0);
+    let numbers = |(k, s): (usize, &Vec<usize>)| {
+        let data: Vec<f64> = values(s, Domain::Unit, &mut Random::new(k as u64)).iter().map(|v| v * scale).collect();
+        tensor(s, &data, DType::F32)
+    };
+    let tensors: Vec<Tensor> = shapes.iter().enumerate().map(numbers).collect();
+    agrees(name, &[flag(true)], &tensors, device, 2e-5);
 }
 
 #[test]

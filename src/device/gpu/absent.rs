@@ -1,9 +1,11 @@
 //! What stands in for GPUs in a build without them: an empty list, and a type without a value.
 
-use super::kernel::{Grid, Kernel, Params};
+use super::group::Step;
+use super::kernel::{Bindings, Grid, Kernel, Params};
 use super::{Counts, Info};
 use crate::arena::space::{Place, Space};
 use crate::error::{Error, Result};
+use smallvec::SmallVec;
 
 /// No value of this type exists.
 pub enum Gpu {}
@@ -32,15 +34,25 @@ impl Gpu {
     pub fn space(&self) -> Space {
         match *self {}
     }
-    pub fn run(&self, _: &Kernel, _: &[(&str, u32)], _: &[Place], _: &dyn Params, _: Grid) -> Result<()> {
+    pub fn hold(&self, _: &str, _: SmallVec<[Step; 2]>) -> Result<()> {
         match *self {}
     }
-    pub fn run_text(
+    pub fn run<'a>(
+        &self,
+        _: &Kernel,
+        _: &[(&str, u32)],
+        _: impl Into<Bindings<'a>>,
+        _: &dyn Params,
+        _: Grid,
+    ) -> Result<()> {
+        match *self {}
+    }
+    pub fn run_text<'a>(
         &self,
         _: &str,
         _: &[u32],
         _: &dyn Fn() -> String,
-        _: &[Place],
+        _: impl Into<Bindings<'a>>,
         _: &dyn Params,
         _: Grid,
     ) -> Result<()> {
@@ -55,10 +67,16 @@ impl Gpu {
     pub fn copy(&self, _: Place, _: usize, _: Place, _: usize, _: usize) -> Result<()> {
         match *self {}
     }
+    pub fn most_rounds(&self) -> usize {
+        match *self {}
+    }
     pub fn expect_rounds(&self, _: &str, _: usize) -> Result<()> {
         match *self {}
     }
-    pub fn counts(&self) -> Counts {
+    pub fn join_ops(&self, _: bool) -> bool {
+        match *self {}
+    }
+    pub fn counts(&self) -> Result<Counts> {
         match *self {}
     }
     pub fn wait(&self) -> Result<()> {

@@ -1,12 +1,13 @@
 //! Convolutions of channels-last images and their two gradients, as products whose operands are gathered on the way.
 
 use super::Gpu;
-use super::kernel::{index, params};
+use super::kernel::{Params as _, index, params};
 use super::pointwise::Buffer;
-use super::tiles::{Cut, Sizes};
+use super::tiles::{self, Cut, Sizes};
 use crate::arena::space::Place;
 use crate::device::cpu::conv::Conv;
 use crate::error::Result;
+use smallvec::SmallVec;
 
 params!(Params {
     batch: u32,
@@ -34,7 +35,6 @@ params!(Params {
     a_at: u32,
     b_at: u32,
     bias_at: u32,
-    y_at: u32,
 });
 
 /// Tells these texts apart from other generated ones.
@@ -73,7 +73,7 @@ impl<'a> Plan<'a> {
             How::Weight => (width, outside, taps * depth),
         };
         let sizes = Sizes { batch: s.groups, m, k, n };
-        let narrow = s.groups > 1 && depth.max(width) < NARROW;
+        let narrow = s.is_depthwise() || s.groups > 1 && depth.max(width) < NARROW;
         let cut = Cut::new(sizes, narrow, how != How::Forward { bias: true });
         Plan { op, how, s, sizes, cut }
     }
@@ -127,7 +127,6 @@ impl<'a> Plan<'a> {
             a_at: number(a.offset)?,
             b_at: number(b.offset)?,
             bias_at: number(bias.map_or(0, |b| b.offset))?,
-            y_at: number(y.offset)?,
         };
         let how = match self.how {
             How::Forward { .. } => 0,
@@ -140,23 +139,35 @@ impl<'a> Plan<'a> {
             ("STRIDED", u32::from(s.stride != [1, 1])),
             ("LEFT_M", u32::from(self.how == How::Weight)),
             ("RIGHT_N", u32::from(how > 0)),
+            // As on the CPU, whose kernels for one channel a group leave the padding out.
+            ("SKIPS", u32::from(s.is_depthwise())),
         ];
-        let part = scratch.unwrap_or(y.place);
-        let bindings = [a.place, b.place, bias.map_or(y.place, |b| b.place), y.place, part];
-        gpu.expect_rounds(self.op, self.cut.run + self.cut.run / 8)?;
-        let text = || self.cut.text(&constants, Params::WGSL, include_str!("conv.wgsl"));
-        let key = self.cut.key(TEXT, &constants);
-        gpu.run_text(self.op, &key, &text, &bindings, &params, self.cut.grid())?;
-        if self.cut.splits == 1 {
-            return Ok(());
-        }
+        number(y.offset)?;
+        // Channels lie side by side; those of a weight do where it has one tap.
+        let whole = |channels: usize, all: usize, b: &Buffer| {
+            channels.is_multiple_of(4) && all.is_multiple_of(4) && b.offset.is_multiple_of(4)
+        };
+        let one_tap = s.kh * s.kw == 1;
+        let fours = match self.how {
+            How::Forward { .. } => [whole(depth, s.c_in, a), one_tap && whole(depth, depth, b)],
+            How::Data => [whole(width, s.c_out, a), one_tap && whole(depth, depth, b)],
+            How::Weight => [whole(width, s.c_out, a), whole(depth, s.c_in, b)],
+        };
+        let product = tiles::Product {
+            op: self.op,
+            cut: self.cut,
+            key: self.cut.key(TEXT, &constants),
+            constants: SmallVec::from_slice(&constants),
+            params: Params::WGSL,
+            operands: include_str!("conv.wgsl"),
+            words: params.words(),
+            fours,
+        };
         // Sums lie as [groups, m, n]; images as [pixel, channel], a weight as [out, channel, tap].
-        match self.how {
-            How::Weight => {
-                let order = [(s.c_out, n), (depth, 1), (s.kh * s.kw, depth)];
-                self.cut.join(gpu, self.op, part, &order, y)
-            }
-            _ => self.cut.join(gpu, self.op, part, &[(m, n), (batch, m * n), (n, 1)], y),
-        }
+        let order = match self.how {
+            How::Weight => [(s.c_out, n), (depth, 1), (s.kh * s.kw, depth)],
+            _ => [(m, n), (batch, m * n), (n, 1)],
+        };
+        product.run(gpu, [a, b], bias, y, scratch, &order)
     }
 }

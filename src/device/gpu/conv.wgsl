@@ -1,12 +1,14 @@
 // Convolutions of channels-last images as products, one for each group of channels; the weight is [out, depth, kh, kw].
+// The elements of the result go to `finish`.
 // HOW = 0: y [pixel of y, out] = x [.., (tap, channel)] · weight (+ bias). HOW = 1: dx [pixel of x, channel] = dy [.., (tap,
 // out)] · weight. HOW = 2: dweight [out, (tap, channel)] = dy [out, pixel of y] · x [.., (tap, channel)].
 
-@group(0) @binding(0) var<storage, read_write> a: array<f32>;
-@group(0) @binding(1) var<storage, read_write> b: array<f32>;
+@group(0) @binding(0) var<storage, read_write> a: array<LeftWord>;
+@group(0) @binding(1) var<storage, read_write> b: array<RightWord>;
 @group(0) @binding(2) var<storage, read_write> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
-@group(0) @binding(4) var<storage, read_write> part: array<f32>;
+@group(0) @binding(3) var<storage, read_write> part: array<f32>;
+
+alias Seat = vec3<i32>;
 
 var<private> own: u32;
 
@@ -60,31 +62,42 @@ fn left_key(k: u32) -> vec3<i32> {
     return spot(0u, 0u, k * p.c_out);
 }
 
-fn left_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+// The place of an element of the left side, or -1 where there is none.
+fn left_place(seat: vec3<i32>, key: vec3<i32>) -> i32 {
     if (HOW == 2u) {
-        return a[p.a_at + u32(seat.z + key.z)];
+        return seat.z + key.z;
     }
-    var at = -1;
     if (HOW == 0u) {
-        at = met(seat, key);
-    } else {
-        // The pixel of y, if there is one, that meets this one of x at a tap.
-        let down = seat.x - key.x;
-        let across = seat.y - key.y;
-        var row = down;
-        var col = across;
-        if (STRIDED == 1u) {
-            row = down / i32(p.stride_y);
-            col = across / i32(p.stride_x);
-        }
-        let whole = STRIDED == 0u || row * i32(p.stride_y) == down && col * i32(p.stride_x) == across;
-        let inside = down >= 0 && across >= 0 && row < i32(p.out_h) && col < i32(p.out_w);
-        at = select(-1, seat.z + key.z + (row * i32(p.out_w) + col) * i32(p.c_out), whole && inside);
+        return met(seat, key);
     }
+    // The pixel of y, if there is one, that meets this one of x at a tap.
+    let down = seat.x - key.x;
+    let across = seat.y - key.y;
+    var row = down;
+    var col = across;
+    if (STRIDED == 1u) {
+        row = down / i32(p.stride_y);
+        col = across / i32(p.stride_x);
+    }
+    let whole = STRIDED == 0u || row * i32(p.stride_y) == down && col * i32(p.stride_x) == across;
+    let inside = down >= 0 && across >= 0 && row < i32(p.out_h) && col < i32(p.out_w);
+    return select(-1, seat.z + key.z + (row * i32(p.out_w) + col) * i32(p.c_out), whole && inside);
+}
+
+fn left_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+    let at = left_place(seat, key);
     if (at < 0) {
         return 0.0f;
     }
-    return a[p.a_at + u32(at)];
+    return left_element(p.a_at + u32(at));
+}
+
+fn left_four(seat: vec3<i32>, key: vec3<i32>) -> vec4<f32> {
+    let at = left_place(seat, key);
+    if (at < 0) {
+        return vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+    return left_word(p.a_at + u32(at));
 }
 
 fn right_seat(n: u32) -> vec3<i32> {
@@ -107,27 +120,39 @@ fn right_key(k: u32) -> vec3<i32> {
     return corner(k);
 }
 
-fn right_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+fn right_place(seat: vec3<i32>, key: vec3<i32>) -> i32 {
     if (HOW < 2u) {
-        return b[p.b_at + u32(seat.z + key.z)];
+        return seat.z + key.z;
     }
-    let at = met(key, seat);
+    return met(key, seat);
+}
+
+fn right_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+    let at = right_place(seat, key);
     if (at < 0) {
         return 0.0f;
     }
-    return b[p.b_at + u32(at)];
+    return right_element(p.b_at + u32(at));
+}
+
+fn right_four(seat: vec3<i32>, key: vec3<i32>) -> vec4<f32> {
+    let at = right_place(seat, key);
+    if (at < 0) {
+        return vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+    return right_word(p.b_at + u32(at));
 }
 
 fn put(m: u32, n: u32, value: f32) {
     if (HOW == 2u) {
-        y[p.y_at + ((own * p.width + m) * p.depth + n % p.depth) * p.taps + n / p.depth] = value;
+        finish(((own * p.width + m) * p.depth + n % p.depth) * p.taps + n / p.depth, value);
         return;
     }
     let at = (m * p.batch + own) * p.n + n;
     if (HAS_BIAS == 1u) {
-        y[p.y_at + at] = value + bias[p.bias_at + own * p.n + n];
+        finish(at, value + bias[p.bias_at + own * p.n + n]);
     } else {
-        y[p.y_at + at] = value;
+        finish(at, value);
     }
 }
 

@@ -1,5 +1,5 @@
-// Products too narrow for tiles: a thread makes one sum. In front stands what `gemm.wgsl` asks for, and `put` (m, n,
-// value); neighbouring threads have neighbours among n, then among the batch.
+// Products too narrow for tiles: a thread makes one sum. In front stands what `gemm.wgsl` asks for, `put` (m, n,
+// value), and `left_place` and `right_place`, which are negative in the padding; SKIPS = 1: no product is made of that. neighbouring threads have neighbours among n, then among the batch.
 
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -20,7 +20,12 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     for (var k0 = split * p.run; k0 < tail; k0 += 128u) {
         var short = 0.0f;
         for (var k = k0; k < min(k0 + 128u, tail); k++) {
-            short += left_at(left, left_key(k)) * right_at(right, right_key(k));
+            let l = left_key(k);
+            let r = right_key(k);
+            // Where they do not meet there is no product: 0 times an infinite weight would be NaN.
+            if (SKIPS == 0u || left_place(left, l) >= 0 && right_place(right, r) >= 0) {
+                short += left_at(left, l) * right_at(right, r);
+            }
         }
         sum += short;
     }

@@ -2,7 +2,7 @@
 
 use super::Gpu;
 use super::element::{Number, reader};
-use super::kernel::{Grid, index, params};
+use super::kernel::{Bindings, Grid, index, params};
 use super::pointwise::Buffer;
 use crate::arena::space::Place;
 use crate::error::Result;
@@ -201,11 +201,12 @@ impl How {
         }
     }
 
-    fn text(self, x: &Buffer, [wide, stage, gone]: [u32; 3]) -> String {
+    fn text(self, x: &Buffer, [who, stage, gone]: [u32; 3]) -> String {
         let number = Number::of(x.dtype);
         let parts = self.parts(number);
-        let mut text =
-            format!("const WIDE: u32 = {wide}u;\nconst STAGE: u32 = {stage}u;\nconst GONE: u32 = {gone}u;\n");
+        let mut text = format!(
+            "const WHO: u32 = {who}u;\nconst SIDE: u32 = {SIDE}u;\nconst STAGE: u32 = {stage}u;\nconst GONE: u32 = {gone}u;\n"
+        );
         text += Params::WGSL;
         text += &reader("x", 0, x.dtype);
         let place = "vec2<u32>";
@@ -250,6 +251,11 @@ const ALONE: usize = 64;
 const FEW: usize = 4;
 /// Elements that a group folds at most: 64 a thread.
 const RUN: usize = 64 * 256;
+/// Outputs side by side that a group folds together, and the threads that share one of them.
+const SIDE: usize = 8;
+const LANES: usize = 256 / SIDE;
+/// Elements that such a thread folds in a row at most.
+const LONGEST: usize = 1024;
 /// Threads that keep a GPU busy.
 const BUSY: usize = 1 << 15;
 
@@ -293,7 +299,15 @@ pub fn dtype(how: How, x: crate::dtype::DType) -> crate::dtype::DType {
 pub struct Plan {
     how: How,
     params: Params,
-    wide: bool,
+    who: Who,
+}
+
+/// Who folds: a thread alone, a group one output, or a group `SIDE` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Thread,
+    Group,
+    Side,
 }
 
 /// How x is folded over the flagged axes; `None` when x has too many axes of different strides: then it must be copied
@@ -316,9 +330,19 @@ pub fn plan(
     number(x.layout.numel())?;
     // Threads side by side read side by side where the fastest axis is a kept one.
     let across = steps[AXES - 1].unsigned_abs() <= moves[AXES - 1].unsigned_abs() && outputs >= FEW;
-    let wide = count >= ALONE && !across;
-    let splits =
-        if wide { count.div_ceil(RUN) } else { (BUSY / outputs.max(1)).clamp(1, count.div_ceil(ALONE).max(1)) };
+    let who = match () {
+        _ if count < ALONE || across && 4 * outputs >= BUSY => Who::Thread,
+        _ if across => Who::Side,
+        _ => Who::Group,
+    };
+    let splits = match who {
+        Who::Thread => (BUSY / outputs.max(1)).clamp(1, count.div_ceil(ALONE).max(1)),
+        Who::Group => count.div_ceil(RUN),
+        // None where lanes have no more to do than a thread alone; more where a sum in a row would lose digits.
+        Who::Side => {
+            (BUSY / (LANES * outputs)).clamp(1, count.div_ceil(ALONE * LANES)).max(count.div_ceil(LONGEST * LANES))
+        }
+    };
     let run = count.div_ceil(splits.max(1));
     let splits = count.div_ceil(run.max(1)).max(1);
     let params = Params {
@@ -350,7 +374,7 @@ pub fn plan(
         move2: moves[2] as i32,
         move3: moves[3] as i32,
     };
-    Ok(Some(Plan { how, params, wide }))
+    Ok(Some(Plan { how, params, who }))
 }
 
 impl Plan {
@@ -376,21 +400,27 @@ impl Plan {
         let place = |b: Option<Buffer>| b.map_or(of.y.place, |b| b.place);
         let part = scratch.unwrap_or(of.y.place);
         let bindings = [of.x.place, place(of.other), place(of.own), place(of.more), of.y.place, place(of.z), part];
-        let stage = |wide: bool, stage: u32, params: Params| {
-            gpu.expect_rounds(op, params.run as usize / if wide { 256 } else { 1 })?;
+        let stage = |who: Who, stage: u32, params: Params| {
+            let lanes = [1, 256, LANES][who as usize];
+            gpu.expect_rounds(op, params.run as usize / lanes)?;
             let one = params.gone1 == 1 && params.gone2 == 1 && params.count <= params.gone3 || stage == 2;
-            let constants = [u32::from(wide), stage, u32::from(one)];
-            let units = params.outputs as usize * params.splits as usize;
-            let grid = if wide { Grid::groups(units) } else { Grid::threads(units) };
+            let constants = [who as u32, stage, u32::from(one)];
+            let (outputs, splits) = (params.outputs as usize, params.splits as usize);
+            let grid = match who {
+                Who::Thread => Grid::threads(outputs * splits),
+                Who::Group => Grid::groups(outputs * splits),
+                Who::Side => Grid::groups(outputs.div_ceil(SIDE) * splits),
+            };
             let [c0, c1, c2] = constants;
             let key = [u32::MAX, TEXT, self.how as u32, of.x.dtype as u32, c0, c1, c2];
-            gpu.run_text(op, &key, &|| self.how.text(&of.x, constants), &bindings, &params, grid)
+            gpu.run_text(op, &key, &|| self.how.text(&of.x, constants), Bindings::reading(4, &bindings), &params, grid)
         };
         if params.splits == 1 {
-            return stage(self.wide, 0, params);
+            return stage(self.who, 0, params);
         }
-        stage(self.wide, 1, params)?;
+        stage(self.who, 1, params)?;
         let splits = params.splits;
-        stage(splits as usize >= ALONE, 2, Params { count: splits, splits: 1, run: splits, ..params })
+        let join = if splits as usize >= ALONE { Who::Group } else { Who::Thread };
+        stage(join, 2, Params { count: splits, splits: 1, run: splits, ..params })
     }
 }

@@ -1,7 +1,8 @@
 // Folds over some axes of x: an output for each index of the kept ones. Four axes of each kind, the last fastest. In front
 // stand T, what a fold carries, and its parts: first, term (of an element), join and finish (which writes the output).
 // GONE = 1: of the folded axes only the last has more than one place.
-// WIDE = 0: a thread folds alone. WIDE = 1: a group does, and its threads meet in a tree.
+// WHO = 0: a thread folds alone. WHO = 1: a group does, and its threads meet in a tree. WHO = 2: a group folds SIDE outputs,
+// which lie side by side, each with threads that are SIDE apart.
 // Long folds are cut into `splits`. STAGE = 0: there is one. STAGE = 1: each leaves what it carries in `part`, [splits,
 // outputs]. STAGE = 2: those are joined.
 
@@ -45,9 +46,21 @@ fn end(o: u32, split: u32, total: T) {
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) wid: vec3<u32>,
         @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-    let unit = select(thread(id, groups), group(wid, groups), WIDE == 1u);
-    let split = unit / p.outputs;
-    let o = unit % p.outputs;
+    var outputs = p.outputs;
+    var unit = thread(id, groups);
+    if (WHO == 1u) {
+        unit = group(wid, groups);
+    }
+    if (WHO == 2u) {
+        outputs = (p.outputs + SIDE - 1u) / SIDE * SIDE;
+        let blocks = outputs / SIDE;
+        let block = group(wid, groups);
+        unit = block / blocks * outputs + block % blocks * SIDE + t % SIDE;
+    }
+    let split = unit / outputs;
+    // Beyond the last output the last again, which is not written.
+    let own = unit % outputs;
+    let o = min(own, p.outputs - 1u);
     if (split >= p.splits) {
         return;
     }
@@ -55,7 +68,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) wid
     let tail = min(head + p.run, p.count);
     let base = start(o);
     var total = first();
-    if (WIDE == 0u) {
+    if (WHO == 0u) {
         // Short ones first, so that long sums keep their digits.
         for (var r = head; r < tail; r += 128u) {
             var short = first();
@@ -67,17 +80,18 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) wid
         end(o, split, total);
         return;
     }
-    for (var r = head + t; r < tail; r += 256u) {
+    let apart = select(1u, SIDE, WHO == 2u);
+    for (var r = head + t / apart; r < tail; r += 256u / apart) {
         total = join(total, element(base, o, r));
     }
     tree[t] = total;
-    for (var half = 128u; half > 0u; half = half >> 1u) {
+    for (var half = 128u / apart; half > 0u; half = half >> 1u) {
         workgroupBarrier();
-        if (t < half) {
-            tree[t] = join(tree[t], tree[t + half]);
+        if (t < half * apart) {
+            tree[t] = join(tree[t], tree[t + half * apart]);
         }
     }
-    if (t == 0u) {
-        end(o, split, tree[0]);
+    if (t < apart && own < p.outputs) {
+        end(o, split, tree[t]);
     }
 }

@@ -1,9 +1,9 @@
 //! Matrix products in float32.
 
 use super::Gpu;
-use super::kernel::{index, params};
+use super::kernel::{Params as _, index, params};
 use super::pointwise::Buffer;
-use super::tiles::{Cut, Sizes};
+use super::tiles::{self, Cut, Sizes};
 use crate::arena::space::Place;
 use crate::error::Result;
 use crate::shape::broadcast_strides;
@@ -31,7 +31,6 @@ params!(Params {
     b_step1: i32,
     b_step2: i32,
     bias_at: u32,
-    y_at: u32,
 });
 
 /// Tells these texts apart from other generated ones.
@@ -45,6 +44,7 @@ pub struct Plan<'a> {
     y: &'a Buffer<'a>,
     params: Params,
     constants: [(&'static str, u32); 3],
+    fours: [bool; 2],
     cut: Cut,
     op: &'static str,
 }
@@ -121,15 +121,29 @@ pub fn plan<'a>(
         b_step1: step(strides[1][1])?,
         b_step2: step(strides[1][2])?,
         bias_at: number(bias.map_or(0, |b| b.offset))?,
-        y_at: number(y.offset)?,
     };
+    number(y.offset)?;
     number(y.layout.numel())?;
     let constants = [
         ("LEFT_M", u32::from(left[outer].unsigned_abs() < left[outer + 1].unsigned_abs())),
         ("RIGHT_N", u32::from(right[outer + 1].unsigned_abs() < right[outer].unsigned_abs())),
         ("HAS_BIAS", u32::from(bias.is_some())),
     ];
-    Ok(Some(Plan { a, b, bias, y, params, constants, cut, op }))
+    // A word of four along an axis of whole words, each of which begins where one does.
+    let four = |x: &Buffer, along: (isize, usize), across: isize, batch: &[isize]| {
+        let whole = |stride: &isize| stride % 4 == 0;
+        along.0 == 1
+            && along.1.is_multiple_of(4)
+            && whole(&across)
+            && x.offset.is_multiple_of(4)
+            && batch.iter().all(whole)
+    };
+    let ([a_m, a_k], [b_k, b_n]) = ([left[outer], left[outer + 1]], [right[outer], right[outer + 1]]);
+    let fours = [
+        if constants[0].1 == 1 { four(a, (a_m, m), a_k, &strides[0]) } else { four(a, (a_k, k), a_m, &strides[0]) },
+        if constants[1].1 == 1 { four(b, (b_n, n), b_k, &strides[1]) } else { four(b, (b_k, k), b_n, &strides[1]) },
+    ];
+    Ok(Some(Plan { a, b, bias, y, params, constants, fours, cut, op }))
 }
 
 impl Plan<'_> {
@@ -138,17 +152,17 @@ impl Plan<'_> {
     }
 
     pub fn run(&self, gpu: &Gpu, scratch: Option<Place>) -> Result<()> {
-        let (y, cut) = (self.y, &self.cut);
-        let part = scratch.unwrap_or(y.place);
-        // Without a bias its binding shows something else that is not read.
-        let bindings = [self.a.place, self.b.place, self.bias.map_or(y.place, |b| b.place), y.place, part];
-        gpu.expect_rounds(self.op, cut.run + cut.run / 8)?;
-        let text = || cut.text(&self.constants, Params::WGSL, include_str!("matmul.wgsl"));
-        let key = cut.key(TEXT, &self.constants);
-        gpu.run_text(self.op, &key, &text, &bindings, &self.params, cut.grid())?;
-        match cut.splits {
-            1 => Ok(()),
-            _ => cut.join(gpu, self.op, part, &[(y.layout.numel(), 1)], y),
-        }
+        let product = tiles::Product {
+            op: self.op,
+            cut: self.cut,
+            key: self.cut.key(TEXT, &self.constants),
+            constants: SmallVec::from_slice(&self.constants),
+            params: Params::WGSL,
+            operands: include_str!("matmul.wgsl"),
+            words: self.params.words(),
+            fours: self.fours,
+        };
+        let order = [(self.y.layout.numel(), 1)];
+        product.run(gpu, [self.a, self.b], self.bias, self.y, scratch, &order)
     }
 }

@@ -1,10 +1,11 @@
 // Products in tiles of 16 · PER: a thread makes PER × PER sums, and 64 / PER of k at a time pass through the group's memory,
 // fetched into registers while the ones before are multiplied. LEFT_M and RIGHT_N say along which axis neighbouring threads
-// fetch. In front stand `begin` (the matrices of a batch), `put_quad` (m, n, the sums from n on), and the ways to the operands, each in what
-// does not change along k, what does, and the element of the two: `left_seat` (m), `left_key` (k), `left_at`, `right_seat`
-// (n), `right_key` (k), `right_at`.
+// fetch; LEFT_FOUR and RIGHT_FOUR that four elements along it lie in one word of four: along k 64 threads then fetch four rows
+// each, and turn them. In front stand `begin` (the matrices of a batch), `put_quad` (m, n, the sums from n on), and the ways to
+// the operands, each in what does not change along k, a Seat, what does, a Key, and what the two name: `left_seat` (m),
+// `left_key` (k), `left_at` (an element), `left_four` (a word), `right_seat` (n), `right_key` (k), `right_at`, `right_four`.
 // Where k is cut into `splits`, each leaves its sums in `part`, [splits, batch, m, n].
-// Lines with $i (a row of the thread's tile), $h or $j (four rows, four columns) stand for all of them; see gemm.rs.
+// Lines with $i (a row of the thread's tile), $h or $j (four rows, four columns) stand for all of them; see tiles.rs.
 
 const TILE: u32 = 16u * PER;
 const DEEP: u32 = 64u / PER;
@@ -12,8 +13,49 @@ const QUADS: u32 = TILE / 4u;
 // A quad more, so that threads of one k meet different banks.
 const PITCH: u32 = QUADS + 1u;
 
+// Four at once along the rows or columns, or along k.
+const LEFT_SIDE: u32 = LEFT_FOUR * LEFT_M;
+const LEFT_DEEP: u32 = LEFT_FOUR - LEFT_SIDE;
+const RIGHT_SIDE: u32 = RIGHT_FOUR * RIGHT_N;
+const RIGHT_DEEP: u32 = RIGHT_FOUR - RIGHT_SIDE;
+
 var<workgroup> left: array<vec4<f32>, DEEP * PITCH>;
 var<workgroup> right: array<vec4<f32>, DEEP * PITCH>;
+
+// Four rows at k, or at four of k from there on.
+fn fetch_left(l0: Seat, l1: Seat, l2: Seat, l3: Seat, k: u32, k_end: u32) -> mat4x4<f32> {
+    let none = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+    if (k >= k_end) {
+        return mat4x4<f32>(none, none, none, none);
+    }
+    let key = left_key(k);
+    if (LEFT_DEEP == 1u) {
+        let rows = mat4x4<f32>(left_four(l0, key), left_four(l1, key), left_four(l2, key), left_four(l3, key));
+        return transpose(rows);
+    }
+    if (LEFT_SIDE == 1u) {
+        return mat4x4<f32>(left_four(l0, key), none, none, none);
+    }
+    let four = vec4<f32>(left_at(l0, key), left_at(l1, key), left_at(l2, key), left_at(l3, key));
+    return mat4x4<f32>(four, none, none, none);
+}
+
+fn fetch_right(r0: Seat, r1: Seat, r2: Seat, r3: Seat, k: u32, k_end: u32) -> mat4x4<f32> {
+    let none = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+    if (k >= k_end) {
+        return mat4x4<f32>(none, none, none, none);
+    }
+    let key = right_key(k);
+    if (RIGHT_DEEP == 1u) {
+        let rows = mat4x4<f32>(right_four(r0, key), right_four(r1, key), right_four(r2, key), right_four(r3, key));
+        return transpose(rows);
+    }
+    if (RIGHT_SIDE == 1u) {
+        return mat4x4<f32>(right_four(r0, key), none, none, none);
+    }
+    let four = vec4<f32>(right_at(r0, key), right_at(r1, key), right_at(r2, key), right_at(r3, key));
+    return mat4x4<f32>(four, none, none, none);
+}
 
 fn write_quad(start: u32, m: u32, n: u32, quad: vec4<f32>) {
     if (m >= p.m || n >= p.n) {
@@ -46,47 +88,67 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     begin(whole % p.batch);
     var k0 = split * p.run;
     let k_end = min(k0 + p.run, p.k);
-    let a_q = select(t / DEEP, t % QUADS, LEFT_M == 1u);
-    let a_k = select(t % DEEP, t / QUADS, LEFT_M == 1u);
-    let b_q = select(t / DEEP, t % QUADS, RIGHT_N == 1u);
-    let b_k = select(t % DEEP, t / QUADS, RIGHT_N == 1u);
+    var a_q = select(t / DEEP, t % QUADS, LEFT_M == 1u);
+    var a_k = select(t % DEEP, t / QUADS, LEFT_M == 1u);
+    var b_q = select(t / DEEP, t % QUADS, RIGHT_N == 1u);
+    var b_k = select(t % DEEP, t / QUADS, RIGHT_N == 1u);
+    if (LEFT_DEEP == 1u) {
+        a_q = t % 64u / (DEEP / 4u);
+        a_k = t % (DEEP / 4u) * 4u;
+    }
+    if (RIGHT_DEEP == 1u) {
+        b_q = t % 64u / (DEEP / 4u);
+        b_k = t % (DEEP / 4u) * 4u;
+    }
+    let left_fetches = LEFT_DEEP == 0u || t < 64u;
+    let right_fetches = RIGHT_DEEP == 0u || t / 64u == 1u;
     let tx = t % 16u;
     let ty = t / 16u;
     var s$i_$j = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
     // Beyond the last row or column the last one again, whose sums are not written.
-    let l0 = left_seat(min(row + a_q * 4u, p.m - 1u));
+    let last_m = p.m - select(1u, 4u, LEFT_SIDE == 1u);
+    let last_n = p.n - select(1u, 4u, RIGHT_SIDE == 1u);
+    let l0 = left_seat(min(row + a_q * 4u, last_m));
     let l1 = left_seat(min(row + a_q * 4u + 1u, p.m - 1u));
     let l2 = left_seat(min(row + a_q * 4u + 2u, p.m - 1u));
     let l3 = left_seat(min(row + a_q * 4u + 3u, p.m - 1u));
-    let r0 = right_seat(min(column + b_q * 4u, p.n - 1u));
+    let r0 = right_seat(min(column + b_q * 4u, last_n));
     let r1 = right_seat(min(column + b_q * 4u + 1u, p.n - 1u));
     let r2 = right_seat(min(column + b_q * 4u + 2u, p.n - 1u));
     let r3 = right_seat(min(column + b_q * 4u + 3u, p.n - 1u));
-    var next_left = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
-    var next_right = next_left;
-    if (k0 + a_k < k_end) {
-        let key = left_key(k0 + a_k);
-        next_left = vec4<f32>(left_at(l0, key), left_at(l1, key), left_at(l2, key), left_at(l3, key));
+    var next_left: mat4x4<f32>;
+    var next_right: mat4x4<f32>;
+    if (left_fetches) {
+        next_left = fetch_left(l0, l1, l2, l3, k0 + a_k, k_end);
     }
-    if (k0 + b_k < k_end) {
-        let key = right_key(k0 + b_k);
-        next_right = vec4<f32>(right_at(r0, key), right_at(r1, key), right_at(r2, key), right_at(r3, key));
+    if (right_fetches) {
+        next_right = fetch_right(r0, r1, r2, r3, k0 + b_k, k_end);
     }
     while (k0 < k_end) {
         workgroupBarrier();
-        left[a_k * PITCH + a_q] = next_left;
-        right[b_k * PITCH + b_q] = next_right;
+        if (left_fetches) {
+            left[a_k * PITCH + a_q] = next_left[0];
+            if (LEFT_DEEP == 1u) {
+                left[(a_k + 1u) * PITCH + a_q] = next_left[1];
+                left[(a_k + 2u) * PITCH + a_q] = next_left[2];
+                left[(a_k + 3u) * PITCH + a_q] = next_left[3];
+            }
+        }
+        if (right_fetches) {
+            right[b_k * PITCH + b_q] = next_right[0];
+            if (RIGHT_DEEP == 1u) {
+                right[(b_k + 1u) * PITCH + b_q] = next_right[1];
+                right[(b_k + 2u) * PITCH + b_q] = next_right[2];
+                right[(b_k + 3u) * PITCH + b_q] = next_right[3];
+            }
+        }
         workgroupBarrier();
         k0 += DEEP;
-        next_left = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
-        next_right = next_left;
-        if (k0 + a_k < k_end) {
-            let key = left_key(k0 + a_k);
-            next_left = vec4<f32>(left_at(l0, key), left_at(l1, key), left_at(l2, key), left_at(l3, key));
+        if (left_fetches) {
+            next_left = fetch_left(l0, l1, l2, l3, k0 + a_k, k_end);
         }
-        if (k0 + b_k < k_end) {
-            let key = right_key(k0 + b_k);
-            next_right = vec4<f32>(right_at(r0, key), right_at(r1, key), right_at(r2, key), right_at(r3, key));
+        if (right_fetches) {
+            next_right = fetch_right(r0, r1, r2, r3, k0 + b_k, k_end);
         }
         for (var k = 0u; k < DEEP; k++) {
             let a$h = left[k * PITCH + ty + $h * 16u];

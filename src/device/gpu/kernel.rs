@@ -19,6 +19,7 @@
 //! - Constants, such as a tile's size, are `const` lines in front of the text; each set of values is a pipeline of its own.
 //! - Functions of `math.wgsl` (`m_exp`, `s_from_f16` …) are there when they are called.
 
+use crate::arena::space::Place;
 use crate::error::{Error, Result};
 use smallvec::SmallVec;
 
@@ -33,6 +34,38 @@ pub struct Kernel {
 impl Kernel {
     pub const fn new(name: &'static str, source: &'static str, params: &'static str) -> Kernel {
         Kernel { name, source, params }
+    }
+}
+
+/// What a kernel sees, in the order of `@binding`.
+#[derive(Clone, Copy)]
+pub struct Bindings<'a> {
+    pub all: &'a [Place],
+    /// How many of them, from the first on, are only read.
+    pub reads: usize,
+}
+
+impl<'a> Bindings<'a> {
+    pub fn reading(reads: usize, all: &'a [Place]) -> Bindings<'a> {
+        Bindings { all, reads }
+    }
+}
+
+impl<'a> From<&'a [Place]> for Bindings<'a> {
+    fn from(all: &'a [Place]) -> Bindings<'a> {
+        Bindings { all, reads: 0 }
+    }
+}
+
+impl<'a, const N: usize> From<&'a [Place; N]> for Bindings<'a> {
+    fn from(all: &'a [Place; N]) -> Bindings<'a> {
+        Bindings { all, reads: 0 }
+    }
+}
+
+impl<'a, const N: usize> From<&'a SmallVec<[Place; N]>> for Bindings<'a> {
+    fn from(all: &'a SmallVec<[Place; N]>) -> Bindings<'a> {
+        Bindings { all, reads: 0 }
     }
 }
 
@@ -139,14 +172,15 @@ pub fn index(op: &str, n: usize) -> Result<u32> {
 const PRELUDE: &str = include_str!("prelude.wgsl");
 const MATH: &str = include_str!("math.wgsl");
 
+/// A text behind its constants.
+pub fn with_constants(constants: &[(&str, u32)], text: &str) -> String {
+    let lines = constants.iter().map(|(name, value)| format!("const {name}: u32 = {value}u;\n"));
+    lines.collect::<String>() + text
+}
+
 /// The whole text of a kernel: constants, params, and what it calls of the library.
 pub fn assemble(constants: &[(&str, u32)], params: &str, source: &str) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
-    for (name, value) in constants {
-        let _ = writeln!(text, "const {name}: u32 = {value}u;");
-    }
-    text += params;
+    let mut text = with_constants(constants, params);
     text += PRELUDE;
     text += &library(source);
     text += source;

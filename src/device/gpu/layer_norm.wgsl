@@ -1,12 +1,11 @@
 // BACK = 0: y = (x - mean) · rstd · weight + bias along rows, and mean and rstd into `stats`. BACK = 1: y = dx from x, dy
-// and `stats`. WEIGHT and BIAS say which of the two there are.
+// and `stats`. WEIGHT and BIAS say which of the two there are. The elements of y go to `finish`.
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> dy: array<f32>;
 @group(0) @binding(2) var<storage, read_write> weight: array<f32>;
 @group(0) @binding(3) var<storage, read_write> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> stats: array<f32>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
 fn weighted(value: f32, j: u32) -> f32 {
     if (WEIGHT == 1u) {
@@ -22,7 +21,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         return;
     }
     let x_at = p.x_at + row_start();
-    let y_at = p.y_at + row_start();
+    let e = row_start();
     let count = f32(p.columns);
     if (BACK == 1u) {
         let dy_at = p.dy_at + row_start();
@@ -39,7 +38,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         along = total(along) * rstd / count;
         for (var j = lane; j < p.columns && is_own(); j += LANES) {
             let slope = weighted(dy[dy_at + j], j);
-            y[y_at + j] = (slope - plain - (x[x_at + j] - mean) * (rstd * along)) * rstd;
+            finish(e + j, (slope - plain - (x[x_at + j] - mean) * (rstd * along)) * rstd);
         }
         return;
     }
@@ -59,7 +58,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         if (BIAS == 1u) {
             value += bias[p.bias_at + j];
         }
-        y[y_at + j] = value;
+        finish(e + j, value);
     }
     if (STATS == 1u && lane == 0u && is_own()) {
         stats[p.stats_at + 2u * row] = mean;

@@ -1,10 +1,11 @@
-// y [m, n] = a [m, k] · b [k, n] (+ bias [n]) for each matrix of a batch, any strides.
+// y [m, n] = a [m, k] · b [k, n] (+ bias [n]) for each matrix of a batch, any strides. The elements of y go to `finish`.
 
-@group(0) @binding(0) var<storage, read_write> a: array<f32>;
-@group(0) @binding(1) var<storage, read_write> b: array<f32>;
+@group(0) @binding(0) var<storage, read_write> a: array<LeftWord>;
+@group(0) @binding(1) var<storage, read_write> b: array<RightWord>;
 @group(0) @binding(2) var<storage, read_write> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
-@group(0) @binding(4) var<storage, read_write> part: array<f32>;
+@group(0) @binding(3) var<storage, read_write> part: array<f32>;
+
+alias Seat = i32;
 
 var<private> a_start: i32;
 var<private> b_start: i32;
@@ -16,7 +17,7 @@ fn begin(batch: u32) {
     let b0 = i32(batch / (p.size2 * p.size1));
     a_start = i32(p.a_at) + b0 * p.a_step0 + b1 * p.a_step1 + b2 * p.a_step2;
     b_start = i32(p.b_at) + b0 * p.b_step0 + b1 * p.b_step1 + b2 * p.b_step2;
-    y_start = p.y_at + batch * p.m * p.n;
+    y_start = batch * p.m * p.n;
 }
 
 fn left_seat(m: u32) -> i32 {
@@ -28,7 +29,11 @@ fn left_key(k: u32) -> i32 {
 }
 
 fn left_at(seat: i32, key: i32) -> f32 {
-    return a[u32(seat + key)];
+    return left_element(u32(seat + key));
+}
+
+fn left_four(seat: i32, key: i32) -> vec4<f32> {
+    return left_word(u32(seat + key));
 }
 
 fn right_seat(n: u32) -> i32 {
@@ -40,14 +45,19 @@ fn right_key(k: u32) -> i32 {
 }
 
 fn right_at(seat: i32, key: i32) -> f32 {
-    return b[u32(seat + key)];
+    return right_element(u32(seat + key));
+}
+
+fn right_four(seat: i32, key: i32) -> vec4<f32> {
+    return right_word(u32(seat + key));
 }
 
 fn put(m: u32, n: u32, value: f32) {
+    let e = y_start + m * p.n + n;
     if (HAS_BIAS == 1u) {
-        y[y_start + m * p.n + n] = value + bias[p.bias_at + n];
+        finish(e, value + bias[p.bias_at + n]);
     } else {
-        y[y_start + m * p.n + n] = value;
+        finish(e, value);
     }
 }
 

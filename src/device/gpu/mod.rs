@@ -12,6 +12,7 @@ pub mod element;
 pub mod faults;
 pub mod fold;
 pub mod gemm;
+pub mod group;
 pub mod kernel;
 pub mod many;
 pub mod optim;
@@ -26,6 +27,8 @@ pub mod scan;
 pub mod sort;
 pub mod text;
 pub mod tiles;
+#[cfg(feature = "gpu")]
+mod woven;
 
 #[cfg(feature = "gpu")]
 mod adapter;

@@ -8,13 +8,17 @@
 //! - Two bindings of a kernel may show the same bytes only where neither is written, or where each element is read by the
 //!   thread that writes it, before it does (an elementwise op in place). All bindings are `read_write`, for blocks share
 //!   slabs; wgpu checks usages by buffer and not by range, so that this is allowed.
+//! - Elementwise ops wait to be joined (`group`), until a kernel or a copy needs what they write, or would write what they
+//!   read. `BACKSWEEP_GPU_FUSE=0` sends each at once.
 //! - On paper nothing is recorded: launchers take the memory that they would, and no kernel runs.
 //! - An error of the driver is kept and raised by the next call: `check`. An index out of range is raised by the next
 //!   read-back: `faults`.
 
 use super::adapter::{adapter, now};
 use super::clock::Clock;
-use super::kernel::{Grid, Kernel, PARAM_BYTES, Params, Words, assemble};
+use super::group::{Ready, Span, Step, Waiting};
+use super::kernel::{Bindings, Grid, Kernel, PARAM_BYTES, Params, Words, assemble};
+use super::woven::Woven;
 use super::{Counts, faults, slabs};
 use crate::arena::ledger::Category;
 use crate::arena::space::{Place, SPACES, Space};
@@ -39,6 +43,8 @@ const GROUPS: usize = 8192;
 /// the bill, and a step that reads much must not leave less for the next.
 const READERS: usize = 4;
 const SMALLEST: usize = 4096;
+/// Bindings of a kernel of joined ops, where the adapter allows as many.
+const BINDINGS: usize = 24;
 
 static OPEN: [OnceLock<std::result::Result<Gpu, Error>>; SPACES - 1] = [const { OnceLock::new() }; SPACES - 1];
 
@@ -78,6 +84,8 @@ pub struct Gpu {
     features: wgpu::Features,
     checked: bool,
     software: bool,
+    joins: AtomicBool,
+    most_bindings: usize,
     largest_binding: usize,
     param_layout: wgpu::BindGroupLayout,
     param_align: usize,
@@ -89,6 +97,7 @@ pub struct Gpu {
 struct Stream {
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
+    waiting: Waiting,
     dispatches: usize,
     params: Vec<u8>,
     uploads: Vec<u8>,
@@ -180,6 +189,7 @@ impl Gpu {
         let stream = Stream {
             encoder: None,
             pass: None,
+            waiting: Waiting::default(),
             dispatches: 0,
             params: Vec::with_capacity(PAGE),
             uploads: vec![],
@@ -206,6 +216,8 @@ impl Gpu {
             largest_binding: slabs.largest_block,
             features,
             checked: std::env::var("BACKSWEEP_GPU_CHECKED").map_or(cfg!(debug_assertions), |wish| wish != "0"),
+            joins: AtomicBool::new(std::env::var("BACKSWEEP_GPU_FUSE").map_or(true, |wish| wish != "0")),
+            most_bindings: BINDINGS.min(limits.max_storage_buffers_per_shader_stage as usize),
             software: adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             param_layout,
             param_align: (limits.min_uniform_buffer_offset_alignment as usize).max(16),
@@ -257,12 +269,17 @@ impl Gpu {
     /// Refuses kernels whose threads go round loops so often that a software driver would end them: llvmpipe stops a
     /// thread's loops, without a word, after 65,535 rounds in all.
     pub fn expect_rounds(&self, op: &str, rounds: usize) -> Result<()> {
-        if !self.software || rounds < 65_000 {
+        if rounds < self.most_rounds() {
             return Ok(());
         }
         Err(Error::device(format!(
             "{op}: {rounds} steps in a row; software drivers stop before 65535 (help: x.cpu(), or a GPU that is none)"
         )))
+    }
+
+    /// How often a thread may go round loops.
+    pub fn most_rounds(&self) -> usize {
+        if self.software { 65_000 } else { usize::MAX }
     }
 
     /// Whose memory it has.
@@ -275,36 +292,94 @@ impl Gpu {
         self.largest_binding
     }
 
-    pub fn counts(&self) -> Counts {
-        self.stream.lock().counts
+    /// What waits to be joined is recorded first, so that it counts.
+    pub fn counts(&self) -> Result<Counts> {
+        let mut stream = self.stream.lock();
+        self.settle(&mut stream)?;
+        Ok(stream.counts)
+    }
+
+    /// Takes elementwise ops, to be joined with others or sent.
+    pub fn hold(&self, name: &str, steps: SmallVec<[Step; 2]>) -> Result<()> {
+        self.check(name)?;
+        if arena::on_paper() {
+            return Ok(());
+        }
+        let mut stream = self.stream.lock();
+        for step in steps {
+            for ready in stream.waiting.put(step, self.most_bindings) {
+                self.weave(&mut stream, ready)?;
+            }
+        }
+        // Of a kernel for several ops a capture could not say which of them took the time.
+        let joins = self.joins.load(Relaxed) && trace::innermost().is_none();
+        if joins { Ok(()) } else { self.settle(&mut stream) }
+    }
+
+    /// Says whether elementwise ops are joined; returns what was said before. For tests.
+    pub fn join_ops(&self, on: bool) -> bool {
+        self.joins.swap(on, Relaxed)
+    }
+
+    /// Records all that waits.
+    fn settle(&self, stream: &mut Stream) -> Result<()> {
+        while let Some(ready) = stream.waiting.first() {
+            self.weave(stream, ready)?;
+        }
+        Ok(())
+    }
+
+    /// Records what waits and must come before work that reads and writes these bytes.
+    fn settle_for(&self, stream: &mut Stream, reads: &[Span], writes: &[Span]) -> Result<()> {
+        while let Some(ready) = stream.waiting.needed_by(reads, writes) {
+            self.weave(stream, ready)?;
+        }
+        Ok(())
+    }
+
+    /// Records the kernel of a group.
+    fn weave(&self, stream: &mut Stream, ready: Ready) -> Result<()> {
+        let Some(woven) = Woven::new(ready) else { return Ok(()) };
+        let text = || assemble(&[], "", &woven.text());
+        let key = (0, woven.key.clone());
+        let done = self.record(stream, woven.name(), key, &text, &woven.bindings, &woven.words, woven.grid);
+        // Whoever asked for it has gone on.
+        done.map_err(|error| {
+            Error::device(format!(
+                "{} (found after the call: the results of {} are lost, and what was computed of them; \
+                 BACKSWEEP_GPU_FUSE=0 sends each op at once)",
+                error.text(),
+                woven.names().join(", ")
+            ))
+        })
     }
 
     /// Runs a kernel of the source tree.
-    pub fn run(
+    pub fn run<'a>(
         &self,
         kernel: &Kernel,
         constants: &[(&str, u32)],
-        bindings: &[Place],
+        bindings: impl Into<Bindings<'a>>,
         params: &dyn Params,
         grid: Grid,
     ) -> Result<()> {
         let key = (kernel.source.as_ptr() as usize, constants.iter().map(|(_, v)| *v).collect());
         let text = || assemble(constants, kernel.params, kernel.source);
-        self.dispatch(kernel.name, key, &text, bindings, params.words(), grid)
+        self.dispatch(kernel.name, key, &text, bindings.into(), params.words(), grid)
     }
 
     /// Runs a kernel whose text is made when its key is first met; the text holds the declaration of its params.
-    pub fn run_text(
+    pub fn run_text<'a>(
         &self,
         name: &str,
         key: &[u32],
         text: &dyn Fn() -> String,
-        bindings: &[Place],
+        bindings: impl Into<Bindings<'a>>,
         params: &dyn Params,
         grid: Grid,
     ) -> Result<()> {
         let text = || assemble(&[], "", &text());
-        self.dispatch(name, (0, SmallVec::from_slice(key)), &text, bindings, params.words(), grid)
+        self.dispatch(name, (0, SmallVec::from_slice(key)), &text, bindings.into(), params.words(), grid)
     }
 
     fn dispatch(
@@ -312,7 +387,7 @@ impl Gpu {
         name: &str,
         key: Key,
         text: &dyn Fn() -> String,
-        bindings: &[Place],
+        bindings: Bindings,
         params: Words,
         grid: Grid,
     ) -> Result<()> {
@@ -320,9 +395,26 @@ impl Gpu {
         if grid.is_empty() || arena::on_paper() {
             return Ok(());
         }
-        assert!(params.len() * 4 <= PARAM_BYTES, "bug: {name} has {} words of params", params.len());
         let mut stream = self.stream.lock();
-        let stream = &mut *stream;
+        let spans: SmallVec<[Span; 12]> = bindings.all.iter().map(|place| Span::of(*place)).collect();
+        let (reads, writes) = spans.split_at(bindings.reads);
+        self.settle_for(&mut stream, reads, writes)?;
+        self.record(&mut stream, name, key, text, bindings.all, &params, grid)
+    }
+
+    /// Records a kernel.
+    #[allow(clippy::too_many_arguments)]
+    fn record(
+        &self,
+        stream: &mut Stream,
+        name: &str,
+        key: Key,
+        text: &dyn Fn() -> String,
+        bindings: &[Place],
+        params: &Words,
+        grid: Grid,
+    ) -> Result<()> {
+        assert!(params.len() * 4 <= PARAM_BYTES, "bug: {name} has {} words of params", params.len());
         let pipeline = match stream.pipelines.get(&key) {
             Some(pipeline) => pipeline.clone(),
             None => {
@@ -475,7 +567,12 @@ impl Gpu {
 
     /// Sends what has been recorded, and waits until all is done.
     pub fn wait(&self) -> Result<()> {
-        if self.stream.lock().watched {
+        let watched = {
+            let mut stream = self.stream.lock();
+            self.settle(&mut stream)?;
+            stream.watched
+        };
+        if watched {
             return self.read(None, &mut []);
         }
         self.send(&mut self.stream.lock());
@@ -494,6 +591,7 @@ impl Gpu {
         stream.counts.uploaded_bytes += bytes.len() as u64;
         let slab = self.slabs.read()[to.slab as usize].clone();
         let (size, offset) = (bytes.len().next_multiple_of(4), (to.offset + at) as u64);
+        self.settle_for(stream, &[], &[Span::of(Place { offset: to.offset + at, bytes: size, ..to })])?;
         if size <= INLINE {
             if stream.uploads.len() + size > STAGING {
                 self.send(stream);
@@ -530,6 +628,8 @@ impl Gpu {
             return Ok(());
         }
         let mut stream = self.stream.lock();
+        let part = |place: Place, at: usize| Span::of(Place { offset: place.offset + at, bytes, ..place });
+        self.settle_for(&mut stream, &[part(from, at)], &[part(to, there)])?;
         let slabs = self.slabs.read();
         let (source, target) = (&slabs[from.slab as usize], &slabs[to.slab as usize]);
         let (a, b) = ((from.offset + at) as u64, (to.offset + there) as u64);
@@ -547,6 +647,7 @@ impl Gpu {
         self.check("download")?;
         let size = into.len().next_multiple_of(4);
         let mut stream = self.stream.lock();
+        self.settle(&mut stream)?;
         let all = size + faults::BYTES;
         let reader = match stream.readers.iter().position(|r| r.bytes >= all) {
             Some(i) => stream.readers.swap_remove(i),

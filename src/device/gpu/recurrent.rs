@@ -1,4 +1,5 @@
-//! LSTM and GRU, a step at a time, in float32: a product with the state, and the cell on its sums, in one kernel.
+//! LSTM and GRU in float32. Layers of up to 256 units take all steps in one kernel (`Steps`); wider ones a kernel a step
+//! (`Step`): a product with the state, and the cell on its sums.
 
 use super::Gpu;
 use super::kernel::{Grid, Kernel, index, params};
@@ -32,7 +33,7 @@ const TEXT: u32 = 5;
 
 static FIRST: Kernel = Kernel::new(
     "recurrent",
-    concat!(include_str!("recurrent.wgsl"), include_str!("recurrent_first.wgsl")),
+    concat!(include_str!("cells.wgsl"), include_str!("recurrent.wgsl"), include_str!("recurrent_first.wgsl")),
     Params::WGSL,
 );
 
@@ -139,7 +140,131 @@ impl Step<'_> {
         if known {
             return gpu.run(&FIRST, &constants, &bindings, &params, Grid::threads(batch * hidden));
         }
-        let text = || cut.text(&constants, Params::WGSL, include_str!("recurrent.wgsl"));
+        let text =
+            || cut.text(&constants, Params::WGSL, concat!(include_str!("cells.wgsl"), include_str!("recurrent.wgsl")));
         gpu.run_text(op, &cut.key(TEXT, &constants), &text, &bindings, &params, cut.grid())
+    }
+}
+
+params!(Whole {
+    batch: u32,
+    steps: u32,
+    first: u32,
+    last: u32,
+    w_at: u32,
+    bias_at: u32,
+    gates_at: u32,
+    h_at: u32,
+    c_at: u32,
+    kept_at: u32,
+    y_at: u32,
+    dy_at: u32,
+    end_at: u32,
+    carried_at: u32,
+    slopes_at: u32,
+    apart_at: u32,
+    start_at: u32,
+});
+
+static ALL: Kernel =
+    Kernel::new("recurrent", concat!(include_str!("cells.wgsl"), include_str!("recurrent_all.wgsl")), Whole::WGSL);
+
+/// Units that the threads of a group take, and samples.
+pub const WIDEST: usize = 256;
+const SAMPLES: usize = 4;
+/// Rounds after which even a patient driver may think that a kernel hangs.
+const ROUNDS: usize = 1 << 20;
+
+/// All steps, contiguous tensors of `[steps, batch, ..]`; what each is stands in `recurrent_all.wgsl`.
+#[derive(Clone, Copy)]
+pub struct Steps<'a> {
+    pub gru: bool,
+    pub reverse: bool,
+    /// On the way there with its sides exchanged.
+    pub w_hh: Buffer<'a>,
+    pub gates: Buffer<'a>,
+    /// The first h, and c of an LSTM.
+    pub h: Buffer<'a>,
+    pub c: Option<Buffer<'a>>,
+    pub kept: Buffer<'a>,
+    pub y: Buffer<'a>,
+    pub back: Option<StepsBack<'a>>,
+    pub bias: Option<Buffer<'a>>,
+}
+
+/// The gradients of all h and of the last, what is carried, and where the results go.
+#[derive(Clone, Copy)]
+pub struct StepsBack<'a> {
+    pub dy: Buffer<'a>,
+    pub end: Buffer<'a>,
+    pub carried: Buffer<'a>,
+    pub slopes: Buffer<'a>,
+    pub apart: Option<Buffer<'a>>,
+    pub start: Buffer<'a>,
+}
+
+impl Steps<'_> {
+    pub fn run(&self, gpu: &Gpu, op: &'static str) -> Result<()> {
+        let number = |v: usize| index(op, v);
+        let shape = self.y.layout.shape();
+        let (steps, batch, hidden) = (shape[0], shape[1], shape[2]);
+        let gates = if self.gru { 3 } else { 4 };
+        number(self.gates.layout.numel())?;
+        let at = |b: Option<Buffer>| number(b.map_or(0, |b| b.offset));
+        let back = self.back;
+        let offset = |v: Option<usize>| number(v.unwrap_or(0));
+        let params = Whole {
+            batch: number(batch)?,
+            steps: number(steps)?,
+            first: 0,
+            last: 0,
+            w_at: at(Some(self.w_hh))?,
+            bias_at: at(self.bias)?,
+            gates_at: at(Some(self.gates))?,
+            h_at: at(Some(self.h))?,
+            c_at: at(self.c)?,
+            kept_at: at(Some(self.kept))?,
+            y_at: at(Some(self.y))?,
+            dy_at: offset(back.map(|b| b.dy.offset))?,
+            end_at: offset(back.map(|b| b.end.offset))?,
+            carried_at: offset(back.map(|b| b.carried.offset))?,
+            slopes_at: offset(back.map(|b| b.slopes.offset))?,
+            apart_at: offset(back.and_then(|b| b.apart).map(|b| b.offset))?,
+            start_at: offset(back.map(|b| b.start.offset))?,
+        };
+        // What is not there shows the same as something that is.
+        let place = |b: Option<Buffer>| b.map_or(self.kept.place, |b| b.place);
+        let bindings = [
+            self.w_hh.place,
+            place(self.bias),
+            self.gates.place,
+            self.h.place,
+            place(self.c),
+            self.kept.place,
+            self.y.place,
+            place(back.map(|b| b.dy)),
+            place(back.map(|b| b.end)),
+            place(back.map(|b| b.carried)),
+            place(back.map(|b| b.slopes)),
+            place(back.and_then(|b| b.apart)),
+            place(back.map(|b| b.start)),
+        ];
+        let constants = [
+            ("GRU", u32::from(self.gru)),
+            ("BACK", u32::from(back.is_some())),
+            ("REVERSE", u32::from(self.reverse)),
+            ("HAS_BIAS", u32::from(self.bias.is_some())),
+            ("HIDDEN", number(hidden)?),
+        ];
+        let grid = Grid::groups(batch.div_ceil(SAMPLES));
+        // Rounds of a step: the product, and what comes around it.
+        let most = gpu.most_rounds().min(ROUNDS) / (if back.is_some() { gates * hidden } else { hidden } + 64);
+        let total = if back.is_some() { steps + 1 } else { steps };
+        for done in (0..total).step_by(most.max(1)) {
+            let until = (done + most.max(1)).min(total);
+            let (first, last) = if back.is_some() { (steps - done, steps + 1 - until) } else { (done, until) };
+            gpu.run(&ALL, &constants, &bindings, &Whole { first: first as u32, last: last as u32, ..params }, grid)?;
+        }
+        Ok(())
     }
 }

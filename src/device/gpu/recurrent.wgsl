@@ -23,6 +23,11 @@
 
 const GATES: u32 = select(4u, 3u, GRU == 1u);
 
+// Operands are fetched one by one.
+const LEFT_FOUR: u32 = 0u;
+const RIGHT_FOUR: u32 = 0u;
+alias Seat = u32;
+
 fn begin(batch: u32) {
 }
 
@@ -44,6 +49,10 @@ fn left_at(seat: u32, key: u32) -> f32 {
     return h[seat + key];
 }
 
+fn left_four(seat: u32, key: u32) -> vec4<f32> {
+    return vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+}
+
 // Where a column begins in the weight; a unit has four columns, of which a GRU leaves the last out.
 fn right_seat(n: u32) -> u32 {
     if (BACK == 1u) {
@@ -61,6 +70,10 @@ fn right_key(k: u32) -> u32 {
 
 fn right_at(seat: u32, key: u32) -> f32 {
     return w_hh[seat + key];
+}
+
+fn right_four(seat: u32, key: u32) -> vec4<f32> {
+    return vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
 }
 
 fn put_quad(m: u32, n: u32, quad: vec4<f32>) {
@@ -85,33 +98,24 @@ fn gate_of(e: u32) -> u32 {
     return e / p.hidden * (GATES * p.hidden) + e % p.hidden;
 }
 
+fn four_gates(g: u32) -> vec4<f32> {
+    return vec4<f32>(gates[g], gates[g + p.hidden], gates[g + 2u * p.hidden], gates[g + (GATES - 1u) * p.hidden]);
+}
+
 fn step_there(e: u32, share: vec4<f32>) {
-    let g0 = p.gates_at + gate_of(e);
-    let g1 = g0 + p.hidden;
-    let g2 = g1 + p.hidden;
-    let g3 = g2 + p.hidden;
+    let g = p.gates_at + gate_of(e);
+    var cell: Cell;
     if (GRU == 1u) {
-        let r = m_sigmoid(gates[g0] + share.x);
-        let z = m_sigmoid(gates[g1] + share.y);
-        let n = m_tanh(gates[g2] + r * share.z);
-        gates[g0] = r;
-        gates[g1] = z;
-        gates[g2] = n;
-        kept[p.kept_at + e] = share.z;
-        y[p.y_at + e] = n + z * (h[p.h_at + e] - n);
-        return;
+        cell = gru(four_gates(g), share, h[p.h_at + e]);
+    } else {
+        cell = lstm(four_gates(g), share, c[p.c_at + e]);
+        gates[g + 3u * p.hidden] = cell.gates.w;
     }
-    let i = m_sigmoid(gates[g0] + share.x);
-    let f = m_sigmoid(gates[g1] + share.y);
-    let g = m_tanh(gates[g2] + share.z);
-    let o = m_sigmoid(gates[g3] + share.w);
-    let now = f * c[p.c_at + e] + i * g;
-    gates[g0] = i;
-    gates[g1] = f;
-    gates[g2] = g;
-    gates[g3] = o;
-    kept[p.kept_at + e] = now;
-    y[p.y_at + e] = o * m_tanh(now);
+    gates[g] = cell.gates.x;
+    gates[g + p.hidden] = cell.gates.y;
+    gates[g + 2u * p.hidden] = cell.gates.z;
+    kept[p.kept_at + e] = cell.kept;
+    y[p.y_at + e] = cell.h;
 }
 
 fn step_back(e: u32, dh: f32) {
@@ -122,42 +126,23 @@ fn step_back(e: u32, dh: f32) {
         }
         return;
     }
-    let wide = gate_of(e);
-    let g0 = p.gates_at + wide;
-    let g1 = g0 + p.hidden;
-    let g2 = g1 + p.hidden;
-    let g3 = g2 + p.hidden;
+    let all = four_gates(p.gates_at + gate_of(e));
     let own = kept[p.kept_at + e];
-    let d0 = p.slopes_at + wide;
-    let d1 = d0 + p.hidden;
-    let d2 = d1 + p.hidden;
+    let d = p.slopes_at + gate_of(e);
     let slope = dh + y[p.y_at + e];
+    var back: Slope;
     if (GRU == 1u) {
-        let all = slope + carried[p.carried_at + e];
-        let r = gates[g0];
-        let z = gates[g1];
-        let n = gates[g2];
-        let dn = all * (1.0f - z) * (1.0f - n * n);
-        let dr = dn * own * r * (1.0f - r);
-        let dz = all * (h[p.h_at + e] - n) * z * (1.0f - z);
-        slopes[d0] = dr;
-        slopes[d1] = dz;
-        slopes[d2] = dn;
-        apart[p.apart_at + wide] = dr;
-        apart[p.apart_at + wide + p.hidden] = dz;
-        apart[p.apart_at + wide + 2u * p.hidden] = dn * r;
-        carried[p.carried_at + e] = all * z;
-        return;
+        back = gru_back(all, own, h[p.h_at + e], slope + carried[p.carried_at + e]);
+        let a = p.apart_at + gate_of(e);
+        apart[a] = back.apart.x;
+        apart[a + p.hidden] = back.apart.y;
+        apart[a + 2u * p.hidden] = back.apart.z;
+    } else {
+        back = lstm_back(all, own, c[p.c_at + e], slope, carried[p.carried_at + e]);
+        slopes[d + 3u * p.hidden] = back.gates.w;
     }
-    let i = gates[g0];
-    let f = gates[g1];
-    let g = gates[g2];
-    let o = gates[g3];
-    let t = m_tanh(own);
-    let dc = carried[p.carried_at + e] + slope * o * (1.0f - t * t);
-    slopes[d0] = dc * g * i * (1.0f - i);
-    slopes[d1] = dc * c[p.c_at + e] * f * (1.0f - f);
-    slopes[d2] = dc * i * (1.0f - g * g);
-    slopes[d2 + p.hidden] = slope * t * o * (1.0f - o);
-    carried[p.carried_at + e] = dc * f;
+    slopes[d] = back.gates.x;
+    slopes[d + p.hidden] = back.gates.y;
+    slopes[d + 2u * p.hidden] = back.gates.z;
+    carried[p.carried_at + e] = back.carried;
 }

@@ -1,29 +1,38 @@
 //! ReLU with its bits, and the way back.
 
 use super::Gpu;
-use super::kernel::{Grid, Kernel, index, params};
-use super::pointwise::Buffer;
+use super::pointwise::{Buffer, Source, Target, step};
+use super::text::Text;
 use crate::dtype::DType;
 use crate::error::Result;
 
-params!(Params { n: u32, x_at: u32, y_at: u32, mask_at: u32 });
+static RELU: Text = Text::written(1, |_| {
+    "fn formula(x: f32) -> f32 {\n    return select(0.0f, x, x > 0.0f || m_is_nan(x));\n}\n".into()
+});
 
-static RELU: Kernel = Kernel::new("relu", include_str!("relu.wgsl"), Params::WGSL);
+static IS_ON: Text = Text::written(1, |_| {
+    "fn formula(x: f32) -> f32 {\n    return select(0.0f, 1.0f, x > 0.0f || m_is_nan(x));\n}\n".into()
+});
 
-fn run(gpu: &Gpu, constants: [u32; 2], x: &Buffer, y: &Buffer, mask: Option<&Buffer>) -> Result<()> {
-    let n = y.layout.numel();
-    let at = |b: &Buffer| index("relu", b.offset);
-    let params = Params { n: index("relu", n)?, x_at: at(x)?, y_at: at(y)?, mask_at: mask.map_or(Ok(0), at)? };
-    let constants = [("MASK", constants[0]), ("KEEP", constants[1])];
-    gpu.run(&RELU, &constants, &[x.place, y.place, mask.map_or(y.place, |m| m.place)], &params, Grid::threads(n))
-}
+/// The gradient where a bit is set, else 0.
+static KEPT: Text = Text::written(2, |_| {
+    "fn formula(dy: f32, bit: f32) -> f32 {\n    return select(dy, 0.0f, bit == 0.0f);\n}\n".into()
+});
 
 /// x and y lie alike, without gaps; the mask begins at its storage's start.
 pub fn relu(gpu: &Gpu, x: &Buffer, y: &Buffer, mask: Option<&Buffer>) -> Result<()> {
-    run(gpu, [u32::from(mask.is_some()), 0], x, y, mask)
+    let x = [Source::Buffer(*x)];
+    let values = step("relu", &RELU, DType::F32, &x, &Target::Elements(*y))?;
+    let bits = match mask {
+        Some(mask) => step("relu", &IS_ON, DType::F32, &x, &Target::Bits { of: *y, to: *mask })?,
+        None => None,
+    };
+    gpu.hold("relu", values.into_iter().chain(bits).collect())
 }
 
 /// dx = dy where the bit is set or, where `mask` is the float result, that is not 0; else 0.
 pub fn keep(gpu: &Gpu, dy: &Buffer, mask: &Buffer, dx: &Buffer) -> Result<()> {
-    run(gpu, [0, if mask.dtype == DType::U8 { 1 } else { 2 }], dy, dx, Some(mask))
+    let kept = if mask.dtype == DType::U8 { Source::Bits(*mask) } else { Source::Buffer(*mask) };
+    let held = step("relu", &KEPT, DType::F32, &[Source::Buffer(*dy), kept], &Target::Elements(*dx))?;
+    gpu.hold("relu", held.into_iter().collect())
 }

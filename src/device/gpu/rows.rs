@@ -46,6 +46,12 @@ pub use softmax::softmax;
 
 mod layer_norm {
     use super::*;
+    use crate::device::gpu::group::{Head, Span};
+    use crate::device::gpu::kernel::{Params as _, with_constants};
+    use crate::device::gpu::pointwise;
+    use smallvec::SmallVec;
+    use std::sync::Arc;
+
     params!(Params {
         rows: u32,
         columns: u32,
@@ -56,10 +62,10 @@ mod layer_norm {
         weight_at: u32,
         bias_at: u32,
         stats_at: u32,
-        y_at: u32,
     });
-    static LAYER_NORM: Kernel =
-        Kernel::new("layer_norm", concat!(include_str!("rows.wgsl"), include_str!("layer_norm.wgsl")), Params::WGSL);
+    const LAYER_NORM: &str = concat!(include_str!("rows.wgsl"), include_str!("layer_norm.wgsl"));
+    /// Tells these texts apart from other generated ones.
+    const TEXT: u32 = 10;
 
     /// What layer norm reads and writes, row by row; `stats` are a row's mean and reciprocal deviation.
     pub struct LayerNorm<'a> {
@@ -90,7 +96,6 @@ mod layer_norm {
                 weight_at: at(self.weight)?,
                 bias_at: at(self.bias)?,
                 stats_at: at(self.stats)?,
-                y_at: at(Some(self.y))?,
             };
             let constants = [
                 ("LANES", lanes(self.columns)),
@@ -100,11 +105,28 @@ mod layer_norm {
                 ("STATS", u32::from(self.stats.is_some())),
                 ("BACK", u32::from(self.dy.is_some())),
             ];
-            let place = |b: Option<Buffer>| b.map_or(self.y.place, |b| b.place);
-            let bindings =
-                [self.x.place, place(self.dy), place(self.weight), place(self.bias), place(self.stats), self.y.place];
+            let place = |b: Option<Buffer>| b.map_or(self.x.place, |b| b.place);
+            let bindings = [self.x.place, place(self.dy), place(self.weight), place(self.bias), place(self.stats)];
             gpu.expect_rounds("layer_norm", 3 * self.columns / 256)?;
-            gpu.run(&LAYER_NORM, &constants, &bindings, &params, seats(rows, self.columns))
+            if rows * self.columns == 0 {
+                return Ok(());
+            }
+            number(self.y.offset)?;
+            let spans = |list: &[Option<Buffer>]| list.iter().flatten().map(|b| Span::of(b.place)).collect();
+            let (read, written) = if self.dy.is_some() { (self.stats, None) } else { (None, self.stats) };
+            let mut key = SmallVec::from_slice(&[u32::MAX, TEXT]);
+            key.extend(constants.iter().map(|(_, value)| *value));
+            let head = Head {
+                key,
+                params: Params::WGSL,
+                text: Arc::new(move || with_constants(&constants, LAYER_NORM)),
+                bindings: SmallVec::from_slice(&bindings),
+                words: params.words(),
+                grid: seats(rows, self.columns),
+                reads: spans(&[Some(self.x), self.dy, self.weight, self.bias, read]),
+                writes: SmallVec::from_iter(written.map(|b| Span::of(b.place))),
+            };
+            gpu.hold("layer_norm", SmallVec::from_iter([pointwise::head("layer_norm", head, &self.y)?]))
         }
     }
 }

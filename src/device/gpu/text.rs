@@ -165,6 +165,11 @@ impl Text {
         Text { arity: F::ARITY, write: write::<F> }
     }
 
+    /// A formula that is written as text.
+    pub const fn written(arity: usize, write: fn(DType) -> String) -> Text {
+        Text { arity, write }
+    }
+
     /// `fn formula(x0: T, …) -> T`, where T is f32, or i32 for integers.
     pub fn function(&self, compute: DType) -> String {
         (self.write)(compute)

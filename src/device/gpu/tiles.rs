@@ -2,12 +2,15 @@
 
 use super::Gpu;
 use super::fold::{self, How, Operands};
-use super::kernel::Grid;
-use super::pointwise::Buffer;
+use super::group::{Head, Span};
+use super::kernel::{Bindings, Grid, Words, with_constants};
+use super::pointwise::{self, Buffer};
 use crate::arena::space::Place;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::shape::Layout;
+use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// A batch of products [m, k] · [k, n].
 #[derive(Clone, Copy, Debug)]
@@ -67,16 +70,13 @@ impl Cut {
 
     /// The text: params and constants, the way to the operands, and the tiles.
     pub fn text(&self, constants: &[(&str, u32)], params: &str, operands: &str) -> String {
-        let mut text = format!("const PER: u32 = {}u;\n", self.per);
-        constants.iter().for_each(|(name, value)| text += &format!("const {name}: u32 = {value}u;\n"));
-        text += params;
-        text += operands;
+        let text = with_constants(&[("PER", self.per as u32)], &with_constants(constants, params)) + operands;
         text + &if self.per == 1 { include_str!("direct.wgsl").into() } else { unrolled(self.per) }
     }
 
     /// What tells these texts apart from other generated ones: `kernel` is a number of the caller's.
-    pub fn key(&self, kernel: u32, constants: &[(&str, u32)]) -> smallvec::SmallVec<[u32; 8]> {
-        let mut key = smallvec::SmallVec::from_slice(&[u32::MAX, kernel, self.per as u32]);
+    pub fn key(&self, kernel: u32, constants: &[(&str, u32)]) -> SmallVec<[u32; 8]> {
+        let mut key = SmallVec::from_slice(&[u32::MAX, kernel, self.per as u32]);
         key.extend(constants.iter().map(|(_, value)| *value));
         key
     }
@@ -90,9 +90,83 @@ impl Cut {
         let mut flags = vec![false; shape.len()];
         flags[0] = true;
         let layout = Layout::strided(&shape, &strides);
-        let x = Buffer { place: part, layout: &layout, offset: 0, dtype: DType::F32, whole: false };
+        let x = Buffer { place: part, layout: &layout, offset: 0, dtype: DType::F32, whole: false, holder: None };
         let plan = fold::plan(op, How::Sum, &x, &flags, [1.0, 0.0])?.expect("bug: partial sums of too many axes");
         plan.run(gpu, op, Operands { x, other: None, own: None, more: None, y: *y, z: None }, None)
+    }
+}
+
+/// A product worked out, whose result is gapless.
+pub struct Product {
+    pub op: &'static str,
+    pub cut: Cut,
+    pub key: SmallVec<[u32; 8]>,
+    pub constants: SmallVec<[(&'static str, u32); 6]>,
+    pub params: &'static str,
+    pub operands: &'static str,
+    pub words: Words,
+    /// Whether four elements of an operand can be fetched at once, along the axis that threads fetch along.
+    pub fours: [bool; 2],
+}
+
+/// How elements of an operand are read, where it is bound in words of four or of one.
+fn reader(side: &str, name: &str, binding: &str, four: bool) -> String {
+    let (word, element, whole) = if four {
+        ("vec4<f32>", format!("{binding}[at >> 2u][at & 3u]"), format!("{binding}[at >> 2u]"))
+    } else {
+        let each = |i: usize| format!("{binding}[at + {i}u]");
+        ("f32", format!("{binding}[at]"), format!("vec4<f32>({}, {}, {}, {})", each(0), each(1), each(2), each(3)))
+    };
+    format!(
+        "const {}_FOUR: u32 = {}u;\nalias {name}Word = {word};\n\
+         fn {side}_element(at: u32) -> f32 {{\n    return {element};\n}}\n\
+         fn {side}_word(at: u32) -> vec4<f32> {{\n    return {whole};\n}}\n",
+        side.to_uppercase(),
+        u32::from(four)
+    )
+}
+
+/// Sums that are left in parts.
+const NO_FINISH: &str = "fn finish(e: u32, value: f32) {\n}\n";
+
+impl Product {
+    /// `order` is that of `join`.
+    pub fn run(
+        self,
+        gpu: &Gpu,
+        [a, b]: [&Buffer; 2],
+        bias: Option<&Buffer>,
+        y: &Buffer,
+        scratch: Option<Place>,
+        order: &[(usize, usize)],
+    ) -> Result<()> {
+        let Product { op, cut, mut key, constants, params, operands, words, fours } = self;
+        key.push(u32::from(fours[0]) << 1 | u32::from(fours[1]));
+        let operands = reader("left", "Left", "a", fours[0]) + &reader("right", "Right", "b", fours[1]) + operands;
+        if y.layout.numel() == 0 {
+            return Ok(());
+        }
+        let part = scratch.unwrap_or(y.place);
+        // Without a bias its binding shows something else that is not read.
+        let bindings = [a.place, b.place, bias.map_or(part, |b| b.place), part];
+        gpu.expect_rounds(op, cut.run + cut.run / 8)?;
+        if cut.splits > 1 {
+            let text = || cut.text(&constants, params, &operands) + NO_FINISH;
+            gpu.run_text(op, &key, &text, Bindings::reading(2, &bindings), &words, cut.grid())?;
+            return cut.join(gpu, op, part, order, y);
+        }
+        let reads = [Some(a), Some(b), bias].into_iter().flatten().map(|b| Span::of(b.place)).collect();
+        let head = Head {
+            key: SmallVec::from_slice(&key),
+            params,
+            text: Arc::new(move || cut.text(&constants, "", &operands)),
+            bindings: SmallVec::from_slice(&bindings),
+            words,
+            grid: cut.grid(),
+            reads,
+            writes: SmallVec::new(),
+        };
+        gpu.hold(op, SmallVec::from_iter([pointwise::head(op, head, y)?]))
     }
 }
 

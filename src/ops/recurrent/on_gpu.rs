@@ -1,9 +1,9 @@
-//! The steps on a GPU: one kernel each, one after the other in the stream.
+//! The steps on a GPU: all in one kernel, or one kernel each where a layer is wide.
 
 use super::{Kind, Recurrent, RecurrentBack};
 use crate::arena::ledger::Category;
 use crate::device::gpu::Gpu;
-use crate::device::gpu::recurrent::{Later, Slopes, Step, Way};
+use crate::device::gpu::recurrent::{Later, Slopes, Step, Steps, StepsBack, WIDEST, Way};
 use crate::error::Result;
 use crate::ops::matmul::product_on;
 use crate::ops::pointwise::copy_on;
@@ -46,6 +46,26 @@ impl Recurrent {
         product_on(gpu, &flat, &turned(w_ih), places.biased.then(|| x[places.b_ih()]), &shares)?;
 
         let bias = places.biased.then(|| x[places.b_hh()].buffer());
+        if hidden <= WIDEST && steps > 0 {
+            let w = scratch(name, &[hidden, rows], w_hh)?;
+            copy_on(gpu, &turned(w_hh), &w)?;
+            let all = Steps {
+                gru,
+                reverse: self.reverse,
+                w_hh: w.buffer(),
+                gates: gates.buffer(),
+                h: x[1].buffer(),
+                c: (!gru).then(|| x[2].buffer()),
+                kept: kept.buffer(),
+                y: y[0].buffer(),
+                back: None,
+                bias,
+            };
+            all.run(gpu, name)?;
+            let last = if self.reverse { 0 } else { steps - 1 };
+            copy_on(gpu, &part(&y[0], last)?, &y[1])?;
+            return if gru { Ok(()) } else { copy_on(gpu, &part(&kept, last)?, &y[2]) };
+        }
         let (mut h, mut c) = (x[1].clone(), if gru { None } else { Some(x[2].clone()) });
         for s in 0..steps {
             let t = if self.reverse { steps - 1 - s } else { s };
@@ -85,6 +105,28 @@ impl RecurrentBack {
         match gru {
             true => copy_on(gpu, &Tensor::scalar(0.0, out.dtype())?, &carried)?,
             false => copy_on(gpu, x[6], &carried)?,
+        }
+        if hidden <= WIDEST && steps > 0 {
+            let all = Steps {
+                gru,
+                reverse: self.of.reverse,
+                w_hh: w_hh.buffer(),
+                gates: gates.buffer(),
+                h: h0.buffer(),
+                c: c0.filter(|_| !gru).map(|c| c.buffer()),
+                kept: kept.buffer(),
+                y: out.buffer(),
+                back: Some(StepsBack {
+                    dy: dy.buffer(),
+                    end: dh_n.buffer(),
+                    carried: carried.buffer(),
+                    slopes: slopes.buffer(),
+                    apart: gru.then(|| y[2].buffer()),
+                    start: dh0.buffer(),
+                }),
+                bias: None,
+            };
+            return all.run(gpu, name);
         }
         let by_state = if gru { &y[2] } else { slopes };
         // Each step takes the gradient of its h from the step behind it; one more leaves that of the first h.

@@ -57,7 +57,8 @@ impl Conv {
         assert!(x == of_x && weight == of_weight && y == of_y, "bug: convolution of tensors of other sizes");
     }
 
-    fn is_depthwise(&self) -> bool {
+    /// One channel a group, there and back.
+    pub fn is_depthwise(&self) -> bool {
         self.groups == self.c_in && self.groups == self.c_out
     }
 
