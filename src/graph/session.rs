@@ -49,6 +49,8 @@ pub fn expect_free(what: &str, space: Space) -> Result<()> {
     )))
 }
 
+/// This part of a cap may be alive before a step, more or less than before the one planned, and its plan still serves.
+const SLACK: u64 = 128;
 /// Steps known by their tapes at most: a loop may alternate between a few kinds.
 const TAPES: usize = 8;
 /// Tapes at most that differ only in what other threads or Python allocated meanwhile: a further one counts as the latest.
@@ -362,8 +364,9 @@ impl Session {
                 self.following =
                     Some(Following { plan, hints, base, at: 0, begun: false, passes, held: Held::default() });
             }
-            Err(Refused::Certain) => self.refusing = Some(this),
-            Err(Refused::Unknown) => {}
+            // With more alive than then, such as the gradients of the step before, the step may free that on its way.
+            Err(Refused::Certain) if base <= self.known[this].tape.base + cap / SLACK => self.refusing = Some(this),
+            Err(_) => {}
         }
     }
 
@@ -441,7 +444,7 @@ impl Session {
     /// again, the best that a full search finds.
     fn plan(&mut self, this: usize, base: u64, cap: u64) -> std::result::Result<Arc<Followed>, Refused> {
         // The online policy makes up for a few bytes that Python holds more than in the step planned.
-        let slack = cap / 128;
+        let slack = cap / SLACK;
         let near = |p: &&mut Planned| (p.tape, p.cap) == (this, cap) && p.base.abs_diff(base) <= slack;
         let mut quick = true;
         if let Some(planned) = self.plans.iter_mut().filter(near).min_by_key(|p| p.base.abs_diff(base)) {

@@ -75,6 +75,9 @@ impl Op for Transfer {
     fn gpu_takes_half(&self) -> bool {
         true
     }
+    fn allocates(&self) -> bool {
+        true
+    }
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         copy(x[0], &y[0])
     }

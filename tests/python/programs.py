@@ -52,10 +52,16 @@ class Noisy(bs.autograd.Function):
         return dy * ctx.factor
 
 
-class Program:
-    """What a seed makes of the instructions below."""
+def numbers(t: bs.Tensor) -> np.ndarray:
+    """A copy of what a tensor of any device holds."""
+    return t.detach().cpu().numpy().copy()
 
-    def __init__(self, seed: int) -> None:
+
+class Program:
+    """What a seed makes of the instructions below, on a device."""
+
+    def __init__(self, seed: int, device: str = "cpu") -> None:
+        self.device = device
         self.draw = np.random.default_rng(seed)
         self.rows = int(self.draw.choice([16, 32, 48]))
         self.parameters: list[bs.Tensor] = []
@@ -74,7 +80,7 @@ class Program:
             else None
         )
         self.batches = [self.tensor(self.rows, WIDTH) for _ in range(BATCHES)]
-        self.begin = [t.detach().numpy().copy() for t in self.state()]
+        self.begin = [numbers(t) for t in self.state()]
 
     def chance(self, p: float) -> bool:
         return bool(self.draw.random() < p)
@@ -84,7 +90,7 @@ class Program:
         return int(self.draw.integers(1, near + 1))
 
     def tensor(self, *shape: int) -> bs.Tensor:
-        return bs.tensor(self.draw.standard_normal(shape).astype(np.float32))
+        return bs.tensor(self.draw.standard_normal(shape).astype(np.float32)).to(self.device)
 
     def parameter(self, *shape: int) -> bs.Tensor:
         made = (self.tensor(*shape) * 0.3).detach().requires_grad_()
@@ -92,7 +98,7 @@ class Program:
         return made
 
     def module(self, module: nn.Module) -> nn.Module:
-        self.modules.append(module)
+        self.modules.append(module.to(self.device))
         self.parameters += module.parameters()
         return module
 
@@ -105,7 +111,7 @@ class Program:
         Noisy.calls = 0
         with bs.no_grad():
             for tensor, value in zip(self.state(), self.begin, strict=True):
-                tensor.copy_(bs.from_numpy(value))
+                tensor.copy_(bs.from_numpy(value).to(self.device))
         for p in self.parameters:
             p.grad = None
 
@@ -167,11 +173,11 @@ class Program:
         return self.one_of(
             lambda a, b: F.dropout(a, 0.3),
             lambda a, b: F.dropout(F.relu(a), 0.2) + b,
-            lambda a, b: a + 0.1 * bs.randn(*a.shape),
+            lambda a, b: a + 0.1 * bs.randn(*a.shape, device=self.device),
         )
 
     def window(self) -> Instruction:
-        half, order = self.rows // 2, bs.tensor(self.draw.permutation(self.rows).astype(np.int64))
+        half, order = self.rows // 2, bs.tensor(self.draw.permutation(self.rows).astype(np.int64)).to(self.device)
         return self.one_of(
             lambda a, b: bs.cat([a[:half], b[half:]]),
             lambda a, b: a.reshape(-1, 2, 8).transpose(1, 2).reshape(a.shape) * 0.9,
@@ -284,9 +290,9 @@ class Program:
             if self.way == "twice":
                 loss.backward(retain_graph=True)
             loss.backward()
-        left = [loss.detach().numpy().copy()]
-        left += [] if held is None else [held.detach().numpy().copy()]
-        left += [np.zeros(0) if p.grad is None else p.grad.numpy().copy() for p in self.parameters]
+        left = [numbers(loss)]
+        left += [] if held is None else [numbers(held)]
+        left += [np.zeros(0) if p.grad is None else numbers(p.grad) for p in self.parameters]
         with bs.no_grad():
             for p in self.parameters:
                 if p.grad is not None:
@@ -294,4 +300,4 @@ class Program:
         return left
 
     def left(self) -> list[np.ndarray]:
-        return [t.detach().numpy().copy() for t in self.state()]
+        return [numbers(t) for t in self.state()]

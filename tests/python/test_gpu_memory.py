@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from test_budget import FIRST, PROGRAMS, check
 
 import backsweep as bs
 import backsweep.nn.functional as F
@@ -138,6 +140,12 @@ if THERE:
             assert after["evicted"] > counts["evicted"] or after["replayed"] > counts["replayed"]
             assert after["budget"] is None
             del training
+
+    def test_random_programs_on_a_gpu_keep_budgets_and_change_no_bit() -> None:
+        counts: Counter[str] = Counter()
+        for seed in range(FIRST, FIRST + PROGRAMS // 20):
+            check(seed, counts, "gpu")
+        assert counts["planned"] > 2 * counts["online in steps"]
 
     def test_an_impossible_budget_names_the_least_feasible_one_of_the_gpu() -> None:
         training = Training("perceptron").run(2)

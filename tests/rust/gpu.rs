@@ -1,7 +1,9 @@
 //! Every registered op and sample on a GPU, against the CPU in float32. Runs where there is an adapter (a software one will
 //! do); `BACKSWEEP_TEST_DEVICE=gpu` makes its absence a failure. An op without a kernel fails.
 
+use backsweep::arena;
 use backsweep::arena::ledger::Category;
+use backsweep::arena::space::Space;
 use backsweep::device::Device;
 use backsweep::device::gpu;
 use backsweep::device::gpu::kernel::Grid;
@@ -331,6 +333,43 @@ fn every_op_with_a_kernel_agrees_with_the_cpu() {
     assert!(without.is_empty(), "ops without a kernel");
     let shown = failures.iter().take(60).cloned().collect::<Vec<_>>().join("\n");
     assert!(failures.is_empty(), "{} disagreements:\n{shown}", failures.len());
+}
+
+#[test]
+fn on_paper_every_op_on_a_gpu_is_billed_as_for_real_and_nothing_is_sent() {
+    let Some((device, _turn)) = device() else { return };
+    let (gpu, spaces) = (gpu::open(0).unwrap(), [Space::HOST, device.space()]);
+    let mut runs = 0;
+    for case in cases() {
+        for (dtype, how) in [(DType::F32, 0), (DType::F32, 1), (DType::F16, 0)] {
+            let mut random = case.random();
+            let (tensors, _) = inputs(&case.sample, dtype, &mut random);
+            let there: Vec<Tensor> = tensors.iter().map(|t| laid_out(&on(t, device), how)).collect();
+            let name = format!("{} {} {}", case.name(), dtype.name(), STRIDINGS[how]);
+            let y = run_op(&case.sample, &leaves(&tensors));
+            if y.iter().any(|y| y.tensor.dtype() == DType::F64) {
+                continue;
+            }
+            let dy: Vec<Tensor> = cotangents(&y, &mut random).iter().map(|t| laid_out(&on(t, device), how)).collect();
+            let events = |paper: bool| {
+                let x = leaves(&there);
+                arena::set_paper(paper);
+                spaces.iter().for_each(|space| arena::record_start_in(*space));
+                let y = forward(&case.sample, &x);
+                let dx = y.as_ref().map_err(Clone::clone).and_then(|y| backward(y, &dy, &x));
+                let events = spaces.map(|space| told(&arena::record_stop_in(space).unwrap()));
+                arena::set_paper(false);
+                (events, dx.map(|_| ()).map_err(|error| error.text().to_string()))
+            };
+            let real = events(false);
+            let sent = gpu.counts();
+            let paper = events(true);
+            assert_eq!(gpu.counts(), sent, "{name}: something was sent");
+            assert_eq!(paper, real, "{name}: paper, and for real");
+            runs += 1;
+        }
+    }
+    println!("gpu paper: {} ops, {runs} runs", registry::entries().len());
 }
 
 /// Runs an op on both devices, and back where there are kernels for it; panics where results differ by more than

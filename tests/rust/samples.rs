@@ -1,6 +1,6 @@
 //! The registered ops and their samples, as the tests that run them all see them.
 
-use backsweep::arena::ledger::Category;
+use backsweep::arena::ledger::{Category, Event, Recording};
 use backsweep::device::Device;
 use backsweep::dtype::DType;
 use backsweep::graph::{self, Request, Var};
@@ -214,4 +214,20 @@ pub fn laid_out(t: &Tensor, how: usize) -> Tensor {
     let window = base.with_layout(Layout::strided(shape, &strides), start as usize);
     backsweep::ops::pointwise::copy_into(t, &window).unwrap();
     window
+}
+
+/// Bytes and roles of all that comes and goes in a recording, in order. Block ids are named by the order of their coming,
+/// because freed ids are used again.
+pub fn told(recording: &Recording) -> Vec<String> {
+    let (mut names, mut count) = (std::collections::HashMap::new(), 0);
+    let text = recording.events.iter().map(|event| match event {
+        Event::Alloc { id, record } => {
+            names.insert(*id, count);
+            count += 1;
+            format!("+{} {}", record.bytes, record.tag.category.name())
+        }
+        Event::Free { id } => format!("-{:?}", names.get(id)),
+        Event::Retag { id, category } => format!("{:?} is {}", names.get(id), category.name()),
+    });
+    text.collect()
 }

@@ -22,7 +22,7 @@ use super::woven::Woven;
 use super::{Counts, faults, slabs};
 use crate::arena::ledger::Category;
 use crate::arena::space::{Place, SPACES, Space};
-use crate::arena::{self, Block, trace};
+use crate::arena::{self, Block, Context, trace};
 use crate::error::{Error, Kind, Result};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
@@ -177,6 +177,7 @@ impl Gpu {
             entries: &[binding(0, &page, 0, PARAM_BYTES)],
         });
         let bytes = PAGE + PARAM_BYTES + STAGING + faults::BYTES;
+        let before = Context { op: "gpu", ..Context::get() }.set();
         let bill = arena::bill(space, bytes, Category::Workspace)?;
         // So that a number that is read in a step takes no more memory than the step before.
         let reader = Reader {
@@ -184,6 +185,7 @@ impl Gpu {
             bytes: SMALLEST,
             _bill: arena::bill(space, SMALLEST, Category::Workspace)?,
         };
+        before.set();
         let stream = Stream {
             encoder: None,
             pass: None,
