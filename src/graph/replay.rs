@@ -8,6 +8,7 @@ use super::resident::{self, Key};
 use super::store::{self, NodeId};
 use super::{Var, budget, lean, session};
 use crate::arena::{self, Context, trace};
+use crate::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::ops::{Mask, OpRef, bit, run};
 use crate::tensor::Tensor;
@@ -114,6 +115,7 @@ pub fn remake(key: Key) -> Result<Tensor> {
             pending.extend(recipe.reads().map(|read| read.0));
         }
     }
+    join_relus(&mut recipes);
     let mut passing: FxHashMap<Key, Tensor> = FxHashMap::default();
     while let Some((id, recipe)) = recipes.pop_first() {
         let outputs = run_again(recipe, |key| passing.get(&key).cloned())?;
@@ -121,6 +123,23 @@ pub fn remake(key: Key) -> Result<Tensor> {
         passing.retain(|made, _| *made == key || recipes.values().any(|later| later.reads().any(|read| read == *made)));
     }
     Ok(passing.remove(&key).expect("bug: a value was not made again"))
+}
+
+/// A ReLU and what it alone reads are made in one pass, where there is one. On a GPU ops are joined anyway.
+fn join_relus(recipes: &mut BTreeMap<NodeId, Recipe>) {
+    let joined = |id: &NodeId| {
+        let recipe = &recipes[id];
+        let [Source::Made(read)] = recipe.inputs[..] else { return None };
+        let from = recipes.get(&read.0).filter(|_| recipe.op.is_relu() && read.1 == 0)?;
+        let here = store::with(read.0, |node| node.outputs[0].device == Device::Cpu);
+        let alone = here && recipes.values().flat_map(Recipe::reads).filter(|other| *other == read).count() == 1;
+        Some((*id, read.0, from.op.with_relu().filter(|_| alone)?))
+    };
+    let found: SmallVec<[(NodeId, NodeId, OpRef); 2]> = recipes.keys().filter_map(joined).collect();
+    for (id, from, op) in found {
+        let from = recipes.remove(&from).expect("bug: a recipe was joined twice");
+        recipes.entry(id).and_modify(|recipe| (recipe.op, recipe.inputs) = (op, from.inputs));
+    }
 }
 
 /// The first output of a node, by an op that leaves the slope where the node's saved input was, and stands there from now on.

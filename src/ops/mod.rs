@@ -167,6 +167,15 @@ pub trait Op: Debug + Send + Sync + 'static {
         None
     }
 
+    /// An op that makes the first output as this one does, and the ReLU of it in the same pass.
+    fn with_relu(&self) -> Option<OpRef> {
+        None
+    }
+
+    fn is_relu(&self) -> bool {
+        false
+    }
+
     /// For an op of one input whose vjp is dy times a slope: an op that writes the value, its output, and the slope over its
     /// input. In a node whose saved input was written over so, it stands in the place of this one.
     fn split(&self) -> Option<OpRef> {

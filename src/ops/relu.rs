@@ -67,6 +67,9 @@ impl Op for Relu {
     fn cheap(&self) -> bool {
         true
     }
+    fn is_relu(&self) -> bool {
+        true
+    }
     fn layouts(&self, _input: usize) -> Layouts {
         Layouts::Any
     }

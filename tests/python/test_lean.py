@@ -10,6 +10,7 @@ import pytest
 
 import backsweep as bs
 import backsweep.nn.functional as F
+from backsweep import nn
 
 ACTIVATIONS: dict[str, Callable[[bs.Tensor], bs.Tensor]] = {
     "gelu": F.gelu,
@@ -71,6 +72,28 @@ def test_an_activation_between_products_is_not_kept() -> None:
     with everything_kept():
         whole = kept(loss_of)
     assert whole - kept(loss_of) >= 160 * 257 * 4
+
+
+@pytest.mark.parametrize("dtype", [bs.float32, bs.float64, bs.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [8, 24, 80])
+def test_a_norm_and_its_relu_made_again_change_no_bit(channels: int, dtype: bs.dtype) -> None:
+    def run() -> tuple[list[bytes], int]:
+        bs.manual_seed(2)
+        layers = [nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+        layers += [nn.Conv2d(channels, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 16, 3)]
+        model = nn.Sequential(*layers).to(dtype)
+        x = bs.randn(2, 3, 48, 48).to(dtype)
+        before = bs.memory.stats()["activation"]
+        loss = model(x).square().mean()
+        kept = bs.memory.stats()["activation"] - before
+        loss.backward()
+        return [p.grad.to(bs.float32).numpy().tobytes() for p in model.parameters()], kept
+
+    lean, kept = run()
+    with everything_kept():
+        whole, all_kept = run()
+    assert lean == whole
+    assert kept < all_kept
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

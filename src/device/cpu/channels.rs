@@ -377,18 +377,36 @@ pub struct Affine<'a, E> {
 
 /// y = (x - center) · scale + shift, and with a second tensor and its own scale + dy · slope.
 pub fn affine<E: Float>(s: &Channels, x: &[E], map: Affine<E>, more: Option<(&[E], &[E])>, y: &mut [E]) {
-    let Affine { center, scale, shift } = map;
-    assert!(x.len() == s.len() && y.len() == s.len(), "bug: an affine map of other sizes");
-    assert!([center, scale, shift].iter().all(|v| v.len() == s.c), "bug: an affine map of other sizes");
     assert!(
         more.is_none_or(|(dy, slope)| dy.len() == s.len() && slope.len() == s.c),
         "bug: an affine map of other sizes"
     );
-    let y = Shared(y.as_mut_ptr());
-    let run = |part: Part| match more {
-        None => E::dispatch(Map::<E, false> { s, x, map, dy: &[], slope: &[], part, y }),
-        Some((dy, slope)) => E::dispatch(Map::<E, true> { s, x, map, dy, slope, part, y }),
-    };
+    let y = mapped(s, x, map, y);
+    match more {
+        None => over_parts(s, |part| E::dispatch(Map::<E, PLAIN> { s, x, map, dy: &[], slope: &[], part, y })),
+        Some((dy, slope)) => over_parts(s, |part| E::dispatch(Map::<E, MORE> { s, x, map, dy, slope, part, y })),
+    }
+}
+
+/// y = max((x - center) · scale + shift, 0), as `bits::relu` has it.
+pub fn affine_relu<E: Float>(s: &Channels, x: &[E], map: Affine<E>, y: &mut [E]) {
+    let y = mapped(s, x, map, y);
+    over_parts(s, |part| E::dispatch(Map::<E, RELU> { s, x, map, dy: &[], slope: &[], part, y }));
+}
+
+const PLAIN: u8 = 0;
+/// With a second tensor.
+const MORE: u8 = 1;
+const RELU: u8 = 2;
+
+fn mapped<E: Float>(s: &Channels, x: &[E], map: Affine<E>, y: &mut [E]) -> Shared<E> {
+    assert!(x.len() == s.len() && y.len() == s.len(), "bug: an affine map of other sizes");
+    assert!([map.center, map.scale, map.shift].iter().all(|v| v.len() == s.c), "bug: an affine map of other sizes");
+    Shared(y.as_mut_ptr())
+}
+
+/// Runs a map part by part.
+fn over_parts(s: &Channels, run: impl Fn(Part) + Sync) {
     if s.last {
         let rows = s.rows();
         let part = pool::chunk_rows(rows, 0.3 * s.c as f64);
@@ -414,7 +432,7 @@ enum Part {
     Planes(Range<usize>, Range<usize>),
 }
 
-struct Map<'a, E, const MORE: bool> {
+struct Map<'a, E, const KIND: u8> {
     s: &'a Channels,
     x: &'a [E],
     map: Affine<'a, E>,
@@ -433,7 +451,7 @@ struct Numbers<L> {
     slope: L,
 }
 
-impl<E: Float, const MORE: bool> Kernel<E> for Map<'_, E, MORE> {
+impl<E: Float, const KIND: u8> Kernel<E> for Map<'_, E, KIND> {
     type Out = ();
 
     #[inline(always)]
@@ -455,7 +473,7 @@ impl<E: Float, const MORE: bool> Kernel<E> for Map<'_, E, MORE> {
                             center: L::splat(map.center[channel]),
                             scale: L::splat(map.scale[channel]),
                             shift: L::splat(map.shift[channel]),
-                            slope: if MORE { L::splat(self.slope[channel]) } else { L::lit(0.0) },
+                            slope: if KIND == MORE { L::splat(self.slope[channel]) } else { L::lit(0.0) },
                         };
                         for at in range.clone().step_by(L::WIDTH) {
                             self.element(plane * s.s + at, L::WIDTH.min(range.end - at), numbers);
@@ -467,7 +485,7 @@ impl<E: Float, const MORE: bool> Kernel<E> for Map<'_, E, MORE> {
     }
 }
 
-impl<E: Float, const MORE: bool> Map<'_, E, MORE> {
+impl<E: Float, const KIND: u8> Map<'_, E, KIND> {
     /// Some rows of V registers of channels, of `lanes` channels each.
     ///
     /// # Safety
@@ -482,7 +500,7 @@ impl<E: Float, const MORE: bool> Map<'_, E, MORE> {
             for (v, numbers) in numbers.iter_mut().enumerate() {
                 let of = |list: &[E]| load::<L>(list.as_ptr().add(first + v * L::WIDTH), lanes);
                 (numbers.center, numbers.scale, numbers.shift) = (of(map.center), of(map.scale), of(map.shift));
-                if MORE {
+                if KIND == MORE {
                     numbers.slope = of(self.slope);
                 }
             }
@@ -502,8 +520,11 @@ impl<E: Float, const MORE: bool> Map<'_, E, MORE> {
         unsafe {
             let x = load::<L>(self.x.as_ptr().add(at), lanes);
             let mut y = (x - numbers.center) * numbers.scale + numbers.shift;
-            if MORE {
+            if KIND == MORE {
                 y = y + load::<L>(self.dy.as_ptr().add(at), lanes) * numbers.slope;
+            }
+            if KIND == RELU {
+                y = L::select(L::or(y.gt(L::lit(0.0)), y.is_nan()), y, L::lit(0.0));
             }
             store(self.y.get().add(at), y, lanes);
         }
