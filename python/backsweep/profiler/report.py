@@ -76,7 +76,8 @@ def _bars(by_category: dict[str, int], total: int) -> list[str]:
     lines = []
     for name, amount in sorted(by_category.items(), key=lambda item: -item[1]):
         if amount:
-            bar = "█" * max(round(_BAR * amount / max(total, 1)), 1)
+            # In a damaged capture a part may be larger than the whole.
+            bar = "█" * min(max(round(_BAR * amount / max(total, 1)), 1), _BAR)
             lines.append(f"  {name:11} {size(amount):>10} {100 * amount / max(total, 1):5.1f} %  {bar}")
     return lines
 
@@ -234,7 +235,7 @@ def timeline(rows: list[Row]) -> str:
     most = max(r["live"] for r in rows)
     bar = min((width() or 100) - 36, 60)
     cells = [
-        [seconds(r["seconds"]), size(r["live"]), r["phase"], "█" * round(bar * r["live"] / max(most, 1))] for r in rows
+        [seconds(r["seconds"]), size(r["live"]), r["phase"], "█" * min(round(bar * r["live"] / max(most, 1)), bar)] for r in rows
     ]
     return table(["time", "live", "phase", ""], cells, left=2)
 
