@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from backsweep.cli import main
-from backsweep.profiler import Profile, capture
+from backsweep.profiler import Profile, capture, report
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -308,3 +308,8 @@ def test_the_example_is_profiled_as_the_readme_says(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "unknown 0 B" in result.stdout and "\n2 steps" in result.stdout and "budgets for a step" in result.stdout
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_a_part_larger_than_the_whole_draws_no_endless_bar() -> None:
+    lines = report._bars({"parameter": 10**18, "gradient": 5 - 10**18}, 5)
+    assert len(lines) == 2 and max(map(len, lines)) < 120
