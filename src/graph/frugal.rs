@@ -53,11 +53,16 @@ pub fn spared(op: &dyn Op, x: &[&Var], y: &[Tensor], saves: Mask, needs: Mask) -
             && cost <= share * *own.get_or_insert_with(|| seconds(op, x, y))
         {
             spared |= bit(i);
-            let maker = v.node.as_ref().expect("bug: a value without a maker cannot be made again").id();
-            store::with_mut(maker, |maker| maker.extra_mut().readers += 1);
+            count_reader(v);
         }
     }
     spared
+}
+
+/// One more node depends on this value's being made again.
+fn count_reader(v: &Var) {
+    let maker = v.node.as_ref().expect("bug: a value without a maker cannot be made again").id();
+    store::with_mut(maker, |maker| maker.extra_mut().readers += 1);
 }
 
 /// A value that is kept for the vjp of another op: where its own maker can read it too, that keeps nothing beside it.
@@ -87,7 +92,7 @@ pub fn remaking(op: &dyn Op, x: &[&Var], y: &[Tensor], needs: Mask, saved: &[Sav
         return None;
     }
     let mut cost = seconds(op, x, y);
-    let mut pins = Pins::new();
+    let (mut pins, mut remade) = (Pins::new(), SmallVec::<[&Var; 2]>::new());
     for (i, v) in x.iter().enumerate() {
         let kept = saved.iter().any(|s| s.is_input(i) && s.tensor().is_some());
         if kept {
@@ -99,8 +104,10 @@ pub fn remaking(op: &dyn Op, x: &[&Var], y: &[Tensor], needs: Mask, saved: &[Sav
             pins.push((i as u32, v.tensor.storage().version(), v.tensor.clone()));
         } else {
             cost += remake_cost(v)?;
+            remade.push(v);
         }
     }
+    remade.into_iter().for_each(count_reader);
     Some((cost, pins))
 }
 

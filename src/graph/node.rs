@@ -155,7 +155,7 @@ pub struct Extra {
     pub custom: Option<Custom>,
     /// What running it again costs, for an op that is cheap and whose node keeps what that takes. Seconds of the cost model.
     pub remake: Option<f64>,
-    /// Nodes that have its first output made again rather than keep it.
+    /// Nodes that have its first output made again, for themselves or on the way to their own.
     pub readers: u32,
     /// Its place in the table of values that can be dropped.
     pub tracked: Option<Tracked>,

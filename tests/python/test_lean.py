@@ -126,6 +126,27 @@ def test_what_others_still_read_is_not_written_over(name: str) -> None:
         assert [h.detach().numpy().tobytes() for h in outside] == values
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_value_is_made_again_by_way_of_an_activation_that_another_product_reads(name: str) -> None:
+    f = ACTIVATIONS[name]
+    draw = np.random.default_rng(6)
+    arrays = [draw.standard_normal(shape).astype(np.float32) / 4 for shape in [(160, 96), (96, 257), (257, 900)]]
+
+    def run(doubled_first: bool) -> list[bytes]:
+        x, v, w = own = [bs.tensor(array).requires_grad_() for array in arrays]
+        a = f(x @ v)
+        products = [lambda: (a * 2.0) @ w, lambda: a @ w]
+        one, other = [product().square().sum() for product in (products if doubled_first else products[::-1])]
+        del a
+        (one + other).backward()
+        return [leaf.grad.numpy().tobytes() for leaf in own]
+
+    for doubled_first in (True, False):
+        lean = run(doubled_first)
+        with everything_kept():
+            assert run(doubled_first) == lean
+
+
 def test_a_retained_graph_can_be_swept_again() -> None:
     own = leaves()
     loss = (F.gelu(own[0] @ own[1]) @ own[2]).square().sum()
