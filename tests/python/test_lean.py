@@ -135,9 +135,8 @@ def test_a_value_is_made_again_by_way_of_an_activation_that_another_product_read
     def run(doubled_first: bool) -> list[bytes]:
         x, v, w = own = [bs.tensor(array).requires_grad_() for array in arrays]
         a = f(x @ v)
-        products = [lambda: (a * 2.0) @ w, lambda: a @ w]
-        one, other = [product().square().sum() for product in (products if doubled_first else products[::-1])]
-        del a
+        factors = [2.0, None] if doubled_first else [None, 2.0]
+        one, other = [((a if factor is None else a * factor) @ w).square().sum() for factor in factors]
         (one + other).backward()
         return [leaf.grad.numpy().tobytes() for leaf in own]
 
