@@ -338,7 +338,7 @@ def long_tape(kind: str) -> bs.memory.Tape:
         cell = nn.LSTMCell(32, 32)
         x, state = bs.zeros(16, 32), (bs.zeros(16, 32), bs.zeros(16, 32))
         weight = nn.Linear(64, 128)
-        for _ in range(250):
+        for _ in range(208):
             i, f, g, o = weight(bs.cat([x, state[0]], 1)).chunk(4, 1)
             c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
             state = (o.sigmoid() * c.tanh(), c)

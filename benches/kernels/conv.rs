@@ -48,7 +48,7 @@ pub fn bench(criterion: &mut Bench) {
                 conv::backward_data(&s, &y, &weight, &mut x, &mut workspace);
             });
         }
-        workspace = vec![0.0; conv::backward_weight_workspace(&s)];
+        workspace = vec![0.0; conv::backward_weight_workspace(&s, false)];
         row(criterion, "conv weight", &name, flops, || {
             conv::backward_weight(&s, &x, &y, &mut weight, &mut workspace);
         });

@@ -60,6 +60,12 @@ enum Source {
     Made(Key),
 }
 
+impl Source {
+    fn here(self) -> Option<Tensor> {
+        if let Source::Here(tensor) = self { Some(tensor) } else { None }
+    }
+}
+
 /// Each missing maker once, the first recorded first.
 fn bring_back(visitor: NodeId, wanted: &[Key], held: &mut Vec<Tensor>) -> Result<()> {
     let mut recipes: BTreeMap<NodeId, Recipe> = BTreeMap::new();
@@ -105,10 +111,10 @@ fn bring_back(visitor: NodeId, wanted: &[Key], held: &mut Vec<Tensor>) -> Result
     Ok(())
 }
 
-/// A value that was never kept, made again from what the nodes above it hold.
-pub fn remake(key: Key) -> Result<Tensor> {
+/// All that must run for a value that was never kept, from what the nodes above it hold.
+fn remaking(id: NodeId) -> Result<BTreeMap<NodeId, Recipe>> {
     let mut recipes: BTreeMap<NodeId, Recipe> = BTreeMap::new();
-    let mut pending = vec![key.0];
+    let mut pending = vec![id];
     while let Some(id) = pending.pop() {
         if let Entry::Vacant(place) = recipes.entry(id) {
             let recipe = place.insert(recipe(id)?.shortened());
@@ -116,6 +122,22 @@ pub fn remake(key: Key) -> Result<Tensor> {
         }
     }
     join_relus(&mut recipes);
+    Ok(recipes)
+}
+
+/// Where that is one op on the CPU: the op, and what it reads.
+pub fn single(id: NodeId) -> Result<Option<(OpRef, Vec<Tensor>)>> {
+    if store::with(id, |node| node.outputs[0].device != Device::Cpu) {
+        return Ok(None);
+    }
+    let mut recipes = remaking(id)?;
+    let last = recipes.pop_first().filter(|_| recipes.is_empty());
+    Ok(last.map(|(_, recipe)| (recipe.op, recipe.inputs.into_iter().filter_map(Source::here).collect())))
+}
+
+/// A value that was never kept, made again.
+pub fn remake(key: Key) -> Result<Tensor> {
+    let mut recipes = remaking(key.0)?;
     let mut passing: FxHashMap<Key, Tensor> = FxHashMap::default();
     while let Some((id, recipe)) = recipes.pop_first() {
         let outputs = run_again(recipe, |key| passing.get(&key).cloned())?;

@@ -429,6 +429,15 @@ impl Engine for Running<'_> {
         Ok(self.push(var))
     }
 
+    fn maker(&mut self, i: usize) -> Result<Option<(OpRef, SmallVec<[V; 6]>)>> {
+        // What is recorded needs the value itself, for its history.
+        if self.recorded || self.kept(|s| s.is_input(i))?.tensor().is_some() {
+            return Ok(None);
+        }
+        let recipe = replay::single(self.visit.makers[i].0)?;
+        Ok(recipe.map(|(op, inputs)| (op, inputs.into_iter().map(|t| self.push(Var::constant(t))).collect())))
+    }
+
     fn output(&mut self, i: usize) -> Result<V> {
         let id = self.visit.hold.id();
         let tensor = self.saved(|s| s.is_output(i))?;

@@ -176,6 +176,11 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// Where this op is no more than a map of each channel of its first input and the ReLU of that.
+    fn as_channel_map(&self) -> Option<&dyn ChannelMap> {
+        None
+    }
+
     /// For an op of one input whose vjp is dy times a slope: an op that writes the value, its output, and the slope over its
     /// input. In a node whose saved input was written over so, it stands in the place of this one.
     fn split(&self) -> Option<OpRef> {
@@ -237,6 +242,13 @@ pub trait Op: Debug + Send + Sync + 'static {
     fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>>;
 }
 
+/// y = max((x - center) · scale + shift, 0), with numbers of their own for each channel: an op that copies what it reads of
+/// y can make it on the way.
+pub trait ChannelMap {
+    /// Centers, scales and shifts one after the other, from all inputs of the op; in f32.
+    fn numbers(&self, x: &[&Tensor], numbers: &mut [f32]);
+}
+
 /// An op by reference: most are stateless and static, those with attributes are shared.
 #[derive(Clone, Debug)]
 pub enum OpRef {
@@ -272,6 +284,8 @@ pub trait Engine {
     /// A value without history.
     fn constant(&mut self, tensor: Tensor) -> V;
     fn input(&mut self, i: usize) -> Result<V>;
+    /// For an input that was not kept: the op that makes it again, and what that reads, where one op does, here and now.
+    fn maker(&mut self, i: usize) -> Result<Option<(OpRef, SmallVec<[V; 6]>)>>;
     fn output(&mut self, i: usize) -> Result<V>;
     /// True when output `i` is among what was saved.
     fn has_output(&self, i: usize) -> bool;
@@ -311,6 +325,9 @@ impl<'a> Back<'a> {
     }
     pub fn input(&mut self, i: usize) -> Result<V> {
         self.engine.input(i)
+    }
+    pub fn maker(&mut self, i: usize) -> Result<Option<(OpRef, SmallVec<[V; 6]>)>> {
+        self.engine.maker(i)
     }
     pub fn output(&mut self, i: usize) -> Result<V> {
         self.engine.output(i)

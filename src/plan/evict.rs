@@ -38,10 +38,14 @@ const ROUNDS: usize = 40;
 #[derive(Default)]
 pub struct Evictor {
     pub sim: Simulator,
+    /// Gaps whose values may be dropped. They are ranked when room is needed for the first time since: most never are.
+    offered: Vec<u32>,
     heap: BinaryHeap<Reverse<(Rank, u32)>>,
     seen: Vec<u32>,
     stamp: u32,
     stack: Vec<u32>,
+    /// Ops and replays that the last fit stepped over.
+    pub work: usize,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -74,22 +78,21 @@ impl Evictor {
     ) -> Option<Outcome> {
         let script = &problem.script;
         let cap = i64::try_from(cap).unwrap_or(i64::MAX);
+        self.work = 0;
         for _ in 0..ROUNDS {
             let (mut over, mut stuck) = (false, false);
+            self.offered.clear();
             self.heap.clear();
             let mut run = self.sim.begin(script);
             for p in 0..script.ops {
+                let replays = run.live.replays;
                 self.sim.step(script, states, lean, limit, &mut run, p);
+                self.work += 1 + run.live.replays - replays;
                 if run.live.recompute > limit.recompute || run.live.replays > limit.replays {
                     return None;
                 }
-                for i in 0..script.opens.get(p).len() {
-                    self.offer(problem, script.opens.get(p)[i], p, score);
-                }
-                for i in 0..self.sim.kept.len() {
-                    self.offer(problem, self.sim.kept[i], p, score);
-                }
-                self.sim.kept.clear();
+                self.offered.extend(script.opens.get(p));
+                self.offered.append(&mut self.sim.kept);
                 if run.top > cap {
                     over = true;
                     stuck |= !self.make_room(problem, states, score, &mut run, p, cap);
@@ -105,12 +108,20 @@ impl Evictor {
         None
     }
 
-    fn offer(&mut self, problem: &Problem, g: u32, p: usize, score: Score) {
-        let v = problem.script.gaps.all[g as usize].value.0 as usize;
-        if self.sim.resident[v] && problem.free[g as usize] && problem.script.bytes[v] > 0 {
-            let rank = self.rank(problem, g, p, score);
-            self.heap.push(Reverse((rank, g)));
+    /// Ranks what was offered and is still there.
+    fn rank_offered(&mut self, problem: &Problem, p: usize, score: Score) {
+        let script = &problem.script;
+        let mut offered = std::mem::take(&mut self.offered);
+        for g in offered.drain(..) {
+            let gap = script.gaps.all[g as usize];
+            let v = gap.value.0 as usize;
+            let open = self.sim.resident[v] && self.sim.gap_now[v] == g && gap.end as usize > p;
+            if open && problem.free[g as usize] && script.bytes[v] > 0 {
+                let rank = self.rank(problem, g, p, score);
+                self.heap.push(Reverse((rank, g)));
+            }
         }
+        self.offered = offered;
     }
 
     /// Drops values until op `p` would have fitted.
@@ -124,6 +135,7 @@ impl Evictor {
         cap: i64,
     ) -> bool {
         let script = &problem.script;
+        self.rank_offered(problem, p, score);
         let mut over = run.top - cap;
         while over > 0 {
             let Some(Reverse((old, g))) = self.heap.pop() else { return false };

@@ -37,8 +37,9 @@ pub const METHODS: [&str; 13] = [
     "h_MSPS",
 ];
 
-/// Plans of which a quick search takes the best.
+/// Plans of which a quick search takes the best; fewer where it has stepped over so many ops and replays for them.
 const QUICK: usize = 3;
+const QUICK_WORK: usize = 200_000;
 
 /// Blocks that are decided on as one, in turns; a quick search looks at single ones, on tapes of so many ops at most.
 const ROWS: [usize; 3] = [1, 2, 4];
@@ -344,14 +345,15 @@ impl<'a> Planner<'a> {
             self.keep(all.clone());
             return Some(all);
         }
-        let mut found_here = 0;
+        let (mut found_here, mut work) = (0, 0);
         for lean in [false, true] {
             for score in SCORES {
                 if let Some(found) = self.fit(State::KEEP, lean, budget, score) {
                     self.keep(found);
                     found_here += 1;
                 }
-                if self.quick && found_here == QUICK {
+                work += self.evictor.work;
+                if self.quick && (found_here == QUICK || found_here > 0 && work > QUICK_WORK) {
                     break;
                 }
             }
@@ -404,6 +406,12 @@ impl<'a> Planner<'a> {
         let more = if problem.script.ops <= 512 { 4 } else { 1 };
         let effort = Effort { evaluations: self.evaluations * more, work: WORK };
         let (mut rebuilding, effort) = (effort.part(0.4), effort.part(0.6));
+        // What runs the step several times over is simulated slowly, and is far from the best: rebuilding helps at once.
+        if self.improvable(budget).is_some_and(|c| c.outcome.recompute > problem.script.base_cost) {
+            let mut part = rebuilding.part(0.25);
+            rebuilding = rebuilding.part(0.75);
+            self.rebuild(budget, &mut part);
+        }
         let sim = &mut self.evictor.sim;
         let fits = |c: &&Candidate| c.outcome.peak <= budget && c.steps.is_empty();
         let mut seeds: Vec<Candidate> = self.found.iter().filter(fits).cloned().collect();
@@ -460,7 +468,7 @@ impl<'a> Planner<'a> {
             let limit = Limit { recompute: best.outcome.recompute, ..problem.limit() };
             let lean = if dice.below(8) == 0 { !best.lean } else { best.lean };
             let outcome = self.evictor.fit(problem, &mut states, lean, budget, score, limit);
-            effort.spend(4 * script.ops);
+            effort.spend(self.evictor.work.max(4 * script.ops));
             if let Some(outcome) = outcome.filter(|o| o.recompute < best.outcome.recompute) {
                 best = Candidate { states, lean, outcome, steps: vec![], method: "search" };
             }

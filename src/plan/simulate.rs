@@ -203,6 +203,9 @@ impl Script {
     }
 }
 
+/// Ops that are looked at for each one of a closure rather than sorting it.
+const SCANNED: usize = 16;
+
 pub const NO_GAP: u32 = u32::MAX;
 
 /// One forward on the way down of a lean materialisation: the value wanted, how many inputs were looked at, and where
@@ -388,8 +391,14 @@ impl Simulator {
                 want(self, v);
             }
         }
-        self.closure.sort_unstable();
-        let closure = std::mem::take(&mut self.closure);
+        let mut closure = std::mem::take(&mut self.closure);
+        let (first, last) = closure.iter().fold((u32::MAX, 0), |(a, b), &f| (a.min(f), b.max(f)));
+        if ((last - first) as usize) < SCANNED * closure.len() {
+            closure.clear();
+            closure.extend((first..=last).filter(|&f| self.op_stamp[f as usize] == stamp));
+        } else {
+            closure.sort_unstable();
+        }
         for &f in &closure {
             for &v in script.reads.get(f as usize) {
                 self.last_use[v as usize] = f;

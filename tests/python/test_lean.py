@@ -96,6 +96,63 @@ def test_a_norm_and_its_relu_made_again_change_no_bit(channels: int, dtype: bs.d
     assert kept < all_kept
 
 
+CONVOLUTIONS: dict[str, dict[str, object]] = {
+    "3x3": {"kernel_size": 3, "padding": 1},
+    "5x5 without padding": {"kernel_size": 5},
+    "strided": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "dilated in groups": {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 2},
+    "depthwise": {"kernel_size": 3, "padding": 1, "groups": 24},
+}
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_makes_the_norm_that_it_reads_on_the_way(name: str, affine: bool) -> None:
+    norm = nn.BatchNorm2d(24, affine=affine)
+    model = nn.Sequential(norm, nn.ReLU(), nn.Conv2d(24, 96 if name != "depthwise" else 24, **CONVOLUTIONS[name]))
+    draw = np.random.default_rng(3)
+    x = bs.tensor(draw.standard_normal((3, 24, 40, 36)).astype(np.float32)).requires_grad_()
+
+    def run(*, again: bool = False) -> list[bytes]:
+        for leaf in [x, *model.parameters()]:
+            leaf.grad = None
+        loss = model(x * 1.5).square().mean()
+        if again:
+            loss.backward(retain_graph=True)
+        loss.backward()
+        return [leaf.grad.numpy().tobytes() for leaf in [x, *model.parameters()]]
+
+    lean, twice = run(), run(again=True)
+    with everything_kept():
+        assert run() == lean
+        assert run(again=True) == twice
+
+
+def test_a_convolution_that_makes_its_images_on_the_way_has_no_place_for_them() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1))
+    x = bs.randn(4, 32, 64, 64).requires_grad_()
+    image = 4 * 32 * 64 * 64 * 4
+
+    def images_made() -> int:
+        loss = model(x * 2).sum()
+        with bs.memory.record() as recording:
+            loss.backward()
+        return sum(kind == "alloc" and size >= image for kind, _, size, _ in recording.events)
+
+    made = images_made()
+    with everything_kept():
+        assert images_made() == made
+
+
+def test_a_norm_whose_weight_was_changed_meanwhile_is_not_made_on_the_way() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1))
+    loss = model(bs.randn(2, 32, 48, 48) * 2).sum()
+    with bs.no_grad():
+        model[0].weight.mul_(2.0)
+    with pytest.raises(bs.GraphError, match="batch_norm"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_what_others_still_read_is_not_written_over(name: str) -> None:
     f = ACTIVATIONS[name]

@@ -375,6 +375,21 @@ pub struct Affine<'a, E> {
     pub shift: &'a [E],
 }
 
+impl<'a, E> Affine<'a, E> {
+    /// The three lists one after the other.
+    pub fn of(numbers: &'a [E]) -> Affine<'a, E> {
+        let (center, rest) = numbers.split_at(numbers.len() / 3);
+        let (scale, shift) = rest.split_at(center.len());
+        Affine { center, scale, shift }
+    }
+
+    /// The map of some of the channels.
+    pub fn part(&self, channels: Range<usize>) -> Affine<'a, E> {
+        let of = |list: &'a [E]| &list[channels.clone()];
+        Affine { center: of(self.center), scale: of(self.scale), shift: of(self.shift) }
+    }
+}
+
 /// y = (x - center) · scale + shift, and with a second tensor and its own scale + dy · slope.
 pub fn affine<E: Float>(s: &Channels, x: &[E], map: Affine<E>, more: Option<(&[E], &[E])>, y: &mut [E]) {
     assert!(
@@ -392,6 +407,38 @@ pub fn affine<E: Float>(s: &Channels, x: &[E], map: Affine<E>, more: Option<(&[E
 pub fn affine_relu<E: Float>(s: &Channels, x: &[E], map: Affine<E>, y: &mut [E]) {
     let y = mapped(s, x, map, y);
     over_parts(s, |part| E::dispatch(Map::<E, RELU> { s, x, map, dy: &[], slope: &[], part, y }));
+}
+
+/// max(x, 0), and NaN of NaN.
+#[inline(always)]
+fn relu<L: Lanes>(x: L) -> L {
+    L::select(L::or(x.gt(L::lit(0.0)), x.is_nan()), x, L::lit(0.0))
+}
+
+/// Some pixels of some channels as [`affine_relu`] makes them, for a kernel that copies what it reads anyway.
+///
+/// # Safety
+/// Of `pixels`, `from.1` and `to.1` elements apart, `map` has the numbers of their channels; `from` and `to` are valid for them.
+#[inline(always)]
+pub unsafe fn copy_affine_relu<L: Lanes>(
+    map: &Affine<L::Elem>,
+    pixels: usize,
+    from: (*const L::Elem, usize),
+    to: (*mut L::Elem, usize),
+) {
+    let channels = map.center.len();
+    for first in (0..channels).step_by(L::WIDTH) {
+        let lanes = L::WIDTH.min(channels - first);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let of = |list: &[L::Elem]| load::<L>(list.as_ptr().add(first), lanes);
+            let (center, scale, shift) = (of(map.center), of(map.scale), of(map.shift));
+            for pixel in 0..pixels {
+                let x = load::<L>(from.0.add(pixel * from.1 + first), lanes);
+                store(to.0.add(pixel * to.1 + first), relu((x - center) * scale + shift), lanes);
+            }
+        }
+    }
 }
 
 const PLAIN: u8 = 0;
@@ -524,7 +571,7 @@ impl<E: Float, const KIND: u8> Map<'_, E, KIND> {
                 y = y + load::<L>(self.dy.as_ptr().add(at), lanes) * numbers.slope;
             }
             if KIND == RELU {
-                y = L::select(L::or(y.gt(L::lit(0.0)), y.is_nan()), y, L::lit(0.0));
+                y = relu(y);
             }
             store(self.y.get().add(at), y, lanes);
         }

@@ -4,7 +4,7 @@
 //! row of the packed weight with one number of each pixel, at arbitrary distances from one another, so that rows,
 //! images and strides need no case of their own.
 
-use super::geometry::{Chunk, Correlation, Tiling, Walk};
+use super::geometry::{Chunk, Correlation, Source, Tiling, Walk};
 use super::lanes::{self, load_some, multiply_add, store_some};
 use super::pack::{self, Panels, Which};
 use super::{Float, Shared};
@@ -178,7 +178,8 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
         let c = self.c;
         // SAFETY: `run` of this module says what the pointers are.
         unsafe {
-            let window = c.view(&self.chunk, self.which.group, self.tensors.source, self.scratch);
+            let source = Source { data: self.tensors.source, map: None };
+            let window = c.view::<L>(&self.chunk, self.which.group, source, self.scratch);
             let walk = Walk::new(c, &window);
             let [vertical, horizontal] = &c.axes;
             let out_row = horizontal.out * c.out_channels();

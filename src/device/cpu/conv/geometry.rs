@@ -3,7 +3,9 @@
 //! Forward convolution and each phase of the data gradient are the same thing here: output t of an axis is a sum over
 //! taps j of source element `first + t·step + j·spread`, or 0 where that lies outside.
 
-use super::{Conv, Float};
+use super::Conv;
+use crate::device::cpu::channels::{Affine, copy_affine_relu};
+use crate::device::cpu::simd::Lanes;
 use std::ops::Range;
 
 /// Packed weights are padded to this many channels, which is a multiple of every lane width.
@@ -262,16 +264,25 @@ impl Correlation {
         }
     }
 
-    /// What a chunk reads of a group's channels: the source itself where no padding is read, else a copy with zeros
-    /// in `scratch`.
+    /// What a chunk reads of a group's channels: the source itself where no padding is read and it is not mapped, else a
+    /// copy with zeros in `scratch`.
     ///
     /// # Safety
     /// `source` is the whole source, `scratch` has room for the window of the chunk.
-    pub unsafe fn view<E: Float>(&self, chunk: &Chunk, group: usize, source: *const E, scratch: *mut E) -> Window<E> {
+    #[inline(always)]
+    pub unsafe fn view<L: Lanes>(
+        &self,
+        chunk: &Chunk,
+        group: usize,
+        source: Source<L::Elem>,
+        scratch: *mut L::Elem,
+    ) -> Window<L::Elem> {
+        let Source { data: source, map } = source;
+        let map = map.map(|map| map.part(group * self.depth..(group + 1) * self.depth));
         let [vertical, horizontal] = &self.axes;
         let channels = self.source_channels();
         let (top, left) = (vertical.start(chunk.rows.start), horizontal.start(chunk.cols.start));
-        if vertical.inside(&chunk.rows) && horizontal.inside(&chunk.cols) {
+        if map.is_none() && vertical.inside(&chunk.rows) && horizontal.inside(&chunk.cols) {
             let row_stride = horizontal.source * channels;
             let image_stride = vertical.source * row_stride;
             let at = chunk.images.start * image_stride
@@ -299,7 +310,10 @@ impl Correlation {
                             + (left + from as isize) as usize;
                         let inner = out.add(from * self.depth);
                         zero(out, from * self.depth);
-                        if self.groups == 1 {
+                        if let Some(map) = &map {
+                            let first = source.add(pixel * channels + group * self.depth);
+                            copy_affine_relu::<L>(map, to - from, (first, channels), (inner, self.depth));
+                        } else if self.groups == 1 {
                             inner.copy_from_nonoverlapping(source.add(pixel * channels), (to - from) * channels);
                         } else {
                             for i in 0..to - from {
@@ -319,7 +333,7 @@ impl Correlation {
 
 /// # Safety
 /// `p` is valid for writes of `len` elements.
-unsafe fn zero<E: Float>(p: *mut E, len: usize) {
+unsafe fn zero<E: Copy>(p: *mut E, len: usize) {
     // SAFETY: the caller's promise; a float of zero bits is 0.
     unsafe { p.write_bytes(0, len) }
 }
@@ -343,6 +357,13 @@ pub(super) struct Chunk {
     pub images: Range<usize>,
     pub rows: Range<usize>,
     pub cols: Range<usize>,
+}
+
+/// What windows are cut from. With a map, what that and a ReLU make of it.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a, E> {
+    pub data: *const E,
+    pub map: Option<Affine<'a, E>>,
 }
 
 /// A view of source channels: `data` is what the first tap of the first output reads.

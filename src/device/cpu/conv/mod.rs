@@ -13,6 +13,7 @@ mod lanes;
 mod pack;
 mod weight;
 
+use super::channels::Affine;
 use super::simd::{Kernel, dispatch_f32, dispatch_f64};
 use geometry::Correlation;
 
@@ -188,16 +189,41 @@ pub fn backward_data<E: Float>(s: &Conv, dy: &[E], weight: &[E], dx: &mut [E], w
     }
 }
 
-/// Elements of scratch that [`backward_weight`] asks for.
-pub fn backward_weight_workspace(s: &Conv) -> usize {
-    if s.is_depthwise() { depthwise::weight_workspace(s) } else { weight::workspace(s) }
+/// Elements of scratch that [`backward_weight`] asks for, and of `mapped` images.
+pub fn backward_weight_workspace(s: &Conv, mapped: bool) -> usize {
+    if s.is_depthwise() { depthwise::weight_workspace(s) } else { weight::workspace(s, mapped) }
 }
 
 /// dweight from x and dy, with at least [`backward_weight_workspace`] elements of scratch; all of dweight is written.
 /// The sum over pixels is cut by the sizes alone.
 pub fn backward_weight<E: Float>(s: &Conv, x: &[E], dy: &[E], dweight: &mut [E], workspace: &mut [E]) {
+    weight_gradient(s, x, None, dy, dweight, workspace);
+}
+
+/// As [`backward_weight`], from what `channels::affine_relu` makes of x: the same bits, without a place for it.
+pub fn backward_weight_of_map<E: Float>(
+    s: &Conv,
+    x: &[E],
+    map: Affine<E>,
+    dy: &[E],
+    dweight: &mut [E],
+    workspace: &mut [E],
+) {
+    let lists = [map.center, map.scale, map.shift];
+    assert!(lists.iter().all(|list| list.len() == s.c_in) && !s.is_depthwise(), "bug: a map of other channels");
+    weight_gradient(s, x, Some(map), dy, dweight, workspace);
+}
+
+fn weight_gradient<E: Float>(
+    s: &Conv,
+    x: &[E],
+    map: Option<Affine<E>>,
+    dy: &[E],
+    dweight: &mut [E],
+    workspace: &mut [E],
+) {
     s.check(x.len(), dweight.len(), dy.len());
-    assert!(workspace.len() >= backward_weight_workspace(s), "bug: too little scratch");
+    assert!(workspace.len() >= backward_weight_workspace(s, map.is_some()), "bug: too little scratch");
     if s.n == 0 {
         return dweight.fill(E::default());
     }
@@ -207,7 +233,7 @@ pub fn backward_weight<E: Float>(s: &Conv, x: &[E], dy: &[E], dweight: &mut [E],
         if s.is_depthwise() {
             depthwise::backward_weight(s, x, dy, dweight, workspace);
         } else {
-            weight::run(s, x, dy, dweight, workspace);
+            weight::run(s, x, map, dy, dweight, workspace);
         }
     }
 }

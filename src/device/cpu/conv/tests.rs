@@ -1,6 +1,7 @@
 //! Every case forward and backward, in f32 and f64, against plain f64 loops over the definition.
 
 use super::*;
+use crate::device::cpu::channels::{Channels, affine_relu};
 use crate::device::cpu::pool;
 
 fn case(
@@ -153,7 +154,7 @@ fn computed<E: Float>(s: &Conv, i: &Inputs, from: fn(f64) -> E) -> Results<E> {
     let mut r = Results { y: empty(dy.len()), dx: empty(x.len()), dweight: empty(weight.len()) };
     forward(s, &x, &weight, Some(&bias), &mut r.y, &mut empty(forward_workspace(s)));
     backward_data(s, &dy, &weight, &mut r.dx, &mut empty(backward_data_workspace(s)));
-    backward_weight(s, &x, &dy, &mut r.dweight, &mut empty(backward_weight_workspace(s)));
+    backward_weight(s, &x, &dy, &mut r.dweight, &mut empty(backward_weight_workspace(s, false)));
     r
 }
 
@@ -186,15 +187,37 @@ fn convolution_and_its_gradients_follow_the_definition() {
 }
 
 #[test]
+fn a_map_made_on_the_way_changes_no_bit() {
+    let mut cut = 0;
+    for s in cases().iter().filter(|s| !s.is_depthwise()) {
+        let single = |v: &[f64]| v.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        let (Inputs { x, dy, weight, .. }, numbers) = (inputs(s), single(&Noise(3).vec(3 * s.c_in)));
+        let (x, dy, map) = (single(&x), single(&dy), Affine::of(&numbers));
+        // What is not written stays NaN.
+        let empty = |len| vec![f32::NAN; len];
+        let channels = Channels { n: s.n, c: s.c_in, s: s.h * s.w, last: true };
+        let mut mapped = empty(x.len());
+        affine_relu(&channels, &x, map, &mut mapped);
+        cut += mapped.iter().filter(|&&y| y == 0.0).count();
+        let (mut want, mut got) = (empty(weight.len()), empty(weight.len()));
+        backward_weight(s, &mapped, &dy, &mut want, &mut empty(backward_weight_workspace(s, false)));
+        let scratch = &mut empty(backward_weight_workspace(s, true));
+        backward_weight_of_map(s, &x, map, &dy, &mut got, scratch);
+        assert!(want.iter().map(|x| x.to_bits()).eq(got.iter().map(|x| x.to_bits())), "{s:?}");
+    }
+    assert!(cut > 1000, "{cut} numbers below 0");
+}
+
+#[test]
 fn lower_levels_follow_the_definition_as_well() {
-    let name = "convolution_and_its_gradients_follow_the_definition";
+    let names = ["convolution_and_its_gradients_follow_the_definition", "a_map_made_on_the_way_changes_no_bit"];
     let module = module_path!().split_once("::").map_or("", |(_, path)| path);
-    for level in ["plain", "avx2"] {
+    for (level, name) in ["plain", "avx2"].iter().flat_map(|level| names.map(|name| (level, name))) {
         let status = std::process::Command::new(std::env::current_exe().unwrap())
             .args([&format!("{module}::{name}"), "--exact", "--quiet"])
             .env("BACKSWEEP_SIMD", level)
             .status();
-        assert!(status.unwrap().success(), "{level}");
+        assert!(status.unwrap().success(), "{level}: {name}");
     }
 }
 

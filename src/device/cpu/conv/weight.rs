@@ -4,10 +4,11 @@
 //! chunk stream by: one row of dy times one number of x a row of the tile. Chunks are shared out among slices with sums
 //! of their own, which are added in their order at the end. Chunks and slices follow from the sizes alone.
 
-use super::geometry::{Chunk, Correlation, Tiling, Walk, Window};
+use super::geometry::{Chunk, Correlation, Source, Tiling, Walk, Window};
 use super::lanes::{self, load_some, multiply_add};
 use super::pack::{self, Panels, Which};
 use super::{Conv, Float, Shared};
+use crate::device::cpu::channels::Affine;
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::{Kernel, Lanes};
 use std::ops::Range;
@@ -31,8 +32,8 @@ fn slices(c: &Correlation) -> usize {
     JOBS.div_ceil(c.groups * c.width.div_ceil(32)).min(c.chunks(&tiling(c)))
 }
 
-fn window(c: &Correlation) -> usize {
-    if c.reads_padding() { c.window(&tiling(c)) } else { 0 }
+fn window(c: &Correlation, mapped: bool) -> usize {
+    if mapped || c.reads_padding() { c.window(&tiling(c)) } else { 0 }
 }
 
 /// Elements of the sums: all of them for each slice, or a panel for each thread if there is one slice.
@@ -48,18 +49,25 @@ fn block() -> usize {
     (BLOCK + 1) * lanes::WIDEST
 }
 
-pub(super) fn workspace(s: &Conv) -> usize {
+pub(super) fn workspace(s: &Conv, mapped: bool) -> usize {
     let c = Correlation::forward(s);
     let (shared, own) = sums(&c);
-    shared + (window(&c) + own + block()) * pool::threads()
+    shared + (window(&c, mapped) + own + block()) * pool::threads()
 }
 
 /// # Safety
-/// The tensors have the sizes of `s`, `workspace` that of [`workspace`].
-pub(super) unsafe fn run<E: Float>(s: &Conv, x: *const E, dy: *const E, dweight: *mut E, workspace: &mut [E]) {
+/// The tensors have the sizes of `s`, a map that of its channels, `workspace` that of [`workspace`].
+pub(super) unsafe fn run<E: Float>(
+    s: &Conv,
+    x: *const E,
+    map: Option<Affine<E>>,
+    dy: *const E,
+    dweight: *mut E,
+    workspace: &mut [E],
+) {
     let c = Correlation::forward(s);
     let panels = Panels::new::<E>(c, s.whole());
-    let (tiling, slices, window) = (tiling(&c), slices(&c), window(&c));
+    let (tiling, slices, window) = (tiling(&c), slices(&c), window(&c, map.is_some()));
     let (shared, own) = sums(&c);
     let (sums, scratch) = workspace.split_at_mut(shared);
     let slot_size = window + own + block();
@@ -82,7 +90,7 @@ pub(super) unsafe fn run<E: Float>(s: &Conv, x: *const E, dy: *const E, dweight:
                 group: which.group,
                 channel: which.panel * panels.lanes,
                 channels: panels.channels(which),
-                x: x.get(),
+                x: Source { data: x.get(), map },
                 dy: dy.get(),
                 sums,
                 scratch,
@@ -142,7 +150,7 @@ struct Job<'a, E> {
     /// The first output channel within the group, and how many there are in the panel.
     channel: usize,
     channels: usize,
-    x: *const E,
+    x: Source<'a, E>,
     dy: *const E,
     sums: *mut E,
     scratch: *mut E,
@@ -159,7 +167,7 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
             let chunk = self.c.chunk(self.tiling, index);
             // SAFETY: `run` of this module says what the pointers are.
             unsafe {
-                let window = self.c.view(&chunk, self.group, self.x, self.scratch);
+                let window = self.c.view::<L>(&chunk, self.group, self.x, self.scratch);
                 match (L::WIDTH, self.channels > L::WIDTH) {
                     (1, _) => self.chunk::<L, 8>(&chunk, &window, index == first),
                     (_, true) => self.chunk::<L, 2>(&chunk, &window, index == first),

@@ -2,6 +2,9 @@
 //!
 //! Batch norm saves x and two numbers a channel.   Ioffe and Szegedy 2015, arXiv:1502.03167
 
+mod again;
+
+use self::again::{BatchNormAgain, Known};
 use super::args::{Args, flag, float};
 use super::laws::{Domain, Exact, Sample};
 use super::reduce::on_gpu::{self, More};
@@ -338,86 +341,6 @@ impl BatchNorm {
             ..affine_on(ordered, y)
         };
         map.run(gpu, "batch_norm")
-    }
-}
-
-/// What is needed to normalise.
-struct Known<'a, E> {
-    eps: f64,
-    mean: &'a [E],
-    variance: &'a [E],
-    weight: Option<&'a [E]>,
-    bias: Option<&'a [E]>,
-}
-
-impl<E: Float> Known<'_, E> {
-    /// `numbers` is room for two a channel.
-    fn normalise(&self, s: &Channels, x: &[E], numbers: &mut [E], relu: bool, y: &mut [E]) {
-        let (scale, shift) = numbers.split_at_mut(s.c);
-        for i in 0..s.c {
-            let weight = self.weight.map_or(1.0, |w| w[i].into());
-            scale[i] = E::from_f64(weight / (self.variance[i].into() + self.eps).sqrt());
-            shift[i] = self.bias.map_or(E::from_f64(0.0), |b| b[i]);
-        }
-        let map = Affine { center: self.mean, scale, shift };
-        if relu { channels::affine_relu(s, x, map, y) } else { channels::affine(s, x, map, None, y) }
-    }
-}
-
-/// The normalised values once more, from the inputs and the mean and variance that were saved; not recorded.
-#[derive(Debug)]
-struct BatchNormAgain {
-    norm: BatchNorm,
-    /// Of the CPU's values, what a ReLU makes of them.
-    relu: bool,
-}
-
-impl Op for BatchNormAgain {
-    fn name(&self) -> &'static str {
-        "batch_norm"
-    }
-    fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
-        expect_inputs("batch_norm", x, self.norm.wanted() + 2)?;
-        Ok(SmallVec::from_iter([Meta { layout: order("batch_norm", x[0])?, ..x[0].clone() }]))
-    }
-    fn layouts(&self, input: usize) -> Layouts {
-        self.norm.layouts(input)
-    }
-    fn with_relu(&self) -> Option<OpRef> {
-        Some(BatchNormAgain { norm: self.norm.clone(), relu: true }.into())
-    }
-    fn allocates(&self) -> bool {
-        true
-    }
-    fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        fn go<E: Float>(op: &BatchNorm, relu: bool, x: &[&Tensor], y: &Tensor) -> Result<()> {
-            let (s, inputs) = (channels(y.layout()), op.wanted());
-            let known = Known {
-                eps: op.eps,
-                mean: x[inputs].view().slice::<E>(),
-                variance: x[inputs + 1].view().slice::<E>(),
-                weight: op.weight.then(|| x[1].view().slice::<E>()),
-                bias: op.bias.then(|| x[inputs - 1].view().slice::<E>()),
-            };
-            let x = in_order(x[0], y.layout())?;
-            let numbers = workspace::<E>(2 * s.c)?;
-            if !on_paper() {
-                known.normalise(&s, x.view().slice(), numbers.view().out(), relu, y.view().out());
-            }
-            Ok(())
-        }
-        let (op, relu, y) = (&self.norm, self.relu, &y[0]);
-        if y.dtype() == DType::F64 { go::<f64>(op, relu, x, y) } else { go::<f32>(op, relu, x, y) }
-    }
-    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
-        let inputs = self.norm.wanted();
-        self.norm.normalise_on(gpu, &in_order(x[0], y[0].layout())?, [x[inputs], x[inputs + 1]], x, &y[0])
-    }
-    fn vjp(&self, _back: &mut Back) -> Result<()> {
-        Err(super::fused_was_recorded("batch_norm"))
-    }
-    fn reference(&self, _x: &[Exact]) -> Option<Vec<Exact>> {
-        None
     }
 }
 

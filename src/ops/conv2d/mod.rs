@@ -3,6 +3,9 @@
 //!
 //! Images are [n, c, h, w] by name and channels last in memory.
 
+mod joined;
+
+use self::joined::WeightGradientOfMap;
 use super::args::{Args, flag, int, ints};
 use super::laws::{Domain, Exact, Sample};
 use super::reduce::on_gpu::scratch;
@@ -283,8 +286,16 @@ impl Op for Conv2d {
             back.give(0, dx);
         }
         if back.needs(1) {
-            let x = back.input(0)?;
-            let dweight = self.steps.weight_gradient(back, x, dy, back.input_meta(1).shape())?;
+            let dweight = match WeightGradientOfMap::find(&self.steps, back)? {
+                Some((op, mut operands)) => {
+                    operands.push(dy);
+                    back.apply(op, &operands)?
+                }
+                None => {
+                    let x = back.input(0)?;
+                    self.steps.weight_gradient(back, x, dy, back.input_meta(1).shape())?
+                }
+            };
             back.give(1, dweight);
         }
         if self.bias && back.needs(2) {
@@ -486,7 +497,7 @@ impl Op for WeightGradient {
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         let s = self.conv(x[0].shape(), x[1].shape())?;
         fn go<E: conv::Float + crate::dtype::Element>(s: &Conv, x: &[&Tensor], y: &Tensor) -> Result<()> {
-            let scratch = workspace::<E>(conv::backward_weight_workspace(s))?;
+            let scratch = workspace::<E>(conv::backward_weight_workspace(s, false))?;
             if on_paper() {
                 return Ok(());
             }
