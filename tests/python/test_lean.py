@@ -259,3 +259,66 @@ def test_a_sweep_that_ended_half_way_says_so_to_a_second_derivative() -> None:
     other = leaves()
     F.gelu(other[0] @ other[1]).sum().backward()
     assert np.array_equal(v.grad.numpy(), other[1].grad.numpy())
+
+
+def random_images_step(seed: int) -> Callable[[bool], list[bytes]]:
+    """Convolutions, norms and activations in any order, reading any image made before; its argument keeps those alive."""
+    draw = np.random.default_rng(seed)
+    channels, size = int(draw.choice([8, 16, 24])), int(draw.choice([24, 33, 40]))
+    batch = draw.standard_normal((int(draw.integers(1, 4)), channels, size, size)).astype(np.float32)
+    among = ["conv", "conv", "conv", "two convs", "norm", "relu", "silu", "add", "cat"]
+    kinds = draw.choice(among, int(draw.integers(3, 9)))
+    modules: dict[int, list[nn.Module]] = {}
+    choices = [draw.integers(0, 1 << 30, 8) for _ in kinds]
+
+    def layers(step: int, c: int, pick: np.ndarray) -> list[nn.Module]:
+        if step not in modules:
+            kernel, groups = int([1, 3, 5][pick[2] % 3]), 2 if pick[3] % 4 == 0 else 1
+            wide, stride = int([16, 32, 64][pick[4] % 3]), int(1 + pick[5] % 2)
+            first = nn.Conv2d(c, wide, kernel, stride, kernel // 2, groups=groups)
+            modules[step] = [nn.BatchNorm2d(c), first, nn.Conv2d(c, 32, 3)]
+        return modules[step]
+
+    def images_of(x: bs.Tensor) -> list[bs.Tensor]:
+        images = [x]
+        for step, (kind, pick) in enumerate(zip(kinds, choices, strict=True)):
+            one, other = images[pick[0] % len(images)], images[pick[1] % len(images)]
+            if kind in ("conv", "two convs"):
+                norm, first, second = layers(step, one.shape[1], pick)
+                h = norm(one).relu()
+                images.append(first(h))
+                if kind == "two convs":
+                    images += [second(h), h] if pick[6] % 2 else [second(h)]
+            elif kind == "norm":
+                images.append(layers(step, one.shape[1], pick)[0](one))
+            elif kind in ("relu", "silu"):
+                images.append(getattr(F, kind)(one))
+            elif kind == "add" and one.shape == other.shape:
+                images.append(one + other)
+            elif kind == "cat" and one.shape[2:] == other.shape[2:]:
+                images.append(bs.cat([one, other], 1))
+        return images
+
+    def run(hold: bool) -> list[bytes]:
+        bs.manual_seed(seed)
+        x = bs.tensor(batch).requires_grad_()
+        images = images_of(x)
+        loss = sum(image.square().mean() for image in images[-3:])
+        if not hold:
+            del images
+        weights = [weight for layer in sum(modules.values(), []) for weight in layer.parameters()]
+        for weight in weights:
+            weight.grad = None
+        loss.backward()
+        return [leaf.grad.numpy().tobytes() for leaf in [x, *weights] if leaf.grad is not None]
+
+    return run
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_random_networks_of_images_change_no_bit(part: int) -> None:
+    for seed in range(20 * part, 20 * part + 20):
+        run = random_images_step(seed)
+        with everything_kept():
+            whole = run(True)
+        assert run(False) == run(True) == whole, seed
