@@ -7,6 +7,7 @@
 use super::geometry::{Chunk, Correlation, Source, Tiling, Walk};
 use super::lanes::{self, load_some, multiply_add, store_some};
 use super::pack::{self, Panels, Which};
+use super::slide::{self, Slide};
 use super::{Float, Shared};
 use crate::device::cpu::gemm::tile::prefetch;
 use crate::device::cpu::pool;
@@ -212,6 +213,21 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
                     tiles.run::<L, 8>();
                 } else if tiles.channels > L::WIDTH {
                     tiles.run::<L, 2>();
+                } else if L::WIDTH == 16 && slide::knows(horizontal.taps) && horizontal.step == horizontal.spread {
+                    Slide {
+                        taps: [vertical.taps, horizontal.taps],
+                        strides: [walk.row_stride, horizontal.spread * window.pixel_stride],
+                        depth: c.depth,
+                        counts: [self.chunk.images.len(), pixels.rows, pixels.cols],
+                        source_strides: [window.image_stride, pixels.source[1]],
+                        out_strides: [pixels.out[2], pixels.out[1], pixels.out[0]],
+                        source: tiles.source,
+                        packed: tiles.packed,
+                        start: tiles.start::<L>(0),
+                        out: tiles.out,
+                        channels: tiles.channels,
+                    }
+                    .run();
                 } else {
                     tiles.run::<L, 1>();
                 }
@@ -278,15 +294,21 @@ struct Tiles<E> {
 }
 
 impl<E: Float> Tiles<E> {
+    /// What the sums of a register of channels begin with.
+    #[inline(always)]
+    fn start<L: Lanes<Elem = E>>(&self, v: usize) -> L {
+        if self.bias.is_null() {
+            return L::splat(E::default());
+        }
+        // SAFETY: the bias has one element a channel.
+        unsafe { load_some::<L>(self.bias.add(v * L::WIDTH), self.channels, v * L::WIDTH) }
+    }
+
     #[inline(always)]
     unsafe fn run<L: Lanes<Elem = E>, const V: usize>(&self) {
-        let zero = L::splat(E::default());
-        let mut start = [zero; V];
-        if !self.bias.is_null() {
-            for v in 0..V {
-                // SAFETY: the bias has one element a channel.
-                start[v] = unsafe { load_some::<L>(self.bias.add(v * L::WIDTH), self.channels, v * L::WIDTH) };
-            }
+        let mut start = [L::splat(E::default()); V];
+        for v in 0..V {
+            start[v] = self.start::<L>(v);
         }
         let mut cursor = Cursor { col: 0, row: 0, source: [0; 3], out: [0; 3] };
         let mut left = self.count;

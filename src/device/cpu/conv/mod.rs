@@ -11,6 +11,7 @@ mod depthwise;
 mod geometry;
 mod lanes;
 mod pack;
+mod slide;
 mod weight;
 
 use super::channels::Affine;
