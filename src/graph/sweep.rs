@@ -34,14 +34,26 @@ type Slots = SmallVec<[Option<Var>; 1]>;
 /// Runs a request. Leaves receive their gradients at the very end, so that an error or a Ctrl-C leaves them as they were.
 pub fn sweep(request: Request) -> Result<Vec<Option<Var>>> {
     let _span = trace::Span::sweep();
-    let before = (Context::get(), record::set_grad_enabled(request.create_graph));
+    let before = Before { context: Context::get(), grad: record::set_grad_enabled(request.create_graph) };
     let result = Sweep::new(&request).and_then(|sweep| sweep.run(request));
-    record::set_grad_enabled(before.1);
-    before.0.set();
+    drop(before);
     if session::active() {
         session::after_sweep(result.is_ok());
     }
     result
+}
+
+/// What held before a sweep, and holds again after it, even one that panicked.
+struct Before {
+    context: Context,
+    grad: bool,
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        record::set_grad_enabled(self.grad);
+        self.context.set();
+    }
 }
 
 struct Sweep {

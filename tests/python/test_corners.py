@@ -16,6 +16,7 @@ import pytest
 
 import backsweep as bs
 import backsweep.nn.functional as F
+from backsweep import nn
 
 INF, NAN = math.inf, math.nan
 
@@ -231,6 +232,40 @@ def test_values_of_nothing_nan_and_ties(function: Callable[[], bs.Tensor], wante
 def test_there_is_no_extreme_of_nothing(function: Callable[[], Any]) -> None:
     with pytest.raises(bs.ShapeError, match=r"is empty|no elements|are needed"):
         function()
+
+
+def nothing(*shape: int) -> bs.Tensor:
+    return bs.zeros(*shape).requires_grad_()
+
+
+@pytest.mark.parametrize("width", [1, 40, 1000])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda w: nn.Linear(4, w)(nothing(0, 4)),
+        lambda w: nn.Linear(w, 3)(nothing(2, 0, w)),
+        lambda w: nothing(3, 0, 5) @ nothing(5, w),
+        lambda w: nothing(3, w, 0) @ nothing(0, 7),
+        lambda w: nn.Conv2d(3, w, 3, padding=1)(nothing(0, 3, 6, 6)),
+        lambda w: nn.ConvTranspose2d(3, w, 3)(nothing(0, 3, 6, 6)),
+        lambda w: nn.Conv1d(w, w, 3, groups=w)(nothing(0, w, 6)),
+        lambda w: nn.LSTM(3, w, batch_first=True)(nothing(0, 4, 3))[0],
+        lambda w: nn.GRU(w, 3, batch_first=True)(nothing(0, 4, w))[0],
+        lambda w: nn.LayerNorm(w)(nothing(0, w)),
+        lambda w: nn.BatchNorm2d(w).eval()(nothing(0, w, 3, 3)),
+        lambda w: F.softmax(nothing(0, w), -1),
+        lambda w: F.max_pool2d(nothing(0, w, 6, 6), 2),
+        lambda w: F.scaled_dot_product_attention(*[nothing(0, 2, w, 8)] * 3),
+        lambda w: nn.TransformerEncoderLayer(8, 2, w, batch_first=True)(nothing(0, 3, 8)),
+        lambda w: F.embedding(bs.zeros(0, 3, dtype=bs.int64), nothing(5, w)),
+        lambda w: nothing(0, w).cumsum(1),
+        lambda w: nothing(0, w).sort(1)[0],
+    ],
+)
+def test_an_empty_batch_goes_through_and_back(function: Callable[[int], bs.Tensor], width: int) -> None:
+    y = function(width)
+    y.sum().backward()
+    assert y.sum().item() == 0.0
 
 
 def test_log_softmax_beside_huge_numbers_keeps_its_logarithm() -> None:

@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import backsweep as bs
 import backsweep.nn.functional as F
 from backsweep import _core, nn, optim
 from backsweep.profiler import Profile, capture, groups, profile
 from backsweep.profiler.capture import Capture
+from backsweep.profiler.treemap import squarify
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # A process in another folder finds the same package.
@@ -270,6 +273,35 @@ def test_every_format_is_written_and_can_be_read(prof: profile, tmp_path: Path) 
     with pytest.raises(ValueError, match="format 'gif'; one of html, json"):
         export("p.gif")
     assert "<svg" in prof._repr_html_() and "kept for backward" in prof._repr_html_()
+
+
+@pytest.mark.parametrize("unit", [1, 30, 1000])
+def test_a_peak_of_very_large_and_very_small_modules_is_drawn(unit: int, tmp_path: Path) -> None:
+    # Fields from a whole picture down to less than a point, and blocks of no bytes at all.
+    layers = [nn.Linear(4, unit * 4**n) for n in range(6)] + [nn.Linear(4, 1) for _ in range(40)]
+    with profile() as prof:
+        x = bs.ones(2, 4)
+        kept = [layer(x[:rows]) for layer in layers for rows in (0, 2)]
+    for name in ("p.treemap.svg", "p.treemap.png", "p.html"):
+        assert prof.export(tmp_path / name).stat().st_size > 1000
+    del kept
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(
+    st.lists(st.one_of(st.just(0.0), st.floats(1.0, 1e9)), max_size=40),
+    st.floats(0.01, 1e4),
+    st.floats(0.01, 1e4),
+)
+def test_rectangles_have_the_areas_asked_for_and_stay_inside(sizes: list[float], width: float, height: float) -> None:
+    sizes = sorted(sizes, reverse=True)
+    rectangles = squarify(sizes, 5.0, 7.0, width, height)
+    assert len(rectangles) == (len(sizes) if sum(sizes) else 0)
+    room = 0.1 + 1e-6 * (width + height)
+    for size, (x, y, w, h) in zip(sizes, rectangles, strict=False):
+        assert w >= 0 and h >= 0 and x >= 5 - room and y >= 7 - room
+        assert x + w <= 5 + width + room and y + h <= 7 + height + room
+        assert w * h == pytest.approx(size / sum(sizes) * width * height, rel=1e-6, abs=1e-9 * width * height)
 
 
 def test_the_report_needs_no_network(prof: profile, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ def squarify(sizes: list[float], x: float, y: float, w: float, h: float) -> list
         for n in range(at, len(areas)):
             row += areas[n]
             thick = row / short
-            worst = max(max(thick * thick / a, a / (thick * thick)) for a in areas[at : n + 1] if a > 0)
+            some = [a for a in areas[at : n + 1] if a > 0]
+            worst = max((max(thick * thick / a, a / (thick * thick)) for a in some), default=0.0)
             if worst > best:
                 row -= areas[n]
                 break
@@ -64,7 +65,9 @@ def draw_treemap(tables: Comparison, canvas: Canvas, height: int) -> None:
                     canvas.text(fx + 4, fy + 12, text, INK, 10)
                     break
         parts_sorted = sorted(modules[name].items(), key=lambda item: (-item[1], item[0]))
-        inner = squarify([float(v) for _, v in parts_sorted], fx + 1, fy + head + 1, fw - 3.5, fh - head - 3.5)
+        # A field of a few points has no room for its border.
+        wide, high = max(fw - 3.5, 0.3), max(fh - head - 3.5, 0.3)
+        inner = squarify([float(v) for _, v in parts_sorted], fx + 1, fy + head + 1, wide, high)
         for ((category, op), size), (x, y, w, h) in zip(parts_sorted, inner, strict=True):
             title = f"{name}: {category} of {op or '-'}, {report.size(size)}"
             canvas.rect(x, y, max(w - 0.7, 0.3), max(h - 0.7, 0.3), COLORS[category], title=title)

@@ -62,7 +62,7 @@ impl Problem {
 
     /// Elements of scratch memory that [`gemm`] needs. May grow with the number of threads, for a batch of matrices.
     pub fn workspace<T: Element>(&self) -> usize {
-        Plan::new::<T>(&self.canonical().0).workspace(pool::threads())
+        if self.is_empty() { 0 } else { Plan::new::<T>(&self.canonical().0).workspace(pool::threads()) }
     }
 
     fn matrices(&self) -> usize {
@@ -90,6 +90,11 @@ impl Problem {
         }
         (problem, false)
     }
+
+    /// Nothing comes out.
+    fn is_empty(&self) -> bool {
+        self.m == 0 || self.n == 0 || self.matrices() == 0
+    }
 }
 
 /// Computes `c = alpha · a · b`, plus c where `accumulate`, plus `bias[j]` in column j.
@@ -109,7 +114,7 @@ pub unsafe fn gemm<T: Element>(
     workspace: &mut [T],
 ) {
     let (problem, turned) = problem.canonical();
-    if problem.m == 0 || problem.n == 0 || problem.matrices() == 0 {
+    if problem.is_empty() {
         return;
     }
     let (a, b) = if turned { (b, a) } else { (a, b) };

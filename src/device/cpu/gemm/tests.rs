@@ -171,6 +171,16 @@ fn products_of_f64_agree_with_sums() {
 }
 
 #[test]
+fn products_of_nothing_ask_for_nothing() {
+    for (m, n) in [(0, 1), (1, 0), (0, 0), (0, 1000), (4096, 0), (0, 16_384)] {
+        for k in [0, 1, 4, 5000] {
+            let problem = Problem::new(m, n, k);
+            assert_eq!(problem.workspace::<f32>(), 0, "{m}×{k}×{n}");
+        }
+    }
+}
+
+#[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let mut random = Random(11);
     let shapes = [(150, 200, 500, 1), (64, 64, 9000, 1), (40, 50, 60, 40), (1, 3000, 700, 1), (30, 2100, 800, 1)];
