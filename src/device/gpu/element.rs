@@ -1,5 +1,6 @@
 //! WGSL that reads one element of any type as a number to compute with.
 
+use super::halves;
 use crate::dtype::DType;
 
 /// What kernels that take every type compute in: `f32`, or 64-bit integers as `vec2<u32>`, the lower half first.
@@ -33,12 +34,11 @@ impl Number {
 /// `fn NAME_at(at: u32)`: element `at` of a binding of this type.
 pub fn reader(name: &str, binding: u32, dtype: DType) -> String {
     let number = Number::of(dtype).wgsl();
-    let half = format!("({name}[at >> 1u] >> ((at & 1u) * 16u)) & 0xffffu");
+    let half = halves::bits(&format!("{name}[at >> 1u]"), "at");
     let byte = format!("({name}[at >> 2u] >> ((at & 3u) * 8u)) & 0xffu");
     let (element, value) = match dtype {
         DType::F32 => ("f32", format!("{name}[at]")),
-        DType::F16 => ("u32", format!("s_from_f16({half})")),
-        DType::BF16 => ("u32", format!("s_from_bf16({half})")),
+        DType::F16 | DType::BF16 => ("u32", halves::number(dtype, &half)),
         DType::I64 => ("vec2<u32>", format!("{name}[at]")),
         DType::I32 => ("i32", format!("vec2<u32>(bitcast<u32>({name}[at]), bitcast<u32>({name}[at] >> 31u))")),
         DType::U8 => ("u32", format!("vec2<u32>({byte}, 0u)")),
