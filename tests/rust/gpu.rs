@@ -827,9 +827,15 @@ fn recurrent(device: Device, name: &str, [t, b, i, h]: [usize; 4], gates: usize,
 #[test]
 fn halves_agree_with_the_cpu() {
     let Some((device, _turn)) = device() else { return };
+    // Kernels that write halves themselves do so in another way where the adapter has none.
+    let writers = ["attention", "cross_entropy", "dropout", "pool", "norm", "var", "max_dim", "channel"];
+    let writes = |name: &str| writers.iter().any(|writer| name.contains(writer));
     let mut failures = vec![];
-    for (dtype, unit) in [(DType::F16, 1.0 / 1024.0), (DType::BF16, 1.0 / 128.0)] {
-        for case in cases() {
+    for (dtype, unit, native) in
+        [(DType::F16, 1.0 / 1024.0, true), (DType::BF16, 1.0 / 128.0, true), (DType::F16, 1.0 / 1024.0, false)]
+    {
+        gpu::open(0).unwrap().use_halves(native);
+        for case in cases().filter(|case| native || writes(case.entry.name)) {
             let mut random = case.random();
             let (tensors, _) = inputs(&case.sample, dtype, &mut random);
             let x = leaves(&tensors);
@@ -863,6 +869,7 @@ fn halves_agree_with_the_cpu() {
             }
         }
     }
+    gpu::open(0).unwrap().use_halves(true);
     let shown = failures.iter().take(60).cloned().collect::<Vec<_>>().join("\n");
     assert!(failures.is_empty(), "{} disagreements:\n{shown}", failures.len());
 }

@@ -1,8 +1,9 @@
-//! Attention in tiles, forward and backward, in float32: what `cpu/attention` does. Memory beyond the operands is one number a
+//! Attention in tiles, forward and backward, computed in float32: what `cpu/attention` does. Memory beyond the operands is one number a
 //! row. Dropout draws the stream of `cpu/random`.
 
 use super::Gpu;
-use super::kernel::{Grid, Kernel, Words, index};
+use super::element::{reader, writer};
+use super::kernel::{Grid, Words, index, with_constants};
 use super::places::{place, scratch};
 use super::pointwise::Buffer;
 use super::random::{threshold, words};
@@ -24,9 +25,10 @@ const PARAMS: &str = concat!(
     "@group(1) @binding(0) var<uniform> p: Params;\n"
 );
 
-static ATTENTION: Kernel =
-    Kernel::new("attention", concat!(include_str!("philox.wgsl"), include_str!("attention.wgsl")), PARAMS);
-static TOTALS: Kernel = Kernel::new("attention_totals", include_str!("attention_totals.wgsl"), PARAMS);
+const ATTENTION: &str = concat!(include_str!("philox.wgsl"), include_str!("attention.wgsl"));
+const TOTALS: &str = include_str!("attention_totals.wgsl");
+/// Tells these texts apart from other generated ones.
+const TEXTS: [u32; 2] = [13, 14];
 
 const TILE: usize = 32;
 /// Columns that a group makes.
@@ -85,7 +87,10 @@ impl Job<'_> {
         let block = scratch(gpu, rows)?;
         let totals = Buffer { place: place(&block), offset: 0, ..*sums };
         let params = self.params(&Pass { kind: 0, dy, y }, sums, rows, 1, 1)?;
-        gpu.run(&TOTALS, &[], &[y.place, dy.place, totals.place], &params, Grid::threads(rows))?;
+        let types = [y.dtype, dy.dtype];
+        let text = || PARAMS.to_string() + &reader("y", 0, types[0]) + &reader("dy", 1, types[1]) + TOTALS;
+        let key = [u32::MAX, TEXTS[1], types[0] as u32, types[1] as u32];
+        gpu.run_text("attention", &key, &text, &[y.place, dy.place, totals.place], &params, Grid::threads(rows))?;
         for (kind, dx) in (1..).zip(dx) {
             self.run(gpu, &Pass { kind, dy, y: dx }, sums, &totals)?;
         }
@@ -127,7 +132,19 @@ impl Job<'_> {
         let shown = self.mask.as_ref().map_or(self.q.place, |mask| mask.place);
         let bindings =
             [self.q.place, self.k.place, self.v.place, shown, sums.place, pass.dy.place, totals.place, pass.y.place];
-        gpu.run(&ATTENTION, &constants, &bindings, &params, Grid::groups(groups))
+        let shown = self.mask.map_or(DType::F32, |mask| mask.dtype);
+        let types = [self.q.dtype, self.k.dtype, self.v.dtype, shown, pass.dy.dtype, pass.y.dtype];
+        let halves = gpu.halves();
+        let text = || {
+            let read = [("q", 0), ("k", 1), ("v", 2), ("mask", 3), ("dy", 5)];
+            let readers: String = read.iter().zip(types).map(|((name, at), dtype)| reader(name, *at, dtype)).collect();
+            let of = if shown == DType::Bool { "f32(mask_at(at).x)" } else { "mask_at(at)" };
+            let mask = format!("fn mask_of(at: u32) -> f32 {{\n    return {of};\n}}\n");
+            with_constants(&constants, PARAMS) + &readers + &mask + &writer("y", 7, types[5], halves) + ATTENTION
+        };
+        let mut key = vec![u32::MAX, TEXTS[0], halves.key()];
+        key.extend(constants.iter().map(|(_, value)| *value).chain(types.map(|dtype| dtype as u32)));
+        gpu.run_text("attention", &key, &text, &bindings, &params, Grid::groups(groups))
     }
 
     fn params(&self, pass: &Pass, sums: &Buffer, groups: usize, blocks: usize, chunks: usize) -> Result<Words> {

@@ -4,14 +4,8 @@
 // A group owns 32 rows of y (queries, or keys in KIND 2 and 3) and 64 of its columns, and walks over the other side. A thread of
 // 64 owns rows ty, ty + 8 … of a tile and its columns tx, tx + 8 …
 
-@group(0) @binding(0) var<storage, read_write> q: array<f32>;
-@group(0) @binding(1) var<storage, read_write> k: array<f32>;
-@group(0) @binding(2) var<storage, read_write> v: array<f32>;
-@group(0) @binding(3) var<storage, read_write> mask: array<u32>;
 @group(0) @binding(4) var<storage, read_write> sums: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dy: array<f32>;
 @group(0) @binding(6) var<storage, read_write> totals: array<f32>;
-@group(0) @binding(7) var<storage, read_write> y: array<f32>;
 
 const TILE: u32 = 32u;
 const PITCH: u32 = 33u;
@@ -49,15 +43,15 @@ fn element(which: u32, row: u32, column: u32) -> f32 {
         return 0.0f;
     }
     if (which == Q) {
-        return q[u32(starts.x + i * p.q_at.y + j * p.q_at.z)];
+        return q_at(u32(starts.x + i * p.q_at.y + j * p.q_at.z));
     }
     if (which == K) {
-        return k[u32(starts.y + i * p.k_at.y + j * p.k_at.z)];
+        return k_at(u32(starts.y + i * p.k_at.y + j * p.k_at.z));
     }
     if (which == V) {
-        return v[u32(starts.z + i * p.v_at.y + j * p.v_at.z)];
+        return v_at(u32(starts.z + i * p.v_at.y + j * p.v_at.z));
     }
-    return dy[u32(starts.w + i * p.dy_at.y + j * p.dy_at.z)];
+    return dy_at(u32(starts.w + i * p.dy_at.y + j * p.dy_at.z));
 }
 
 fn fill_left(which: u32, row: u32, column: u32) {
@@ -106,9 +100,9 @@ fn score(row: u32, column: u32, product: f32) -> f32 {
     }
     let at = u32(mask_start + i32(row) * p.mask_at.y + i32(column) * p.mask_at.z);
     if (MASK == 1u) {
-        return select(never, plain, ((mask[at >> 2u] >> ((at & 3u) * 8u)) & 0xffu) != 0u);
+        return select(never, plain, mask_of(at) != 0.0f);
     }
-    return plain + bitcast<f32>(mask[at]);
+    return plain + mask_of(at);
 }
 
 fn is_never(score: f32) -> bool {
@@ -286,7 +280,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
             for (var j = 0u; j < 4u; j++) {
                 let column = first + half * TILE + tx + 8u * j;
                 if (row < select(p.keys, p.queries, by_queries) && column < wide) {
-                    y[u32(y_start + i32(row) * p.y_at.y + i32(column) * p.y_at.z)] = sum[half * 4u + i][j] * factor;
+                    y_put(u32(y_start + i32(row) * p.y_at.y + i32(column) * p.y_at.z), sum[half * 4u + i][j] * factor);
                 }
             }
         }

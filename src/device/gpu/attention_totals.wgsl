@@ -1,7 +1,5 @@
 // Σ y · dy of each row: what all scores of the row have in common on the way back.
 
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-@group(0) @binding(1) var<storage, read_write> dy: array<f32>;
 @group(0) @binding(2) var<storage, read_write> totals: array<f32>;
 
 fn begin(at: i32, steps: vec4<i32>, l: vec4<u32>) -> i32 {
@@ -24,7 +22,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let dy_start = begin(p.dy_at.x, p.dy_lead, l) + row * p.dy_at.y;
     var total = 0.0f;
     for (var c = 0u; c < p.value_width; c++) {
-        total += y[u32(y_start + i32(c) * p.y_at.z)] * dy[u32(dy_start + i32(c) * p.dy_at.z)];
+        total += y_at(u32(y_start + i32(c) * p.y_at.z)) * dy_at(u32(dy_start + i32(c) * p.dy_at.z));
     }
     totals[e] = total;
 }

@@ -1,6 +1,6 @@
-//! WGSL that reads one element of any type as a number to compute with.
+//! WGSL that reads one element of any type as a number to compute with, and writes one of a floating type.
 
-use super::halves;
+use super::halves::{self, Halves};
 use crate::dtype::DType;
 
 /// What kernels that take every type compute in: `f32`, or 64-bit integers as `vec2<u32>`, the lower half first.
@@ -49,5 +49,29 @@ pub fn reader(name: &str, binding: u32, dtype: DType) -> String {
     format!(
         "@group(0) @binding({binding}) var<storage, read_write> {name}: array<{element}>;\n\
          fn {name}_at(at: u32) -> {number} {{\n    return {value};\n}}\n"
+    )
+}
+
+/// `fn NAME_put(at: u32, value: f32)`: writes element `at` of a binding of this floating type, rounded once.
+pub fn writer(name: &str, binding: u32, dtype: DType, halves: Halves) -> String {
+    let (element, body) = match (dtype, halves.written(dtype)) {
+        (DType::F32, _) => ("f32", format!("{name}[at] = value;")),
+        (_, Some(own)) => (own, format!("{name}[at] = {};", halves::stored(dtype, "value"))),
+        (_, None) => ("atomic<u32>", in_word(name, 2, &halves::rounded(dtype, "value"))),
+    };
+    format!(
+        "@group(0) @binding({binding}) var<storage, read_write> {name}: array<{element}>;\n\
+         fn {name}_put(at: u32, value: f32) {{\n    {body}\n}}\n"
+    )
+}
+
+/// Writes the bits of element `at`, of fewer bytes than a word, whose neighbours in it belong to other threads.
+pub fn in_word(binding: &str, bytes: u32, bits: &str) -> String {
+    let (per, width) = (4 / bytes, 8 * bytes);
+    let (word, mask) = (format!("{binding}[at >> {}u]", per.ilog2()), (1u32 << width) - 1);
+    format!(
+        "let shift = (at & {}u) * {width}u;\n    atomicAnd(&{word}, ~({mask}u << shift));\n    \
+         atomicOr(&{word}, {bits} << shift);",
+        per - 1
     )
 }

@@ -1,8 +1,9 @@
 //! Folds over axes: floats in float32, integers in 64 bits.
 
 use super::Gpu;
-use super::element::{Number, reader};
+use super::element::{Number, reader, writer};
 use super::group::{Head, NO_FINISH, Span};
+use super::halves::Halves;
 use super::kernel::{Bindings, Grid, Params as _, index, params};
 use super::pointwise::{self, Buffer};
 use crate::arena::space::Place;
@@ -81,13 +82,16 @@ struct Parts {
     end: &'static str,
 }
 
-const PAIR: &str = "y[p.y_at + o] = t.x; z[p.z_at + o] = t.y;";
+const PAIR: &str = "y_put(p.y_at + o, t.x); z_put(p.z_at + o, t.y);";
 
 impl How {
     fn parts(self, number: Number) -> Parts {
         let of = |total, first, term, join, end| Parts { total, first, term, join, end };
         let plain = "y[p.y_at + o] = t;";
-        let found = "y[p.y_at + o] = t.value; z[p.z_at + o] = vec2<u32>(t.place, 0u);";
+        let found = match number {
+            Number::Float => "y_put(p.y_at + o, t.value); z[p.z_at + o] = vec2<u32>(t.place, 0u);",
+            Number::Wide => "y[p.y_at + o] = t.value; z[p.z_at + o] = vec2<u32>(t.place, 0u);",
+        };
         let truth = "y[p.y_at + o] = vec2<u32>(t, 0u);";
         match (self, number) {
             (Sum, Number::Float) => of("f32", "0.0f", "v", "a + b", "finish(o, t * p.scale);"),
@@ -117,8 +121,8 @@ impl How {
                 "T(0.0f, 0.0f, 0.0f, 0.0f)",
                 "T(1.0f, v, 0.0f, v)",
                 "moments(a, b)",
-                "z[p.z_at + o] = select(t.w / p.number, t.y, m_is_finite(t.y) && t.x > 0.0f); \
-                 y[p.y_at + o] = select(m_nan(), t.z, m_is_finite(t.y)) * p.scale;",
+                "z_put(p.z_at + o, select(t.w / p.number, t.y, m_is_finite(t.y) && t.x > 0.0f)); \
+                 y_put(p.y_at + o, select(m_nan(), t.z, m_is_finite(t.y)) * p.scale);",
             ),
             (LargestPlace, _) => of("Found", "nothing()", "Found(v, r)", "better(a, b)", found),
             (SmallestPlace, _) => of("Found", "nothing()", "Found(v, r)", "better(a, b)", found),
@@ -128,7 +132,7 @@ impl How {
                 "T(0.0f, 0.0f)",
                 "T(second(at) * (v - own[p.own_at + o]), second(at))",
                 "a + b",
-                "y[p.y_at + o] = t.x * inverseSqrt(more[p.more_at + o] + p.number); z[p.z_at + o] = t.y;",
+                "y_put(p.y_at + o, t.x * inverseSqrt(more[p.more_at + o] + p.number)); z_put(p.z_at + o, t.y);",
             ),
             (Normal, _) => of(
                 "vec2<f32>",
@@ -171,7 +175,7 @@ impl How {
                     .into();
             }
             (Products | Centred | Normal, _) => {
-                return "fn second(at: u32) -> f32 {\n    return other[at - p.x_at + p.other_at];\n}\n".into();
+                return "fn second(at: u32) -> f32 {\n    return other_at(at - p.x_at + p.other_at);\n}\n".into();
             }
             _ => return String::new(),
         };
@@ -208,21 +212,19 @@ impl How {
     }
 
     /// The text behind the declaration of the params.
-    fn text(self, x: DType, [who, stage, gone]: [u32; 3]) -> String {
-        let number = Number::of(x);
+    fn text(self, types: Types, [who, stage, gone]: [u32; 3]) -> String {
+        let number = Number::of(types.x);
         let parts = self.parts(number);
         let mut text = format!(
             "const WHO: u32 = {who}u;\nconst SIDE: u32 = {SIDE}u;\nconst STAGE: u32 = {stage}u;\nconst GONE: u32 = {gone}u;\n"
         );
-        text += &reader("x", 0, x);
-        let place = "vec2<u32>";
-        let z = if matches!(self, LargestPlace | SmallestPlace) { place } else { "f32" };
-        let results = [("y", self.result(number).wgsl()), ("z", z)];
-        let results = if self.hands_on(number) { &[][..] } else { &results };
-        let read = [("other", "f32"), ("own", "f32"), ("more", "f32"), ("part", "T")];
-        for (i, (name, element)) in read.iter().chain(results).enumerate() {
-            let binding = i + 1;
+        text += &(reader("x", 0, types.x) + &reader("other", 1, types.other));
+        for (binding, name, element) in [(2, "own", "f32"), (3, "more", "f32"), (4, "part", "T")] {
             text += &format!("@group(0) @binding({binding}) var<storage, read_write> {name}: array<{element}>;\n");
+        }
+        if !self.hands_on(number) {
+            text += &result("y", 5, types.y, types.halves);
+            text += &result("z", 6, types.z, types.halves);
         }
         let Parts { total, first, term, join, end } = parts;
         text += &format!("alias N = {};\nalias T = {total};\n", number.wgsl());
@@ -236,6 +238,31 @@ impl How {
         );
         text + include_str!("fold.wgsl")
     }
+}
+
+/// The types of what a fold reads and writes.
+#[derive(Clone, Copy)]
+struct Types {
+    x: DType,
+    other: DType,
+    y: DType,
+    z: DType,
+    halves: Halves,
+}
+
+impl Types {
+    fn key(self) -> u32 {
+        let types = [self.x, self.other, self.y, self.z];
+        types.iter().fold(self.halves.key(), |key, dtype| key << 4 | *dtype as u32)
+    }
+}
+
+/// A result: numbers that are put, or int64.
+fn result(name: &str, binding: u32, dtype: DType, halves: Halves) -> String {
+    if dtype.is_float() {
+        return writer(name, binding, dtype, halves);
+    }
+    format!("@group(0) @binding({binding}) var<storage, read_write> {name}: array<vec2<u32>>;\n")
 }
 
 /// Tells these texts apart from other generated ones; no formula has the address that such a key begins with.
@@ -296,7 +323,7 @@ pub fn dtype(how: How, x: DType) -> DType {
 
 /// True when the first result may be of type y.
 pub fn writes(how: How, x: DType, y: DType) -> bool {
-    dtype(how, x) == y || how.hands_on(Number::of(x)) && y.is_half()
+    dtype(how, x) == y || how.result(Number::of(x)) == Number::Float && y.is_half()
 }
 
 /// A fold worked out.
@@ -404,8 +431,15 @@ impl Plan {
         let place = |b: Option<Buffer>| b.map_or(of.y.place, |b| b.place);
         let part = scratch.unwrap_or(of.y.place);
         let bindings = [of.x.place, place(of.other), place(of.own), place(of.more), part, of.y.place, place(of.z)];
-        let (how, x) = (self.how, of.x.dtype);
-        let hands_on = how.hands_on(Number::of(x));
+        let (own, hands_on) = (dtype(self.how, of.x.dtype), self.how.hands_on(Number::of(of.x.dtype)));
+        let types = Types {
+            x: of.x.dtype,
+            other: of.other.map_or(DType::F32, |b| b.dtype),
+            y: if hands_on { own } else { of.y.dtype },
+            z: of.z.map_or(own, |b| b.dtype),
+            halves: gpu.halves(),
+        };
+        let how = self.how;
         let stage = |who: Who, stage: u32, params: Params| {
             let lanes = [1, 256, LANES][who as usize];
             gpu.expect_rounds(op, params.run as usize / lanes)?;
@@ -418,8 +452,8 @@ impl Plan {
                 Who::Side => Grid::groups(outputs.div_ceil(SIDE) * splits),
             };
             let [c0, c1, c2] = constants;
-            let key = [u32::MAX, TEXT, how as u32, x as u32, c0, c1, c2];
-            let text = move || how.text(x, constants);
+            let key = [u32::MAX, TEXT, how as u32, types.key(), c0, c1, c2];
+            let text = move || how.text(types, constants);
             if !hands_on || stage == 1 {
                 let end = if hands_on { NO_FINISH } else { "" };
                 let bindings = if hands_on { &bindings[..5] } else { &bindings };

@@ -9,6 +9,7 @@
 //! A result that goes on to the next step in a register is rounded as memory would have rounded it, and passes an operation
 //! that the driver cannot see through, so that nothing is contracted across steps: the bits are those of a kernel for each.
 
+use super::element;
 use super::faults;
 use super::group::{Head, Input, Operand, Ready, Sizes, Step, Steps, in_order};
 use super::halves::{self, Halves};
@@ -557,16 +558,6 @@ impl Woven {
             };
             return format!("fn store{at}(q: u32, v: vec4<{kind}>) {{\n    {body}\n}}\n");
         }
-        // Neighbours in a word belong to other threads.
-        let part = |per: u32, bits: u32, mask: &str| {
-            let word = format!("at >> {}u", per.ilog2());
-            format!(
-                "let shift = (at & {}u) * {bits}u;\n    atomicAnd(&{b}[{word}], ~({mask} << shift));\n    \
-                 atomicOr(&{b}[{word}], {} << shift);",
-                per - 1,
-                small("v")
-            )
-        };
         let body = match dtype {
             DType::F32 => format!("{b}[at] = {};", real("v")),
             DType::I32 => format!("{b}[at] = {};", whole("v")),
@@ -574,8 +565,7 @@ impl Woven {
             DType::F16 | DType::BF16 if self.halves.written(dtype).is_some() => {
                 format!("{b}[at] = {};", halves::stored(dtype, &real("v")))
             }
-            DType::F16 | DType::BF16 => part(2, 16, "0xffffu"),
-            _ => part(4, 8, "0xffu"),
+            _ => element::in_word(&b, dtype.bytes() as u32, &small("v")),
         };
         format!("fn store{at}(at: u32, v: {kind}) {{\n    {body}\n}}\n")
     }
