@@ -68,10 +68,6 @@ fn count_reader(v: &Var) {
 /// A value that is kept for the vjp of another op: where its own maker can read it too, that keeps nothing beside it.
 pub fn share(v: &Var) {
     let Some(node) = v.node.as_ref().filter(|node| node.output() == 0) else { return };
-    // Kernels of a GPU read bits.
-    if v.tensor.device() != Device::Cpu {
-        return;
-    }
     // A value that was written to in place is not what its maker made, whatever its handle says.
     if v.tensor.storage().version() != 0 || v.tensor.offset() != 0 {
         return;

@@ -231,6 +231,15 @@ mod tests {
     }
 
     #[test]
+    fn halves_stay_halves_in_the_memory_of_a_group_where_the_adapter_has_them() {
+        let text = |dtype, f16| reader("left", "Left", "a", dtype, true, Halves { f16, i16: true });
+        assert!(text(DType::F16, true).contains("alias LeftWord = vec4<f16>;\nalias LeftCell = f16;"));
+        for (dtype, f16) in [(DType::F16, false), (DType::BF16, true), (DType::F32, true)] {
+            assert!(!text(dtype, f16).contains("<f16>") && text(dtype, f16).contains("alias LeftCell = f32;"));
+        }
+    }
+
+    #[test]
     fn lines_are_written_out_for_each_row_and_quad() {
         let text = unrolled(8);
         assert!(
