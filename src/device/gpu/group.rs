@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 /// Groups that wait at the same time.
-const MOST: usize = 4;
+const MOST: usize = 8;
 /// Axes of a space, and numbers that its kernel may be given.
 const AXES: usize = 12;
 const WORDS: usize = 120;

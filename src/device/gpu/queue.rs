@@ -251,7 +251,8 @@ impl Gpu {
     /// Gives the device up, as a driver does that crashes. For tests of what follows.
     pub fn lose(&self) {
         self.device.destroy();
-        let _ = self.device.poll(wgpu::PollType::Poll);
+        // A loss is told when all work has ended.
+        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
     }
 
     /// What of 16 bits kernels use.
