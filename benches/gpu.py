@@ -1,10 +1,11 @@
 """What a GPU does: launches, memory-bound kernels, products; and what training steps send to it.
 
-    python benches/gpu.py [--device gpu] [--small] [--only NAME ...] [--table | --follow]
+    python benches/gpu.py [--device gpu] [--small] [--only NAME ...] [--table | --half | --follow]
 
 Times are medians of several runs, each of which ends with a wait; bytes are those read and written at least once. The
 workloads are those of workloads.py. On a software adapter the counts are the figures; `--small` keeps all layers and
-narrows them. `--follow` trains three models at their full widths for 50 steps on the CPU and on the GPU, small batches, and
+narrows them. `--half` counts what models in float16 send there and back, and the bytes of results and scratch that they
+ask for. `--follow` trains three models at their full widths for 50 steps on the CPU and on the GPU, small batches, and
 fails where the losses part.
 """
 
@@ -165,6 +166,32 @@ def train(workload: Workload, device: str, small: bool) -> dict[str, float]:
     return row | {"seconds": seconds(step, device, 3 if small else 7)}
 
 
+def half(workload: Workload, device: str, small: bool) -> tuple[float, int]:
+    """Dispatches of a forward and a backward in float16, and the bytes of all memory that was asked for meanwhile."""
+    definition = SMALL[workload.name] if small else workload.model
+    bs.manual_seed(0)
+    model = definition.build(bs, nn, F).to(device).half()
+    loss_of = workload.loss_function(F)
+    x, y = (bs.from_numpy(part).to(device) for part in definition.draw(np.random.default_rng(0)))
+    x = x.half() if x.dtype is bs.float32 else x
+
+    def work() -> bs.Tensor:
+        model.zero_grad()
+        loss = loss_of(model, x, y)
+        loss.backward()
+        return loss
+
+    held = work()
+    before, count = _core.gpu_counts(device)["dispatches"], 4
+    for _ in range(count):
+        held = work()
+    dispatches = (_core.gpu_counts(device)["dispatches"] - before) / count
+    with bs.memory.record(device) as recording:
+        held = work()
+    held.item()
+    return dispatches, sum(size for event, _, size, _ in recording.events if event == "alloc")
+
+
 class Demo:
     """The model and the recipe of `backsweep demo`, in batches of two."""
 
@@ -246,10 +273,17 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="narrow shapes, for a software adapter")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these workloads, and no kernels")
     parser.add_argument("--table", action="store_true", help="print the counts of the workloads as a table alone")
+    parser.add_argument("--half", action="store_true", help="count the models in float16, there and back")
     parser.add_argument("--follow", action="store_true", help="compare the losses of 50 steps with the CPU's")
     options = parser.parse_args()
     if options.follow:
         sys.exit(0 if follow(options.device, options.only or list(FOLLOWED)) else 1)
+    if options.half:
+        print("| model | dispatches | bytes |", "| --- | --- | --- |", sep="\n")
+        for name in options.only or ("mlp", "resnet20", "lstm", "gpt-cpu"):
+            dispatches, size = half(WORKLOADS[name], options.device, options.small)
+            print(f"| {name} | {dispatches:,.0f} | {size:,} |", flush=True)
+        return
     found = {gpu["name"]: gpu for gpu in bs.devices()[1:]}
     rows: dict[str, Any] = {}
     for name in options.only or WORKLOADS:

@@ -306,6 +306,9 @@ impl Op for Attention {
         };
         self.job_on(&sizes, x, x.get(3).copied()).forward(gpu, y[0].buffer(), &sums.buffer())
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let masked = back.inputs() > 3;
         if back.records() || masked && back.needs(3) {
@@ -518,6 +521,9 @@ impl Op for AttentionBack {
         let job = self.of.job_on(&sizes, x, x.get(6).copied());
         let dx = [y[0].buffer(), y[1].buffer(), y[2].buffer()];
         job.backward(gpu, x[3].buffer(), &x[4].buffer(), x[5].buffer(), dx)
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("attention"))

@@ -147,6 +147,9 @@ impl Op for CrossEntropy {
         };
         kernel.run(gpu)
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, x, target) = (back.dy(), back.input(0)?, back.input(1)?);
         let weighted = back.inputs() > 2;
@@ -264,6 +267,9 @@ impl Op for CrossEntropyBack {
             smoothing: self.how.smoothing,
         };
         kernel.run(gpu)
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("cross_entropy"))

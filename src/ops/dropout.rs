@@ -72,6 +72,9 @@ impl Op for Dropout {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         on_gpu::keep(gpu, &x[0].buffer(), &y[0].buffer(), self.stream, 1.0 - self.p, self.scale() as f32)
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
         let dx = back.apply(*self, &[dy])?;

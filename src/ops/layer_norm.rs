@@ -142,6 +142,9 @@ impl Op for LayerNorm {
         };
         kernel.run(gpu)
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         if back.records() {
             return self.recorded(back);
@@ -300,6 +303,9 @@ impl Op for LayerNormBack {
         let matrix = |t: &Tensor| t.with_layout(layout.clone(), t.offset());
         let with = More { other: Some(&matrix(dy)), own: Some(stats), second: Some(&y[2]), ..More::default() };
         on_gpu::run(gpu, "layer_norm", How::Normal, &matrix(x), &[true, false], with, &y[1])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("layer_norm"))

@@ -122,10 +122,15 @@ pub fn product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &
 fn packed_product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<bool> {
     let k = a.shape()[a.shape().len() - 1];
     if let (Some(bias), true) = (bias, k > gemm::LONGEST_WITH_BIAS) {
-        let done = packed_product_on(gpu, a, b, None, y)?;
+        // Of halves the sum with the bias is rounded, and not the product before.
+        let sums = match y.dtype() {
+            DType::F32 => y.clone(),
+            _ => Tensor::empty(Meta { dtype: DType::F32, ..y.meta.clone() }, Category::Workspace)?,
+        };
+        let done = packed_product_on(gpu, a, b, None, &sums)?;
         let add = super::registry::build("add", &[])?;
         return if done {
-            super::run::into(&*add, &[y, bias], std::slice::from_ref(y)).map(|_| true)
+            super::run::into(&*add, &[&sums, bias], std::slice::from_ref(y)).map(|_| true)
         } else {
             Ok(false)
         };
@@ -183,6 +188,9 @@ impl Op for Matmul {
         let [a, b, whole] = matrices(x[0].shape(), x[1].shape())?;
         let out = y[0].with_layout(Layout::contiguous("matmul", &whole)?, 0);
         product_on(gpu, &as_shape(x[0], &a), &as_shape(x[1], &b), None, &out)
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (a_shape, b_shape) = (Dims::from(back.input_meta(0).shape()), Dims::from(back.input_meta(1).shape()));
@@ -348,6 +356,9 @@ impl Op for Linear {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let [input, weight, out] = Linear::sides(x, y)?;
         product_on(gpu, &input, &weight, x.get(2).copied(), &out)
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();

@@ -100,6 +100,9 @@ impl Op for Relu {
         let mask = y.get(1).map(Tensor::buffer);
         on_gpu::relu(gpu, &x.buffer(), &y[0].buffer(), mask.as_ref())
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, mask) = (back.dy(), back.output(usize::from(back.has_output(1)))?);
         let keep = Keep { layout: back.output_meta(0).layout.clone() };
@@ -156,6 +159,9 @@ impl Op for Keep {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let dy = in_order(x[0], &self.layout)?;
         on_gpu::keep(gpu, &dy.buffer(), &x[1].buffer(), &y[0].buffer())
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (ddx, mask) = (back.dy(), back.input(1)?);

@@ -130,6 +130,9 @@ impl Op for Softmax {
         let sizes = sizes(x[0].shape(), self.axis(x[0].shape())?);
         on_gpu::softmax(gpu, &x[0].buffer(), None, sizes, self.log, &y[0].buffer())
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, y) = (back.dy(), back.output(0)?);
         let axis = self.axis(back.input_meta(0).shape())?;
@@ -207,6 +210,9 @@ impl Op for SoftmaxBack {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let sizes = sizes(x[0].shape(), self.axis);
         on_gpu::softmax(gpu, &x[0].buffer(), Some(&x[1].buffer()), sizes, self.log, &y[0].buffer())
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded(self.name()))

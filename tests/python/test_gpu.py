@@ -628,6 +628,26 @@ if THERE:
     def bits(t: bs.Tensor) -> bytes:
         return t.detach().cpu().numpy().tobytes()
 
+    def test_what_follows_products_and_softmax_of_halves_is_joined_with_them() -> None:
+        numbers = np.random.default_rng(4)
+        shapes = (20, 24), (28, 24), (28,)
+        x, w, b = (bs.from_numpy(numbers.normal(size=s).astype("f4")).to("gpu").half() for s in shapes)
+
+        def chain() -> bs.Tensor:
+            return F.relu(F.linear(x, w, b)).softmax(-1).float()
+
+        with apart():
+            want, alone = bits(chain()), sent(chain)
+        assert bits(chain()) == want
+        assert sent(chain) < alone == 4
+
+    def test_a_relu_behind_a_product_makes_no_bits_where_its_result_is_kept() -> None:
+        first, second = nn.Linear(32, 32).to("gpu"), nn.Linear(32, 32).to("gpu")
+        x = bs.rand(16, 32, device="gpu")
+        assert sent(lambda: second(F.relu(first(x)))) == 2
+        # Nobody keeps the result.
+        assert sent(lambda: F.relu(first(x)).sum()) == 3
+
     def test_a_chain_of_elementwise_ops_is_one_kernel_and_the_same_bits() -> None:
         bs.manual_seed(0)
         x, y = bs.randn(33, 7, device="gpu"), bs.randn(7, device="gpu")

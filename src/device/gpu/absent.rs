@@ -1,6 +1,7 @@
 //! What stands in for GPUs in a build without them: an empty list, and a type without a value.
 
 use super::group::Step;
+use super::halves::Halves;
 use super::kernel::{Bindings, Grid, Kernel, Params};
 use super::{Counts, Info};
 use crate::arena::space::{Place, Space};
@@ -74,6 +75,12 @@ impl Gpu {
         match *self {}
     }
     pub fn join_ops(&self, _: bool) -> bool {
+        match *self {}
+    }
+    pub fn halves(&self) -> Halves {
+        match *self {}
+    }
+    pub fn use_halves(&self, _: bool) -> bool {
         match *self {}
     }
     pub fn counts(&self) -> Result<Counts> {

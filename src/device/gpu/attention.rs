@@ -1,8 +1,9 @@
-//! Attention in tiles, forward and backward, in float32: what `cpu/attention` does. Memory beyond the operands is one number a
+//! Attention in tiles, forward and backward, computed in float32: what `cpu/attention` does. Memory beyond the operands is one number a
 //! row. Dropout draws the stream of `cpu/random`.
 
 use super::Gpu;
-use super::kernel::{Grid, Kernel, Words, index};
+use super::element::{reader, writer};
+use super::kernel::{Grid, Words, index, with_constants};
 use super::places::{place, scratch};
 use super::pointwise::Buffer;
 use super::random::{threshold, words};
@@ -18,15 +19,21 @@ pub const LEAD: usize = 4;
 const PARAMS: &str = concat!(
     "struct Params { lead: vec4<u32>, ",
     "q_lead: vec4<i32>, k_lead: vec4<i32>, v_lead: vec4<i32>, mask_lead: vec4<i32>, dy_lead: vec4<i32>, y_lead: vec4<i32>, ",
+    "more_lead: vec4<i32>, ",
     "q_at: vec4<i32>, k_at: vec4<i32>, v_at: vec4<i32>, mask_at: vec4<i32>, dy_at: vec4<i32>, y_at: vec4<i32>, ",
+    "more_at: vec4<i32>, ",
     "queries: u32, keys: u32, width: u32, value_width: u32, groups: u32, blocks: u32, chunks: u32, sums_at: u32, ",
     "scale: f32, inverse: f32, least: u32, key_low: u32, key_high: u32, offset_low: u32, offset_high: u32, }\n",
     "@group(1) @binding(0) var<uniform> p: Params;\n"
 );
 
-static ATTENTION: Kernel =
-    Kernel::new("attention", concat!(include_str!("philox.wgsl"), include_str!("attention.wgsl")), PARAMS);
-static TOTALS: Kernel = Kernel::new("attention_totals", include_str!("attention_totals.wgsl"), PARAMS);
+const ATTENTION: &str = concat!(include_str!("philox.wgsl"), include_str!("attention.wgsl"));
+/// Tells these texts apart from other generated ones.
+const TEXT: u32 = 13;
+
+/// What a kind does not read or write.
+const NO_O: &str = "fn o_at(at: u32) -> f32 {\n    return 0.0f;\n}\n";
+const NO_Z: &str = "fn z_put(at: u32, value: f32) {\n}\n";
 
 const TILE: usize = 32;
 /// Columns that a group makes.
@@ -51,11 +58,14 @@ pub struct Job<'a> {
     pub dropout: Option<Dropout>,
 }
 
-/// The results and what they need: the gradient of the output, and the output on the way there.
+/// One of the three kinds: its result and what that needs besides the operands.
 struct Pass<'a> {
     kind: u32,
+    /// The gradient of the output; on the way there the output.
     dy: Buffer<'a>,
     y: Buffer<'a>,
+    /// The output where dq is made, and dv beside dk.
+    more: Option<Buffer<'a>>,
 }
 
 impl Job<'_> {
@@ -71,7 +81,7 @@ impl Job<'_> {
     /// y = the output, and the logarithm of the sum of each row; both of the full leading dims.
     pub fn forward(&self, gpu: &Gpu, y: Buffer, sums: &Buffer) -> Result<()> {
         let totals = y;
-        self.run(gpu, &Pass { kind: 0, dy: y, y }, sums, &totals)
+        self.run(gpu, &Pass { kind: 0, dy: y, y, more: None }, sums, &totals)
     }
 
     /// Gradients of the full leading dims.
@@ -81,15 +91,11 @@ impl Job<'_> {
             // Nothing was asked of the keys.
             return Ok(());
         }
-        gpu.expect_rounds("attention", self.sizes()[3])?;
         let block = scratch(gpu, rows)?;
         let totals = Buffer { place: place(&block), offset: 0, ..*sums };
-        let params = self.params(&Pass { kind: 0, dy, y }, sums, rows, 1, 1)?;
-        gpu.run(&TOTALS, &[], &[y.place, dy.place, totals.place], &params, Grid::threads(rows))?;
-        for (kind, dx) in (1..).zip(dx) {
-            self.run(gpu, &Pass { kind, dy, y: dx }, sums, &totals)?;
-        }
-        Ok(())
+        let [dq, dk, dv] = dx;
+        self.run(gpu, &Pass { kind: 1, dy, y: dq, more: Some(y) }, sums, &totals)?;
+        self.run(gpu, &Pass { kind: 2, dy, y: dk, more: Some(dv) }, sums, &totals)
     }
 
     /// Rounds of loops of a thread for each tile of the other side.
@@ -97,21 +103,23 @@ impl Job<'_> {
         let [_, _, width, value_width] = self.sizes();
         // Filling two tiles and multiplying them, for each 32 of the columns.
         let product = |columns: usize| columns.div_ceil(TILE) * 66;
-        let scores = product(width) + if kind == 1 || kind == 2 { product(value_width) } else { 0 };
-        scores + 2 * 54 + 100 + if self.dropout.is_some() { 16 * 11 } else { 0 }
+        let scores = product(width) + if kind > 0 { product(value_width) } else { 0 };
+        let results = if kind == 2 { 2 } else { 1 };
+        scores + results * 2 * 54 + 100 + if self.dropout.is_some() { 16 * 11 } else { 0 }
     }
 
     fn run(&self, gpu: &Gpu, pass: &Pass, sums: &Buffer, totals: &Buffer) -> Result<()> {
         let [queries, keys, width, value_width] = self.sizes();
         let own = if pass.kind < 2 { queries } else { keys };
-        let wide = if pass.kind == 1 || pass.kind == 2 { width } else { value_width };
+        let wide = [value_width, width, width.max(value_width)][pass.kind as usize];
         let (blocks, chunks) = (own.div_ceil(TILE), wide.div_ceil(WIDE).max(1));
         let groups = self.lead.iter().product::<usize>() * blocks * chunks;
         if groups == 0 {
             return Ok(());
         }
         let other = if pass.kind < 2 { keys } else { queries };
-        gpu.expect_rounds("attention", other.div_ceil(TILE) * self.rounds(pass.kind))?;
+        let totals_rounds = if pass.kind == 1 { value_width } else { 0 };
+        gpu.expect_rounds("attention", totals_rounds + other.div_ceil(TILE) * self.rounds(pass.kind))?;
         let params = self.params(pass, sums, groups, blocks, chunks)?;
         let mask = match &self.mask {
             None => 0,
@@ -125,9 +133,25 @@ impl Job<'_> {
             ("DROPOUT", u32::from(self.dropout.is_some())),
         ];
         let shown = self.mask.as_ref().map_or(self.q.place, |mask| mask.place);
-        let bindings =
-            [self.q.place, self.k.place, self.v.place, shown, sums.place, pass.dy.place, totals.place, pass.y.place];
-        gpu.run(&ATTENTION, &constants, &bindings, &params, Grid::groups(groups))
+        let more = pass.more.unwrap_or(pass.y);
+        let [q, k, v] = [self.q.place, self.k.place, self.v.place];
+        let bindings = [q, k, v, shown, sums.place, pass.dy.place, totals.place, pass.y.place, more.place];
+        let shown = self.mask.map_or(DType::F32, |mask| mask.dtype);
+        let types = [self.q.dtype, self.k.dtype, self.v.dtype, shown, pass.dy.dtype, pass.y.dtype, more.dtype];
+        let (halves, kind) = (gpu.halves(), pass.kind);
+        let text = || {
+            let read = [("q", 0), ("k", 1), ("v", 2), ("mask", 3), ("dy", 5)];
+            let readers: String = read.iter().zip(types).map(|((name, at), dtype)| reader(name, *at, dtype)).collect();
+            let of = if shown == DType::Bool { "f32(mask_at(at).x)" } else { "mask_at(at)" };
+            let mask = format!("fn mask_of(at: u32) -> f32 {{\n    return {of};\n}}\n");
+            let o = if kind == 1 { reader("o", 8, types[6]) } else { NO_O.into() };
+            let z = if kind == 2 { writer("z", 8, types[6], halves) } else { NO_Z.into() };
+            let results = writer("y", 7, types[5], halves) + &z;
+            with_constants(&constants, PARAMS) + &readers + &mask + &o + &results + ATTENTION
+        };
+        let mut key = vec![u32::MAX, TEXT, halves.key()];
+        key.extend(constants.iter().map(|(_, value)| *value).chain(types.map(|dtype| dtype as u32)));
+        gpu.run_text("attention", &key, &text, &bindings, &params, Grid::groups(groups))
     }
 
     fn params(&self, pass: &Pass, sums: &Buffer, groups: usize, blocks: usize, chunks: usize) -> Result<Words> {
@@ -143,7 +167,8 @@ impl Job<'_> {
         for &size in self.lead {
             words.push(number(size)?);
         }
-        let operands = [Some(&self.q), Some(&self.k), Some(&self.v), self.mask.as_ref(), Some(&pass.dy), Some(&pass.y)];
+        let (mask, more) = (self.mask.as_ref(), pass.more.as_ref());
+        let operands = [Some(&self.q), Some(&self.k), Some(&self.v), mask, Some(&pass.dy), Some(&pass.y), more];
         let mut ends = Words::new();
         for buffer in operands {
             let Some(buffer) = buffer else {

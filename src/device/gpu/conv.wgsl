@@ -5,7 +5,6 @@
 
 @group(0) @binding(0) var<storage, read_write> a: array<LeftWord>;
 @group(0) @binding(1) var<storage, read_write> b: array<RightWord>;
-@group(0) @binding(2) var<storage, read_write> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> part: array<f32>;
 
 alias Seat = vec3<i32>;
@@ -84,18 +83,18 @@ fn left_place(seat: vec3<i32>, key: vec3<i32>) -> i32 {
     return select(-1, seat.z + key.z + (row * i32(p.out_w) + col) * i32(p.c_out), whole && inside);
 }
 
-fn left_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+fn left_at(seat: vec3<i32>, key: vec3<i32>) -> LeftCell {
     let at = left_place(seat, key);
     if (at < 0) {
-        return 0.0f;
+        return LeftCell();
     }
     return left_element(p.a_at + u32(at));
 }
 
-fn left_four(seat: vec3<i32>, key: vec3<i32>) -> vec4<f32> {
+fn left_four(seat: vec3<i32>, key: vec3<i32>) -> LeftFour {
     let at = left_place(seat, key);
     if (at < 0) {
-        return vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+        return LeftFour();
     }
     return left_word(p.a_at + u32(at));
 }
@@ -127,18 +126,18 @@ fn right_place(seat: vec3<i32>, key: vec3<i32>) -> i32 {
     return met(key, seat);
 }
 
-fn right_at(seat: vec3<i32>, key: vec3<i32>) -> f32 {
+fn right_at(seat: vec3<i32>, key: vec3<i32>) -> RightCell {
     let at = right_place(seat, key);
     if (at < 0) {
-        return 0.0f;
+        return RightCell();
     }
     return right_element(p.b_at + u32(at));
 }
 
-fn right_four(seat: vec3<i32>, key: vec3<i32>) -> vec4<f32> {
+fn right_four(seat: vec3<i32>, key: vec3<i32>) -> RightFour {
     let at = right_place(seat, key);
     if (at < 0) {
-        return vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+        return RightFour();
     }
     return right_word(p.b_at + u32(at));
 }
@@ -150,7 +149,7 @@ fn put(m: u32, n: u32, value: f32) {
     }
     let at = (m * p.batch + own) * p.n + n;
     if (HAS_BIAS == 1u) {
-        finish(at, value + bias[p.bias_at + own * p.n + n]);
+        finish(at, value + bias_at(p.bias_at + own * p.n + n));
     } else {
         finish(at, value);
     }

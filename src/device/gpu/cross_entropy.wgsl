@@ -2,16 +2,12 @@
 // gradient of the logits from `slope`, that of the losses; with LSE = 1 the log-sum-exp is read. A target that is no class
 // makes its row NaN, and is noted.
 
-@group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> targets: array<vec2<u32>>;
-@group(0) @binding(2) var<storage, read_write> weight: array<f32>;
-@group(0) @binding(3) var<storage, read_write> slope: array<f32>;
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
 fn share(j: u32) -> f32 {
     if (WEIGHT == 1u) {
-        return weight[p.weight_at + j];
+        return weight_at(p.weight_at + j);
     }
     return 1.0f;
 }
@@ -22,7 +18,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     if (!sit(group(wid, groups), t)) {
         return;
     }
-    let x_at = p.x_at + row_start();
+    let x_row = p.x_at + row_start();
     let goal = targets[p.target_at + at_row()];
     let ignored = goal.x == p.ignore_low && goal.y == p.ignore_high;
     let known = goal.y == 0u && goal.x < p.columns;
@@ -34,11 +30,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     } else {
         top = -m_inf();
         for (var j = lane; j < p.columns; j += LANES) {
-            top = m_max(top, x[x_at + j]);
+            top = m_max(top, x_at(x_row + j));
         }
         top = largest(top);
         for (var j = lane; j < p.columns; j += LANES) {
-            rest += m_exp(x[x_at + j] - top);
+            rest += m_exp(x_at(x_row + j) - top);
         }
         rest = m_log(total(rest));
     }
@@ -51,11 +47,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
             }
             all = total(all) * even;
         }
-        let dy = slope[p.slope_at + at_row()];
+        let dy = slope_at(p.slope_at + at_row());
         let target_share = (1.0f - p.smoothing) * share(own);
         let scale = dy * (target_share + all);
         for (var j = lane; j < p.columns && is_own(); j += LANES) {
-            var value = m_exp((x[x_at + j] - top) - rest) * scale;
+            var value = m_exp((x_at(x_row + j) - top) - rest) * scale;
             if (SMOOTH == 1u) {
                 value -= dy * even * share(j);
             }
@@ -63,20 +59,20 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
                 value -= dy * target_share;
             }
             value = select(m_nan(), value, known);
-            y[p.y_at + row * p.columns + j] = select(value, 0.0f, ignored || dy == 0.0f);
+            y_put(p.y_at + row * p.columns + j, select(value, 0.0f, ignored || dy == 0.0f));
         }
         return;
     }
     var spread = 0.0f;
     if (SMOOTH == 1u) {
         for (var j = lane; j < p.columns; j += LANES) {
-            spread += share(j) * ((top - x[x_at + j]) + rest);
+            spread += share(j) * ((top - x_at(x_row + j)) + rest);
         }
         spread = total(spread) * even;
     }
     if (lane == 0u && is_own()) {
-        let loss = (1.0f - p.smoothing) * (share(own) * ((top - x[x_at + own]) + rest)) + spread;
-        y[p.y_at + row] = select(select(m_nan(), loss, known), 0.0f, ignored);
+        let loss = (1.0f - p.smoothing) * (share(own) * ((top - x_at(x_row + own)) + rest)) + spread;
+        y_put(p.y_at + row, select(select(m_nan(), loss, known), 0.0f, ignored));
         if (!known && !ignored) {
             note(bitcast<vec2<i32>>(goal), p.site, 0u);
         }

@@ -24,7 +24,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
             let r = right_key(k);
             // Where they do not meet there is no product: 0 times an infinite weight would be NaN.
             if (SKIPS == 0u || left_place(left, l) >= 0 && right_place(right, r) >= 0) {
-                short += left_at(left, l) * right_at(right, r);
+                short += f32(left_at(left, l)) * f32(right_at(right, r));
             }
         }
         sum += short;

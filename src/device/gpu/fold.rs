@@ -1,16 +1,20 @@
 //! Folds over axes: floats in float32, integers in 64 bits.
 
 use super::Gpu;
-use super::element::{Number, reader};
-use super::kernel::{Bindings, Grid, index, params};
-use super::pointwise::Buffer;
+use super::element::{Number, reader, writer};
+use super::group::{Head, NO_FINISH, Span};
+use super::halves::Halves;
+use super::kernel::{Bindings, Grid, Params as _, index, params};
+use super::pointwise::{self, Buffer};
 use crate::arena::space::Place;
+use crate::dtype::DType;
 use crate::error::Result;
 use smallvec::SmallVec;
+use std::sync::Arc;
 
 params!(Params {
     outputs: u32,
-    count: u32,
+    terms: u32,
     splits: u32,
     run: u32,
     scale: f32,
@@ -69,25 +73,28 @@ pub enum How {
 use How::*;
 
 /// WGSL: the type that is carried, what joins with anything to itself, the term of an element `v`, `join` of `a` and `b`,
-/// and how the total `t` of output `o` is written.
+/// and how the total `t` of output `o` is written, or handed to `finish`.
 struct Parts {
     total: &'static str,
     first: &'static str,
     term: &'static str,
     join: &'static str,
-    finish: &'static str,
+    end: &'static str,
 }
 
-const PAIR: &str = "y[p.y_at + o] = t.x; z[p.z_at + o] = t.y;";
+const PAIR: &str = "y_put(p.y_at + o, t.x); z_put(p.z_at + o, t.y);";
 
 impl How {
     fn parts(self, number: Number) -> Parts {
-        let of = |total, first, term, join, finish| Parts { total, first, term, join, finish };
+        let of = |total, first, term, join, end| Parts { total, first, term, join, end };
         let plain = "y[p.y_at + o] = t;";
-        let found = "y[p.y_at + o] = t.value; z[p.z_at + o] = vec2<u32>(t.place, 0u);";
+        let found = match number {
+            Number::Float => "y_put(p.y_at + o, t.value); z[p.z_at + o] = vec2<u32>(t.place, 0u);",
+            Number::Wide => "y[p.y_at + o] = t.value; z[p.z_at + o] = vec2<u32>(t.place, 0u);",
+        };
         let truth = "y[p.y_at + o] = vec2<u32>(t, 0u);";
         match (self, number) {
-            (Sum, Number::Float) => of("f32", "0.0f", "v", "a + b", "y[p.y_at + o] = t * p.scale;"),
+            (Sum, Number::Float) => of("f32", "0.0f", "v", "a + b", "finish(o, t * p.scale);"),
             (Sum, Number::Wide) => of("N", "N(0u, 0u)", "v", "i_wide_add(a, b)", plain),
             // The exponent apart, so that no part of a product overflows where the whole does not.
             (Product, Number::Float) => of(
@@ -95,29 +102,27 @@ impl How {
                 "T(1.0f, 0.0f)",
                 "parted(v, 0.0f)",
                 "parted(a.x * b.x, a.y + b.y)",
-                "y[p.y_at + o] = m_scale(t.x, i32(clamp(t.y, -252.0f, 254.0f)));",
+                "finish(o, m_scale(t.x, i32(clamp(t.y, -252.0f, 254.0f))));",
             ),
             (Product, Number::Wide) => of("N", "N(1u, 0u)", "v", "i_wide_mul(a, b)", plain),
-            (Largest, Number::Float) => of("f32", "-m_inf()", "v", "m_max(a, b)", plain),
+            (Largest, Number::Float) => of("f32", "-m_inf()", "v", "m_max(a, b)", "finish(o, t);"),
             (Largest, Number::Wide) => of("N", "N(0u, 0x80000000u)", "v", "select(a, b, i_wide_less(a, b))", plain),
-            (Smallest, Number::Float) => of("f32", "m_inf()", "v", "m_min(a, b)", plain),
+            (Smallest, Number::Float) => of("f32", "m_inf()", "v", "m_min(a, b)", "finish(o, t);"),
             (Smallest, Number::Wide) => {
                 of("N", "N(0xffffffffu, 0x7fffffffu)", "v", "select(a, b, i_wide_less(b, a))", plain)
             }
             (Any, _) => of("u32", "0u", "select(0u, 1u, counts(v))", "a | b", truth),
             (All, _) => of("u32", "1u", "select(0u, 1u, counts(v))", "a & b", truth),
-            (Norm, _) => of("f32", "0.0f", "v * v", "a + b", "y[p.y_at + o] = sqrt(t);"),
-            (Exponentials, _) => {
-                of("f32", "0.0f", "m_exp(v - shift(o))", "a + b", "y[p.y_at + o] = m_log(t) + shift(o);")
-            }
+            (Norm, _) => of("f32", "0.0f", "v * v", "a + b", "finish(o, sqrt(t));"),
+            (Exponentials, _) => of("f32", "0.0f", "m_exp(v - shift(o))", "a + b", "finish(o, m_log(t) + shift(o));"),
             // How many, their mean, Σ (x - mean)², and their sum, which is infinite where one is.
             (Moments, _) => of(
                 "vec4<f32>",
                 "T(0.0f, 0.0f, 0.0f, 0.0f)",
                 "T(1.0f, v, 0.0f, v)",
                 "moments(a, b)",
-                "z[p.z_at + o] = select(t.w / p.number, t.y, m_is_finite(t.y) && t.x > 0.0f); \
-                 y[p.y_at + o] = select(m_nan(), t.z, m_is_finite(t.y)) * p.scale;",
+                "z_put(p.z_at + o, select(t.w / p.number, t.y, m_is_finite(t.y) && t.x > 0.0f)); \
+                 y_put(p.y_at + o, select(m_nan(), t.z, m_is_finite(t.y)) * p.scale);",
             ),
             (LargestPlace, _) => of("Found", "nothing()", "Found(v, r)", "better(a, b)", found),
             (SmallestPlace, _) => of("Found", "nothing()", "Found(v, r)", "better(a, b)", found),
@@ -127,7 +132,7 @@ impl How {
                 "T(0.0f, 0.0f)",
                 "T(second(at) * (v - own[p.own_at + o]), second(at))",
                 "a + b",
-                "y[p.y_at + o] = t.x * inverseSqrt(more[p.more_at + o] + p.number); z[p.z_at + o] = t.y;",
+                "y_put(p.y_at + o, t.x * inverseSqrt(more[p.more_at + o] + p.number)); z_put(p.z_at + o, t.y);",
             ),
             (Normal, _) => of(
                 "vec2<f32>",
@@ -170,7 +175,7 @@ impl How {
                     .into();
             }
             (Products | Centred | Normal, _) => {
-                return "fn second(at: u32) -> f32 {\n    return other[at - p.x_at + p.other_at];\n}\n".into();
+                return "fn second(at: u32) -> f32 {\n    return other_at(at - p.x_at + p.other_at);\n}\n".into();
             }
             _ => return String::new(),
         };
@@ -183,6 +188,11 @@ impl How {
              if (b.place == 0xffffffffu || wins(a.value, b.value)) {{\n        return a;\n    }}\n    \
              if (wins(b.value, a.value) || b.place < a.place) {{\n        return b;\n    }}\n    return a;\n}}\n"
         )
+    }
+
+    /// True when its result is one float, which goes to the elementwise ops behind it first.
+    fn hands_on(self, number: Number) -> bool {
+        number == Number::Float && matches!(self, Sum | Product | Largest | Smallest | Norm | Exponentials)
     }
 
     /// True when the result is a number of the fold's own kind; the others are int64.
@@ -201,31 +211,22 @@ impl How {
         }
     }
 
-    fn text(self, x: &Buffer, [who, stage, gone]: [u32; 3]) -> String {
-        let number = Number::of(x.dtype);
+    /// The text behind the declaration of the params.
+    fn text(self, types: Types, [who, stage, gone]: [u32; 3]) -> String {
+        let number = Number::of(types.x);
         let parts = self.parts(number);
         let mut text = format!(
             "const WHO: u32 = {who}u;\nconst SIDE: u32 = {SIDE}u;\nconst STAGE: u32 = {stage}u;\nconst GONE: u32 = {gone}u;\n"
         );
-        text += Params::WGSL;
-        text += &reader("x", 0, x.dtype);
-        let place = "vec2<u32>";
-        let z = if matches!(self, LargestPlace | SmallestPlace) { place } else { "f32" };
-        for (i, (name, element)) in [
-            ("other", "f32"),
-            ("own", "f32"),
-            ("more", "f32"),
-            ("y", self.result(number).wgsl()),
-            ("z", z),
-            ("part", "T"),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let binding = i + 1;
+        text += &(reader("x", 0, types.x) + &reader("other", 1, types.other));
+        for (binding, name, element) in [(2, "own", "f32"), (3, "more", "f32"), (4, "part", "T")] {
             text += &format!("@group(0) @binding({binding}) var<storage, read_write> {name}: array<{element}>;\n");
         }
-        let Parts { total, first, term, join, finish } = parts;
+        if !self.hands_on(number) {
+            text += &result("y", 5, types.y, types.halves);
+            text += &result("z", 6, types.z, types.halves);
+        }
+        let Parts { total, first, term, join, end } = parts;
         text += &format!("alias N = {};\nalias T = {total};\n", number.wgsl());
         text += "struct Found {\n    value: N,\n    place: u32,\n}\n";
         text += &self.calls(number);
@@ -233,10 +234,35 @@ impl How {
             "fn first() -> T {{\n    return {first};\n}}\n\
              fn term(at: u32, o: u32, r: u32) -> T {{\n    let v = x_at(at);\n    return {term};\n}}\n\
              fn join(a: T, b: T) -> T {{\n    return {join};\n}}\n\
-             fn finish(o: u32, t: T) {{\n    {finish}\n}}\n"
+             fn conclude(o: u32, t: T) {{\n    {end}\n}}\n"
         );
         text + include_str!("fold.wgsl")
     }
+}
+
+/// The types of what a fold reads and writes.
+#[derive(Clone, Copy)]
+struct Types {
+    x: DType,
+    other: DType,
+    y: DType,
+    z: DType,
+    halves: Halves,
+}
+
+impl Types {
+    fn key(self) -> u32 {
+        let types = [self.x, self.other, self.y, self.z];
+        types.iter().fold(self.halves.key(), |key, dtype| key << 4 | *dtype as u32)
+    }
+}
+
+/// A result: numbers that are put, or int64.
+fn result(name: &str, binding: u32, dtype: DType, halves: Halves) -> String {
+    if dtype.is_float() {
+        return writer(name, binding, dtype, halves);
+    }
+    format!("@group(0) @binding({binding}) var<storage, read_write> {name}: array<vec2<u32>>;\n")
 }
 
 /// Tells these texts apart from other generated ones; no formula has the address that such a key begins with.
@@ -278,8 +304,8 @@ fn merged(x: &Buffer, flags: &[bool], wanted: bool) -> Option<([usize; AXES], [i
     Some((sizes, strides))
 }
 
-/// What a fold reads besides x, and writes. y, and z where there is a second result, are contiguous, of the fold's own
-/// type (`dtype`), and not empty; `other` lies as x does.
+/// What a fold reads besides x, and writes. y, and z where there is a second result, are contiguous, of a type that it writes
+/// (`writes`), and not empty; `other` lies as x does.
 #[derive(Clone, Copy)]
 pub struct Operands<'a> {
     pub x: Buffer<'a>,
@@ -291,8 +317,13 @@ pub struct Operands<'a> {
 }
 
 /// The type of a fold's first result.
-pub fn dtype(how: How, x: crate::dtype::DType) -> crate::dtype::DType {
+pub fn dtype(how: How, x: DType) -> DType {
     how.result(Number::of(x)).dtype()
+}
+
+/// True when the first result may be of type y.
+pub fn writes(how: How, x: DType, y: DType) -> bool {
+    dtype(how, x) == y || how.result(Number::of(x)) == Number::Float && y.is_half()
 }
 
 /// A fold worked out.
@@ -347,7 +378,7 @@ pub fn plan(
     let splits = count.div_ceil(run.max(1)).max(1);
     let params = Params {
         outputs: number(outputs)?,
-        count: number(count)?,
+        terms: number(count)?,
         splits: number(splits)?,
         run: number(run)?,
         scale: scale as f32,
@@ -379,7 +410,7 @@ pub fn plan(
 
 impl Plan {
     /// Bytes of scratch memory.
-    pub fn scratch_bytes(&self, x: crate::dtype::DType) -> usize {
+    pub fn scratch_bytes(&self, x: DType) -> usize {
         match self.params.splits {
             1 => 0,
             splits => splits as usize * self.params.outputs as usize * self.how.carried_bytes(Number::of(x)),
@@ -399,11 +430,20 @@ impl Plan {
         // A binding that is not there shows something that is not read.
         let place = |b: Option<Buffer>| b.map_or(of.y.place, |b| b.place);
         let part = scratch.unwrap_or(of.y.place);
-        let bindings = [of.x.place, place(of.other), place(of.own), place(of.more), of.y.place, place(of.z), part];
+        let bindings = [of.x.place, place(of.other), place(of.own), place(of.more), part, of.y.place, place(of.z)];
+        let (own, hands_on) = (dtype(self.how, of.x.dtype), self.how.hands_on(Number::of(of.x.dtype)));
+        let types = Types {
+            x: of.x.dtype,
+            other: of.other.map_or(DType::F32, |b| b.dtype),
+            y: if hands_on { own } else { of.y.dtype },
+            z: of.z.map_or(own, |b| b.dtype),
+            halves: gpu.halves(),
+        };
+        let how = self.how;
         let stage = |who: Who, stage: u32, params: Params| {
             let lanes = [1, 256, LANES][who as usize];
             gpu.expect_rounds(op, params.run as usize / lanes)?;
-            let one = params.gone1 == 1 && params.gone2 == 1 && params.count <= params.gone3 || stage == 2;
+            let one = params.gone1 == 1 && params.gone2 == 1 && params.terms <= params.gone3 || stage == 2;
             let constants = [who as u32, stage, u32::from(one)];
             let (outputs, splits) = (params.outputs as usize, params.splits as usize);
             let grid = match who {
@@ -412,8 +452,26 @@ impl Plan {
                 Who::Side => Grid::groups(outputs.div_ceil(SIDE) * splits),
             };
             let [c0, c1, c2] = constants;
-            let key = [u32::MAX, TEXT, self.how as u32, of.x.dtype as u32, c0, c1, c2];
-            gpu.run_text(op, &key, &|| self.how.text(&of.x, constants), Bindings::reading(4, &bindings), &params, grid)
+            let key = [u32::MAX, TEXT, how as u32, types.key(), c0, c1, c2];
+            let text = move || how.text(types, constants);
+            if !hands_on || stage == 1 {
+                let end = if hands_on { NO_FINISH } else { "" };
+                let bindings = if hands_on { &bindings[..5] } else { &bindings };
+                let text = || Params::WGSL.to_string() + &text() + end;
+                return gpu.run_text(op, &key, &text, Bindings::reading(4, bindings), &params, grid);
+            }
+            let reads = [Some(of.x.place), of.own.map(|b| b.place), scratch];
+            let head = Head {
+                key: SmallVec::from_slice(&key),
+                params: Params::WGSL,
+                text: Arc::new(text),
+                bindings: SmallVec::from_slice(&bindings[..5]),
+                words: params.words(),
+                grid,
+                reads: reads.into_iter().flatten().map(Span::of).collect(),
+                writes: SmallVec::new(),
+            };
+            gpu.hold(op, SmallVec::from_iter([pointwise::head(op, head, &of.y)?]))
         };
         if params.splits == 1 {
             return stage(self.who, 0, params);
@@ -421,6 +479,6 @@ impl Plan {
         stage(self.who, 1, params)?;
         let splits = params.splits;
         let join = if splits as usize >= ALONE { Who::Group } else { Who::Thread };
-        stage(join, 2, Params { count: splits, splits: 1, run: splits, ..params })
+        stage(join, 2, Params { terms: splits, splits: 1, run: splits, ..params })
     }
 }

@@ -1,5 +1,6 @@
 // Folds over some axes of x: an output for each index of the kept ones. Four axes of each kind, the last fastest. In front
-// stand T, what a fold carries, and its parts: first, term (of an element), join and finish (which writes the output).
+// stand T, what a fold carries, and its parts: first, term (of an element), join and conclude (which writes the output, or
+// calls `finish`).
 // GONE = 1: of the folded axes only the last has more than one place.
 // WHO = 0: a thread folds alone. WHO = 1: a group does, and its threads meet in a tree. WHO = 2: a group folds SIDE outputs,
 // which lie side by side, each with threads that are SIDE apart.
@@ -39,7 +40,7 @@ fn end(o: u32, split: u32, total: T) {
     if (STAGE == 1u) {
         part[split * p.outputs + o] = total;
     } else {
-        finish(o, total);
+        conclude(o, total);
     }
 }
 
@@ -65,7 +66,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) wid
         return;
     }
     let head = split * p.run;
-    let tail = min(head + p.run, p.count);
+    let tail = min(head + p.run, p.terms);
     let base = start(o);
     var total = first();
     if (WHO == 0u) {

@@ -1,4 +1,4 @@
-//! Matrix products in float32.
+//! Matrix products, summed in float32.
 
 use super::Gpu;
 use super::kernel::{Params as _, index, params};

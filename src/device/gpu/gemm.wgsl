@@ -3,7 +3,8 @@
 // fetch; LEFT_FOUR and RIGHT_FOUR that four elements along it lie in one word of four: along k 64 threads then fetch four rows
 // each, and turn them. In front stand `begin` (the matrices of a batch), `put_quad` (m, n, the sums from n on), and the ways to
 // the operands, each in what does not change along k, a Seat, what does, a Key, and what the two name: `left_seat` (m),
-// `left_key` (k), `left_at` (an element), `left_four` (a word), `right_seat` (n), `right_key` (k), `right_at`, `right_four`.
+// `left_key` (k), `left_at` (an element), `left_four` (a word), `right_seat` (n), `right_key` (k), `right_at`, `right_four`. What
+// they bring is a Cell or Four: float32, or float16 as it lies in memory, which is widened when it is multiplied.
 // Where k is cut into `splits`, each leaves its sums in `part`, [splits, batch, m, n].
 // Lines with $i (a row of the thread's tile), $h or $j (four rows, four columns) stand for all of them; see tiles.rs.
 
@@ -19,42 +20,42 @@ const LEFT_DEEP: u32 = LEFT_FOUR - LEFT_SIDE;
 const RIGHT_SIDE: u32 = RIGHT_FOUR * RIGHT_N;
 const RIGHT_DEEP: u32 = RIGHT_FOUR - RIGHT_SIDE;
 
-var<workgroup> left: array<vec4<f32>, DEEP * PITCH>;
-var<workgroup> right: array<vec4<f32>, DEEP * PITCH>;
+var<workgroup> left: array<LeftFour, DEEP * PITCH>;
+var<workgroup> right: array<RightFour, DEEP * PITCH>;
 
 // Four rows at k, or at four of k from there on.
-fn fetch_left(l0: Seat, l1: Seat, l2: Seat, l3: Seat, k: u32, k_end: u32) -> mat4x4<f32> {
-    let none = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+fn fetch_left(l0: Seat, l1: Seat, l2: Seat, l3: Seat, k: u32, k_end: u32) -> LeftBlock {
+    let none = LeftFour();
     if (k >= k_end) {
-        return mat4x4<f32>(none, none, none, none);
+        return LeftBlock(none, none, none, none);
     }
     let key = left_key(k);
     if (LEFT_DEEP == 1u) {
-        let rows = mat4x4<f32>(left_four(l0, key), left_four(l1, key), left_four(l2, key), left_four(l3, key));
+        let rows = LeftBlock(left_four(l0, key), left_four(l1, key), left_four(l2, key), left_four(l3, key));
         return transpose(rows);
     }
     if (LEFT_SIDE == 1u) {
-        return mat4x4<f32>(left_four(l0, key), none, none, none);
+        return LeftBlock(left_four(l0, key), none, none, none);
     }
-    let four = vec4<f32>(left_at(l0, key), left_at(l1, key), left_at(l2, key), left_at(l3, key));
-    return mat4x4<f32>(four, none, none, none);
+    let four = LeftFour(left_at(l0, key), left_at(l1, key), left_at(l2, key), left_at(l3, key));
+    return LeftBlock(four, none, none, none);
 }
 
-fn fetch_right(r0: Seat, r1: Seat, r2: Seat, r3: Seat, k: u32, k_end: u32) -> mat4x4<f32> {
-    let none = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+fn fetch_right(r0: Seat, r1: Seat, r2: Seat, r3: Seat, k: u32, k_end: u32) -> RightBlock {
+    let none = RightFour();
     if (k >= k_end) {
-        return mat4x4<f32>(none, none, none, none);
+        return RightBlock(none, none, none, none);
     }
     let key = right_key(k);
     if (RIGHT_DEEP == 1u) {
-        let rows = mat4x4<f32>(right_four(r0, key), right_four(r1, key), right_four(r2, key), right_four(r3, key));
+        let rows = RightBlock(right_four(r0, key), right_four(r1, key), right_four(r2, key), right_four(r3, key));
         return transpose(rows);
     }
     if (RIGHT_SIDE == 1u) {
-        return mat4x4<f32>(right_four(r0, key), none, none, none);
+        return RightBlock(right_four(r0, key), none, none, none);
     }
-    let four = vec4<f32>(right_at(r0, key), right_at(r1, key), right_at(r2, key), right_at(r3, key));
-    return mat4x4<f32>(four, none, none, none);
+    let four = RightFour(right_at(r0, key), right_at(r1, key), right_at(r2, key), right_at(r3, key));
+    return RightBlock(four, none, none, none);
 }
 
 fn write_quad(start: u32, m: u32, n: u32, quad: vec4<f32>) {
@@ -116,8 +117,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     let r1 = right_seat(min(column + b_q * 4u + 1u, p.n - 1u));
     let r2 = right_seat(min(column + b_q * 4u + 2u, p.n - 1u));
     let r3 = right_seat(min(column + b_q * 4u + 3u, p.n - 1u));
-    var next_left: mat4x4<f32>;
-    var next_right: mat4x4<f32>;
+    var next_left: LeftBlock;
+    var next_right: RightBlock;
     if (left_fetches) {
         next_left = fetch_left(l0, l1, l2, l3, k0 + a_k, k_end);
     }
@@ -151,8 +152,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
             next_right = fetch_right(r0, r1, r2, r3, k0 + b_k, k_end);
         }
         for (var k = 0u; k < DEEP; k++) {
-            let a$h = left[k * PITCH + ty + $h * 16u];
-            let b$j = right[k * PITCH + tx + $j * 16u];
+            let a$h = vec4<f32>(left[k * PITCH + ty + $h * 16u]);
+            let b$j = vec4<f32>(right[k * PITCH + tx + $j * 16u]);
             s$i_$j += a$q.$c * b$j;
         }
     }

@@ -12,6 +12,7 @@
 //! Groups wait side by side, and so does a step that has nothing to do with a kernel that is recorded meanwhile: `needed_by`
 //! says which groups a kernel must find done. How a group is written as a kernel stands in `woven`.
 
+use super::halves::Halves;
 use super::kernel::{Grid, Words};
 use super::text::Text;
 use crate::arena::space::Place;
@@ -22,7 +23,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 /// Groups that wait at the same time.
-const MOST: usize = 4;
+const MOST: usize = 8;
 /// Axes of a space, and numbers that its kernel may be given.
 const AXES: usize = 12;
 const WORDS: usize = 120;
@@ -165,6 +166,9 @@ pub struct Head {
     pub writes: SmallVec<[Span; 1]>,
 }
 
+/// Behind such a text where its results go another way.
+pub const NO_FINISH: &str = "fn finish(e: u32, value: f32) {\n}\n";
+
 /// An elementwise op, or what a group begins with.
 #[derive(Clone)]
 pub struct Step {
@@ -260,6 +264,13 @@ fn refine(operand: &mut Operand, old: &[usize], new: &[usize]) {
     operand.strides = strides;
 }
 
+/// What the adapter lets a kernel of joined ops have.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub bindings: usize,
+    pub halves: Halves,
+}
+
 /// Steps over one space.
 #[derive(Clone)]
 pub struct Group {
@@ -276,8 +287,8 @@ impl Group {
         self.sizes.iter().product()
     }
 
-    /// The step as it would be here; `None` where that is not possible. `bindings` is how many a kernel may have.
-    fn joined(&self, step: &Step, bindings: usize) -> Option<(Sizes, Step)> {
+    /// The step as it would be here; `None` where that is not possible.
+    fn joined(&self, step: &Step, room: Room) -> Option<(Sizes, Step)> {
         if self.sizes != step.sizes && self.count() != step.sizes.iter().product::<usize>() {
             return None;
         }
@@ -313,7 +324,7 @@ impl Group {
             taken || step.reads().any(|operand| head.writes.iter().any(|span| span.meets(&operand.span)))
         };
         // Small elements share words, which a thread that makes one element at a time writes in turn with others.
-        let small = step.out.dtype.bytes() < 4;
+        let small = step.out.dtype.bytes() < 4 && room.halves.written(step.out.dtype).is_none();
         if head.is_some_and(|head| !goes_on || small || beside(head)) {
             return None;
         }
@@ -331,7 +342,7 @@ impl Group {
         let (own, given) = head.map_or((0, 0), |head| (head.bindings.len(), head.words.len()));
         let words = given + memory().count() * (1 + sizes.len()) + numbers + sizes.len() + 4;
         // One of four and one by one are bindings of their own, and so are the words of faults.
-        (own + 2 * places.len() < bindings && words <= WORDS).then_some((sizes, step))
+        (own + 2 * places.len() < room.bindings && words <= WORDS).then_some((sizes, step))
     }
 
     fn refine(&mut self, sizes: &Sizes) {
@@ -389,10 +400,10 @@ impl Waiting {
     }
 
     /// Takes a step in. The groups that come back are to be sent at once: they have no room any more, or stand in the way.
-    pub fn put(&mut self, step: Step, bindings: usize) -> SmallVec<[Ready; 2]> {
+    pub fn put(&mut self, step: Step, room: Room) -> SmallVec<[Ready; 2]> {
         let mut between: SmallVec<[usize; MOST]> = SmallVec::new();
         for at in (0..self.groups.len()).rev().filter(|_| step.head.is_none()) {
-            if let Some((sizes, joined)) = self.groups[at].joined(&step, bindings) {
+            if let Some((sizes, joined)) = self.groups[at].joined(&step, room) {
                 let takes = joined.inputs.iter().any(|input| matches!(input, Input::Made(_)));
                 let ahead = self.with_those_before(&between);
                 // Those between go first if they can; it is worth it where a result is handed on.
@@ -471,6 +482,8 @@ mod tests {
     use crate::arena::space::GRAIN;
     use std::sync::Arc;
 
+    const ROOM: Room = Room { bindings: 16, halves: Halves { f16: false, i16: false } };
+
     fn block(number: usize) -> Place {
         Place { slab: 1, offset: number * 4 * GRAIN, bytes: 4 * GRAIN }
     }
@@ -536,7 +549,7 @@ mod tests {
         let (first, held) = step(&[64], &[&x], &t);
         let (second, _y) = step(&[64], &[&t, &x], &y);
         let mut waiting = Waiting::default();
-        assert!(waiting.put(first, 16).is_empty() && waiting.put(second, 16).is_empty());
+        assert!(waiting.put(first, ROOM).is_empty() && waiting.put(second, ROOM).is_empty());
         drop(held);
         let ready = waiting.first().unwrap();
         assert!(waiting.is_empty() && matches!(ready.group.steps[1].inputs[0], Input::Made(0)));
@@ -551,13 +564,13 @@ mod tests {
         let (first, _t) = step(&[4, 8], &[&spread], &t);
         let (second, _y) = step(&[4, 8], &[&t], &whole(0, &[4, 8]));
         let mut waiting = Waiting::default();
-        assert!(waiting.put(first, 16).is_empty() && waiting.put(second, 16).is_empty());
+        assert!(waiting.put(first, ROOM).is_empty() && waiting.put(second, ROOM).is_empty());
         assert_eq!(waiting.groups.len(), 2);
         // And the other way round: what one thread writes, others read.
         let turned = Operand::new(block(3), 0, DType::F32, &[4, 8], Steps::from_slice(&[1, 4]), false);
         let (third, _u) = step(&[4, 8], &[&whole(1, &[4, 8])], &whole(3, &[4, 8]));
         let (fourth, _v) = step(&[4, 8], &[&turned], &whole(4, &[4, 8]));
-        assert!(waiting.put(third, 16).is_empty() && waiting.put(fourth, 16).is_empty());
+        assert!(waiting.put(third, ROOM).is_empty() && waiting.put(fourth, ROOM).is_empty());
         let sent: Vec<usize> = std::iter::from_fn(|| waiting.first()).map(|r| r.group.steps.len()).collect();
         assert_eq!(sent, [1, 2, 1]);
     }
@@ -568,7 +581,7 @@ mod tests {
         let mut waiting = Waiting::default();
         let (first, _held) = step(&[32], &[&x], &y);
         let (again, _same) = step(&[32], &[&y], &y);
-        assert!(waiting.put(first, 16).is_empty() && waiting.put(again, 16).is_empty());
+        assert!(waiting.put(first, ROOM).is_empty() && waiting.put(again, ROOM).is_empty());
         assert_eq!(waiting.first().unwrap().wanted, [false, true]);
     }
 
@@ -577,7 +590,7 @@ mod tests {
         let mut waiting = Waiting::default();
         let (small, _a) = step(&[8], &[&whole(0, &[8])], &whole(1, &[8]));
         let (large, _b) = step(&[64], &[&whole(2, &[64])], &whole(3, &[64]));
-        assert!(waiting.put(small, 16).is_empty() && waiting.put(large, 16).is_empty());
+        assert!(waiting.put(small, ROOM).is_empty() && waiting.put(large, ROOM).is_empty());
         let span = |number: usize| [Span::of(block(number))];
         assert!(waiting.needed_by(&span(0), &span(5)).is_none());
         // What a group reads may be read, and not written.
@@ -593,21 +606,21 @@ mod tests {
         let mut waiting = Waiting::default();
         let (first, held) = step(&[64], &[&x], &t);
         let (second, _y) = step(&[64], &[&t], &y);
-        assert!(waiting.put(first, 16).is_empty() && waiting.put(second, 16).is_empty());
+        assert!(waiting.put(first, ROOM).is_empty() && waiting.put(second, ROOM).is_empty());
         drop(held);
         let (taken, _u) = step(&[8, 2], &[&whole(5, &[8, 2])], &whole(1, &[8, 2]));
         let (reader, _v) = step(&[4], &[&whole(1, &[4])], &whole(6, &[4]));
-        assert!(waiting.put(taken, 16).is_empty() && waiting.put(reader, 16).is_empty());
+        assert!(waiting.put(taken, ROOM).is_empty() && waiting.put(reader, ROOM).is_empty());
         let u = waiting.needed_by(&[], &[Span::of(block(5))]).unwrap();
         assert_eq!((u.group.sizes.as_slice(), u.wanted), ([8, 2].as_slice(), vec![true]));
         let old = waiting.first().unwrap();
         assert_eq!((old.group.steps.len(), old.wanted), (2, vec![false, true]));
         // And whoever reads the new tensor is not given the old one's numbers.
         let (third, kept) = step(&[64], &[&x], &t);
-        assert!(waiting.put(third, 16).is_empty());
+        assert!(waiting.put(third, ROOM).is_empty());
         drop(kept);
         let (late, _w) = step(&[64], &[&t], &y);
-        assert!(waiting.put(late, 16).is_empty());
+        assert!(waiting.put(late, ROOM).is_empty());
         while let Some(ready) = waiting.first() {
             assert!(ready.group.steps.iter().flat_map(|s| &s.inputs).all(|input| matches!(input, Input::Memory(_))));
         }
@@ -633,9 +646,9 @@ mod tests {
         };
         let mut waiting = Waiting::default();
         let ((first, _t), (second, _w)) = (product(&a, &t), product(&h, &whole(3, &[64])));
-        assert!(waiting.put(first, 16).is_empty() && waiting.put(second, 16).is_empty());
+        assert!(waiting.put(first, ROOM).is_empty() && waiting.put(second, ROOM).is_empty());
         let (third, _y) = step(&[64], &[&t], &h);
-        let sent = waiting.put(third, 16);
+        let sent = waiting.put(third, ROOM);
         assert!(sent.len() == 1 && sent[0].group.steps[0].out.place == block(3));
         let joined = waiting.first().unwrap();
         assert!(waiting.is_empty() && joined.group.steps.len() == 2);
@@ -643,7 +656,7 @@ mod tests {
         // Not where the product itself reads what would be written.
         let (first, _t) = product(&a, &t);
         let (second, _y) = step(&[64], &[&t], &a);
-        assert!(waiting.put(first, 16).is_empty() && waiting.put(second, 16).is_empty());
+        assert!(waiting.put(first, ROOM).is_empty() && waiting.put(second, ROOM).is_empty());
         assert_eq!(waiting.groups.len(), 2);
     }
 }

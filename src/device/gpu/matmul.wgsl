@@ -2,7 +2,6 @@
 
 @group(0) @binding(0) var<storage, read_write> a: array<LeftWord>;
 @group(0) @binding(1) var<storage, read_write> b: array<RightWord>;
-@group(0) @binding(2) var<storage, read_write> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> part: array<f32>;
 
 alias Seat = i32;
@@ -28,11 +27,11 @@ fn left_key(k: u32) -> i32 {
     return i32(k) * p.a_k;
 }
 
-fn left_at(seat: i32, key: i32) -> f32 {
+fn left_at(seat: i32, key: i32) -> LeftCell {
     return left_element(u32(seat + key));
 }
 
-fn left_four(seat: i32, key: i32) -> vec4<f32> {
+fn left_four(seat: i32, key: i32) -> LeftFour {
     return left_word(u32(seat + key));
 }
 
@@ -44,18 +43,18 @@ fn right_key(k: u32) -> i32 {
     return i32(k) * p.b_k;
 }
 
-fn right_at(seat: i32, key: i32) -> f32 {
+fn right_at(seat: i32, key: i32) -> RightCell {
     return right_element(u32(seat + key));
 }
 
-fn right_four(seat: i32, key: i32) -> vec4<f32> {
+fn right_four(seat: i32, key: i32) -> RightFour {
     return right_word(u32(seat + key));
 }
 
 fn put(m: u32, n: u32, value: f32) {
     let e = y_start + m * p.n + n;
     if (HAS_BIAS == 1u) {
-        finish(e, value + bias[p.bias_at + n]);
+        finish(e, value + bias_at(p.bias_at + n));
     } else {
         finish(e, value);
     }

@@ -13,6 +13,7 @@ pub mod faults;
 pub mod fold;
 pub mod gemm;
 pub mod group;
+pub mod halves;
 pub mod kernel;
 pub mod many;
 pub mod optim;

@@ -1,7 +1,8 @@
-//! Pooling over windows of channels-last images, and its way back, in float32.
+//! Pooling over windows of channels-last images, and its way back, computed in float32.
 
 use super::Gpu;
-use super::kernel::{Grid, Kernel, index, params};
+use super::element::{reader, writer};
+use super::kernel::{Grid, index, params, with_constants};
 use super::pointwise::Buffer;
 use crate::device::cpu::pooling::{Axis, Divisor, Pooling};
 use crate::dtype::DType;
@@ -29,7 +30,9 @@ params!(Params {
     indices_at: u32,
 });
 
-static POOLING: Kernel = Kernel::new("pooling", include_str!("pooling.wgsl"), Params::WGSL);
+const POOLING: &str = include_str!("pooling.wgsl");
+/// Tells these texts apart from other generated ones.
+const TEXT: u32 = 15;
 
 /// What is made of the windows.
 #[derive(Clone, Copy)]
@@ -124,5 +127,12 @@ pub fn pooling(gpu: &Gpu, op: &'static str, s: &Pooling, how: How, x: &Buffer, y
     let place = |b: Option<Buffer>| b.map_or(y.place, |b| b.place);
     let threads = if matches!(how, How::Max { .. }) { n.div_ceil(4) } else { n };
     let bindings = [x.place, y.place, place(places), place(indices)];
-    gpu.run(&POOLING, &constants, &bindings, &params, Grid::threads(threads))
+    let (types, halves) = ([x.dtype, y.dtype], gpu.halves());
+    let text = || {
+        let elements = reader("x", 0, types[0]) + &writer("y", 1, types[1], halves);
+        with_constants(&constants, Params::WGSL) + &elements + POOLING
+    };
+    let mut key = vec![u32::MAX, TEXT, types[0] as u32, types[1] as u32, halves.key()];
+    key.extend(constants.iter().map(|(_, value)| *value));
+    gpu.run_text(op, &key, &text, &bindings, &params, Grid::threads(threads))
 }

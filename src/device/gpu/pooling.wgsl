@@ -4,8 +4,6 @@
 // HOW = 3: y = the mean of each window. HOW = 4: the gradient of that.
 // DIVISOR = 0: elements that exist; 1: those of the padded input too; 2: p.divisor.
 
-@group(0) @binding(0) var<storage, read_write> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read_write> places: array<u32>;
 @group(0) @binding(3) var<storage, read_write> indices: array<vec2<u32>>;
 
@@ -115,13 +113,13 @@ fn element(e: u32) -> u32 {
                 }
                 let at = output_at(image, r, c, channel);
                 if (HOW == 4u) {
-                    sum += x[p.x_at + at] / divisor(row_window, col_window);
+                    sum += x_at(p.x_at + at) / divisor(row_window, col_window);
                 } else if (place_at(at) == down * p.col_kernel + across) {
-                    sum += x[p.x_at + at];
+                    sum += x_at(p.x_at + at);
                 }
             }
         }
-        y[p.y_at + e] = sum;
+        y_put(p.y_at + e, sum);
         return 0u;
     }
     let row_window = window(rows(), row);
@@ -130,7 +128,7 @@ fn element(e: u32) -> u32 {
         let place = place_at(e);
         let r = clamp(row_window.first + place / p.col_kernel * p.row_dilation, 0, p.row_input - 1);
         let c = clamp(col_window.first + place % p.col_kernel * p.col_dilation, 0, p.col_input - 1);
-        y[p.y_at + e] = x[p.x_at + input_at(image, r, c, channel)];
+        y_put(p.y_at + e, x_at(p.x_at + input_at(image, r, c, channel)));
         return 0u;
     }
     var sum = 0.0f;
@@ -140,7 +138,7 @@ fn element(e: u32) -> u32 {
         let r = row_window.first + down * p.row_dilation;
         for (var across = col_window.head; across < col_window.tail; across++) {
             let c = col_window.first + across * p.col_dilation;
-            let value = x[p.x_at + input_at(image, r, c, channel)];
+            let value = x_at(p.x_at + input_at(image, r, c, channel));
             if (HOW == 3u) {
                 sum += value;
             } else if (value > best || m_is_nan(value)) {
@@ -150,10 +148,10 @@ fn element(e: u32) -> u32 {
         }
     }
     if (HOW == 3u) {
-        y[p.y_at + e] = sum / divisor(row_window, col_window);
+        y_put(p.y_at + e, sum / divisor(row_window, col_window));
         return 0u;
     }
-    y[p.y_at + e] = best;
+    y_put(p.y_at + e, best);
     if (INDICES == 1u) {
         let r = row_window.first + place / p.col_kernel * p.row_dilation;
         let c = col_window.first + place % p.col_kernel * p.col_dilation;

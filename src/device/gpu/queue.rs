@@ -16,7 +16,8 @@
 
 use super::adapter::{adapter, now};
 use super::clock::Clock;
-use super::group::{Ready, Span, Step, Waiting};
+use super::group::{Ready, Room, Span, Step, Waiting};
+use super::halves::Halves;
 use super::kernel::{Bindings, Grid, Kernel, PARAM_BYTES, Params, Words, assemble};
 use super::woven::Woven;
 use super::{Counts, faults, slabs};
@@ -85,6 +86,7 @@ pub struct Gpu {
     checked: bool,
     software: bool,
     joins: AtomicBool,
+    has_halves: AtomicBool,
     most_bindings: usize,
     largest_binding: usize,
     param_layout: wgpu::BindGroupLayout,
@@ -127,7 +129,7 @@ struct Reader {
 type Key = (usize, SmallVec<[u32; 16]>);
 
 fn wanted_features() -> wgpu::Features {
-    wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
+    wgpu::Features::SHADER_F16 | wgpu::Features::SHADER_I16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
 }
 
 impl Gpu {
@@ -217,6 +219,7 @@ impl Gpu {
             features,
             checked: std::env::var("BACKSWEEP_GPU_CHECKED").map_or(cfg!(debug_assertions), |wish| wish != "0"),
             joins: AtomicBool::new(std::env::var("BACKSWEEP_GPU_FUSE").map_or(true, |wish| wish != "0")),
+            has_halves: AtomicBool::new(std::env::var("BACKSWEEP_GPU_F16").map_or(true, |wish| wish != "0")),
             most_bindings: BINDINGS.min(limits.max_storage_buffers_per_shader_stage as usize),
             software: adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             param_layout,
@@ -248,12 +251,23 @@ impl Gpu {
     /// Gives the device up, as a driver does that crashes. For tests of what follows.
     pub fn lose(&self) {
         self.device.destroy();
-        let _ = self.device.poll(wgpu::PollType::Poll);
+        // A loss is told when all work has ended.
+        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
     }
 
-    /// True when kernels may use `f16`.
-    pub fn has_f16(&self) -> bool {
-        self.features.contains(wgpu::Features::SHADER_F16)
+    /// What of 16 bits kernels use.
+    pub fn halves(&self) -> Halves {
+        if self.has_halves.load(Relaxed) { self.own_halves() } else { Halves::default() }
+    }
+
+    fn own_halves(&self) -> Halves {
+        let has = |feature| self.features.contains(feature);
+        Halves { f16: has(wgpu::Features::SHADER_F16), i16: has(wgpu::Features::SHADER_I16) }
+    }
+
+    /// Says whether kernels use what the adapter has of 16 bits; returns what was said before. For tests.
+    pub fn use_halves(&self, on: bool) -> bool {
+        self.has_halves.swap(on, Relaxed)
     }
 
     /// True when it can say how long a kernel took.
@@ -306,8 +320,9 @@ impl Gpu {
             return Ok(());
         }
         let mut stream = self.stream.lock();
+        let room = Room { bindings: self.most_bindings, halves: self.halves() };
         for step in steps {
-            for ready in stream.waiting.put(step, self.most_bindings) {
+            for ready in stream.waiting.put(step, room) {
                 self.weave(&mut stream, ready)?;
             }
         }
@@ -339,7 +354,7 @@ impl Gpu {
 
     /// Records the kernel of a group.
     fn weave(&self, stream: &mut Stream, ready: Ready) -> Result<()> {
-        let Some(woven) = Woven::new(ready) else { return Ok(()) };
+        let Some(woven) = Woven::new(ready, self.halves()) else { return Ok(()) };
         let text = || assemble(&[], "", &woven.text());
         let key = (0, woven.key.clone());
         let done = self.record(stream, woven.name(), key, &text, &woven.bindings, &woven.words, woven.grid);
@@ -476,6 +491,7 @@ impl Gpu {
     fn pipeline(&self, stream: &mut Stream, name: &str, text: &str, bindings: usize) -> Result<wgpu::ComputePipeline> {
         let layout = self.layouts(stream, bindings).1.clone();
         stream.counts.pipelines += 1;
+        let text = self.own_halves().enabled() + text;
         let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
         let [internal, validation] = scopes.map(|filter| self.device.push_error_scope(filter));
         let descriptor =

@@ -2,9 +2,11 @@
 //! normal numbers are within a few units in the last place.
 
 use super::Gpu;
-use super::kernel::{Grid, Kernel, index, params};
+use super::element::{reader, writer};
+use super::kernel::{Grid, index, params, with_constants};
 use super::pointwise::Buffer;
 use crate::device::cpu::random::Stream;
+use crate::dtype::DType;
 use crate::error::Result;
 
 params!(Params {
@@ -23,8 +25,9 @@ params!(Params {
     span_high: u32,
 });
 
-static RANDOM: Kernel =
-    Kernel::new("random", concat!(include_str!("philox.wgsl"), include_str!("random.wgsl")), Params::WGSL);
+const RANDOM: &str = concat!(include_str!("philox.wgsl"), include_str!("random.wgsl"));
+/// Tells these texts apart from other generated ones.
+const TEXT: u32 = 16;
 
 pub(super) fn words(v: u64) -> [u32; 2] {
     [v as u32, (v >> 32) as u32]
@@ -55,7 +58,14 @@ fn fill(gpu: &Gpu, kind: u32, x: &Buffer, y: &Buffer, params: &Params) -> Result
     // Where an element takes one word of the stream, a thread makes four.
     let threads = if kind == 0 || kind == 2 { params.n.div_ceil(4) } else { params.n };
     let params = Params { threads, ..*params };
-    gpu.run(&RANDOM, &[("KIND", kind)], &[x.place, y.place], &params, Grid::threads(threads as usize))
+    let (types, halves) =
+        ([x.dtype, y.dtype].map(|dtype| if dtype.is_float() { dtype } else { DType::F32 }), gpu.halves());
+    let text = || {
+        let elements = reader("x", 0, types[0]) + &writer("y", 1, types[1], halves);
+        with_constants(&[("KIND", kind)], Params::WGSL) + &elements + RANDOM
+    };
+    let key = [u32::MAX, TEXT, kind, types[0] as u32, types[1] as u32, halves.key()];
+    gpu.run_text("random", &key, &text, &[x.place, y.place, y.place], &params, Grid::threads(threads as usize))
 }
 
 /// y = numbers in [0, 1), float32.
@@ -82,7 +92,7 @@ pub(super) fn threshold(p: f64) -> u32 {
     (p * 16_777_216.0).ceil() as u32
 }
 
-/// y = x · scale with probability `p`, else 0; both contiguous float32.
+/// y = x · scale with probability `p`, else 0; both contiguous floats.
 pub fn keep(gpu: &Gpu, x: &Buffer, y: &Buffer, stream: Stream, p: f64, scale: f32) -> Result<()> {
     let params = Params {
         x_at: index("dropout", x.offset)?,

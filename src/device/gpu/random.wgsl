@@ -1,7 +1,7 @@
 // Random numbers, element i of a draw from number offset + i of the stream. KIND: 0 uniform in [0, 1); 1 normal; 2 x · scale where the draw is below `least`, else 0; 3 int64 from `low` on.
 
-@group(0) @binding(0) var<storage, read_write> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<u32>;
+// `x_at` and `y_put` are in front; integers are written in words, over the same bytes.
+@group(0) @binding(2) var<storage, read_write> words: array<u32>;
 
 // cos(2π · turn / 2^32), by quarter turns, which are exact.
 fn cosine(turn: u32) -> f32 {
@@ -45,36 +45,36 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         return;
     }
     if (KIND == 1u) {
-        y[i] = bitcast<u32>(normal(i));
+        y_put(i, normal(i));
         return;
     }
     if (KIND == 3u) {
         let drawn = vec2<u32>(random_bits(vec2<u32>(2u * i + 1u, 0u)), random_bits(vec2<u32>(2u * i, 0u)));
         let step = high_product(drawn, vec2<u32>(p.span_low, p.span_high));
         let low = p.low_low + step.x;
-        y[2u * i] = low;
-        y[2u * i + 1u] = p.low_high + step.y + select(0u, 1u, low < step.x);
+        words[2u * i] = low;
+        words[2u * i + 1u] = p.low_high + step.y + select(0u, 1u, low < step.x);
         return;
     }
     // Four elements of a block of the stream, or of two.
     let first = 4u * i;
-    var words: vec4<u32>;
+    var drawn: vec4<u32>;
     let at = drawn_at(vec2<u32>(first, 0u));
     if ((at.x & 3u) == 0u) {
-        words = philox(vec2<u32>((at.x >> 2u) | (at.y << 30u), at.y >> 2u));
+        drawn = philox(vec2<u32>((at.x >> 2u) | (at.y << 30u), at.y >> 2u));
     } else {
         for (var j = 0u; j < 4u; j++) {
-            words[j] = random_bits(vec2<u32>(first + j, 0u));
+            drawn[j] = random_bits(vec2<u32>(first + j, 0u));
         }
     }
     for (var j = 0u; j < min(4u, p.n - first); j++) {
-        let whole = words[j] >> 8u;
+        let whole = drawn[j] >> 8u;
         if (KIND == 0u) {
-            y[first + j] = bitcast<u32>(f32(whole) * 5.9604644775390625e-8f);
+            y_put(first + j, f32(whole) * 5.9604644775390625e-8f);
         } else {
             // A dropped infinity or NaN is 0, not NaN.
             let kept = whole < p.least && p.scale != 0.0f;
-            y[first + j] = bitcast<u32>(select(0.0f, x[p.x_at + first + j] * p.scale, kept));
+            y_put(first + j, select(0.0f, x_at(p.x_at + first + j) * p.scale, kept));
         }
     }
 }

@@ -27,6 +27,10 @@ const GATES: u32 = select(4u, 3u, GRU == 1u);
 const LEFT_FOUR: u32 = 0u;
 const RIGHT_FOUR: u32 = 0u;
 alias Seat = u32;
+alias LeftFour = vec4<f32>;
+alias RightFour = vec4<f32>;
+alias LeftBlock = mat4x4<f32>;
+alias RightBlock = mat4x4<f32>;
 
 fn begin(batch: u32) {
 }

@@ -1,16 +1,37 @@
-//! Kernels that take a row at a time: softmax, layer norm, cross-entropy, and their ways back, in float32.
+//! Kernels that take a row at a time: softmax, layer norm, cross-entropy, and their ways back, computed in float32.
 
 use super::Gpu;
+use super::element::{reader, writer};
 use super::faults::{self, Check, Valid};
-use super::kernel::{Grid, Kernel, index, params};
-use super::pointwise::Buffer;
+use super::group::{Head, Span};
+use super::kernel::{Grid, Params as _, index, params, with_constants};
+use super::pointwise::{self, Buffer};
+use crate::dtype::DType;
 use crate::error::Result;
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// The type of an operand; one that is not there is not read.
+fn dtype(b: Option<Buffer>) -> DType {
+    b.map_or(DType::F32, |b| b.dtype)
+}
+
+fn spans(list: &[Option<Buffer>]) -> SmallVec<[Span; 4]> {
+    list.iter().flatten().map(|b| Span::of(b.place)).collect()
+}
+
+/// What tells the texts of a kernel apart, and from other generated ones.
+fn key(text: u32, constants: &[(&str, u32)], types: &[DType]) -> SmallVec<[u32; 16]> {
+    let types = types.iter().fold(0, |key, dtype| key << 4 | *dtype as u32);
+    let constants = constants.iter().map(|(_, value)| *value);
+    [u32::MAX, text, types].into_iter().chain(constants).collect()
+}
 
 mod softmax {
     use super::*;
-    params!(Params { rows: u32, columns: u32, inner: u32, x_at: u32, dy_at: u32, y_at: u32 });
-    static SOFTMAX: Kernel =
-        Kernel::new("softmax", concat!(include_str!("rows.wgsl"), include_str!("softmax.wgsl")), Params::WGSL);
+    params!(Params { rows: u32, columns: u32, inner: u32, x_at: u32, dy_at: u32 });
+    const SOFTMAX: &str = concat!(include_str!("rows.wgsl"), include_str!("softmax.wgsl"));
+    const TEXT: u32 = 11;
 
     /// y = softmax of x or its logarithm along the middle of [outer, n, inner]; with `dy` the gradient from the result x.
     pub fn softmax(
@@ -29,7 +50,6 @@ mod softmax {
             inner: number(inner)?,
             x_at: number(x.offset)?,
             dy_at: number(dy.map_or(0, |b| b.offset))?,
-            y_at: number(y.offset)?,
         };
         let constants = [
             ("LANES", lanes(n)),
@@ -37,21 +57,31 @@ mod softmax {
             ("LOG", u32::from(log)),
             ("BACK", u32::from(dy.is_some())),
         ];
-        let bindings = [x.place, dy.unwrap_or(y).place, y.place];
         gpu.expect_rounds("softmax", 3 * n / 256)?;
-        gpu.run(&SOFTMAX, &constants, &bindings, &params, seats(outer * inner, n))
+        if x.layout.numel() == 0 {
+            return Ok(());
+        }
+        number(y.offset)?;
+        let (dy, types) = (dy.copied(), [x.dtype, dtype(dy.copied())]);
+        let text =
+            move || with_constants(&constants, &(reader("x", 0, types[0]) + &reader("dy", 1, types[1]))) + SOFTMAX;
+        let head = Head {
+            key: key(TEXT, &constants, &types),
+            params: Params::WGSL,
+            text: Arc::new(text),
+            bindings: SmallVec::from_slice(&[x.place, dy.unwrap_or(*x).place]),
+            words: params.words(),
+            grid: seats(outer * inner, n),
+            reads: spans(&[Some(*x), dy]),
+            writes: SmallVec::new(),
+        };
+        gpu.hold("softmax", SmallVec::from_iter([pointwise::head("softmax", head, y)?]))
     }
 }
 pub use softmax::softmax;
 
 mod layer_norm {
     use super::*;
-    use crate::device::gpu::group::{Head, Span};
-    use crate::device::gpu::kernel::{Params as _, with_constants};
-    use crate::device::gpu::pointwise;
-    use smallvec::SmallVec;
-    use std::sync::Arc;
-
     params!(Params {
         rows: u32,
         columns: u32,
@@ -64,7 +94,6 @@ mod layer_norm {
         stats_at: u32,
     });
     const LAYER_NORM: &str = concat!(include_str!("rows.wgsl"), include_str!("layer_norm.wgsl"));
-    /// Tells these texts apart from other generated ones.
     const TEXT: u32 = 10;
 
     /// What layer norm reads and writes, row by row; `stats` are a row's mean and reciprocal deviation.
@@ -112,14 +141,17 @@ mod layer_norm {
                 return Ok(());
             }
             number(self.y.offset)?;
-            let spans = |list: &[Option<Buffer>]| list.iter().flatten().map(|b| Span::of(b.place)).collect();
             let (read, written) = if self.dy.is_some() { (self.stats, None) } else { (None, self.stats) };
-            let mut key = SmallVec::from_slice(&[u32::MAX, TEXT]);
-            key.extend(constants.iter().map(|(_, value)| *value));
+            let types = [self.x.dtype, dtype(self.dy), dtype(self.weight), dtype(self.bias)];
+            let text = move || {
+                let names = ["x", "dy", "weight", "bias"];
+                let readers: String = (0..4).map(|i| reader(names[i], i as u32, types[i])).collect();
+                with_constants(&constants, &readers) + LAYER_NORM
+            };
             let head = Head {
-                key,
+                key: key(TEXT, &constants, &types),
                 params: Params::WGSL,
-                text: Arc::new(move || with_constants(&constants, LAYER_NORM)),
+                text: Arc::new(text),
                 bindings: SmallVec::from_slice(&bindings),
                 words: params.words(),
                 grid: seats(rows, self.columns),
@@ -149,11 +181,9 @@ mod cross_entropy {
         y_at: u32,
         site: u32,
     });
-    static CROSS_ENTROPY: Kernel = Kernel::new(
-        "cross_entropy",
-        concat!(include_str!("rows.wgsl"), include_str!("faults.wgsl"), include_str!("cross_entropy.wgsl")),
-        Params::WGSL,
-    );
+    const CROSS_ENTROPY: &str =
+        concat!(include_str!("rows.wgsl"), include_str!("faults.wgsl"), include_str!("cross_entropy.wgsl"));
+    const TEXT: u32 = 12;
 
     /// What cross-entropy reads and writes: logits [n, c], targets [n], class weights [c].
     pub struct CrossEntropy<'a> {
@@ -210,7 +240,17 @@ mod cross_entropy {
                 faults::PLACE,
             ];
             gpu.expect_rounds("cross_entropy", 3 * columns / 256)?;
-            gpu.run(&CROSS_ENTROPY, &constants, &bindings, &params, seats(rows, columns))
+            let types = [self.x.dtype, dtype(self.weight), dtype(self.slope), self.y.dtype];
+            let halves = gpu.halves();
+            let text = || {
+                let readers = [("x", 0, types[0]), ("weight", 2, types[1]), ("slope", 3, types[2])];
+                let readers: String = readers.iter().map(|(name, at, dtype)| reader(name, *at, *dtype)).collect();
+                let elements = readers + &writer("y", 5, types[3], halves);
+                with_constants(&constants, Params::WGSL) + &elements + CROSS_ENTROPY
+            };
+            let mut key = key(TEXT, &constants, &types);
+            key.push(halves.key());
+            gpu.run_text("cross_entropy", &key, &text, &bindings, &params, seats(rows, columns))
         }
     }
 }

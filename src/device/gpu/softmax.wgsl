@@ -1,9 +1,6 @@
 // BACK = 0: y = softmax of the rows of x, or with LOG = 1 its logarithm. BACK = 1: y = the gradient from the result x and
-// its gradient dy.
+// its gradient dy. The elements of y go to `finish`.
 
-@group(0) @binding(0) var<storage, read_write> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> dy: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -11,48 +8,48 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     if (!sit(group(wid, groups), t)) {
         return;
     }
-    let x_at = p.x_at + row_start();
-    let dy_at = p.dy_at + row_start();
-    let y_at = p.y_at + row_start();
+    let x_row = p.x_at + row_start();
+    let dy_row = p.dy_at + row_start();
+    let e = row_start();
     if (BACK == 1u) {
         var sum = 0.0f;
         for (var j = lane; j < p.columns; j += LANES) {
-            let slope = dy[dy_at + j * p.inner];
+            let slope = dy_at(dy_row + j * p.inner);
             if (LOG == 1u) {
                 sum += slope;
             } else {
-                sum += slope * x[x_at + j * p.inner];
+                sum += slope * x_at(x_row + j * p.inner);
             }
         }
         sum = total(sum);
         for (var j = lane; j < p.columns && is_own(); j += LANES) {
-            let value = x[x_at + j * p.inner];
-            let slope = dy[dy_at + j * p.inner];
+            let value = x_at(x_row + j * p.inner);
+            let slope = dy_at(dy_row + j * p.inner);
             if (LOG == 1u) {
-                y[y_at + j * p.inner] = slope - m_exp(value) * sum;
+                finish(e + j * p.inner, slope - m_exp(value) * sum);
             } else {
-                y[y_at + j * p.inner] = value * (slope - sum);
+                finish(e + j * p.inner, value * (slope - sum));
             }
         }
         return;
     }
     var top = -m_inf();
     for (var j = lane; j < p.columns; j += LANES) {
-        top = m_max(top, x[x_at + j * p.inner]);
+        top = m_max(top, x_at(x_row + j * p.inner));
     }
     top = largest(top);
     var sum = 0.0f;
     for (var j = lane; j < p.columns; j += LANES) {
-        sum += m_exp(x[x_at + j * p.inner] - top);
+        sum += m_exp(x_at(x_row + j * p.inner) - top);
     }
     sum = total(sum);
     let rest = m_log(sum);
     for (var j = lane; j < p.columns && is_own(); j += LANES) {
-        let value = x[x_at + j * p.inner] - top;
+        let value = x_at(x_row + j * p.inner) - top;
         if (LOG == 1u) {
-            y[y_at + j * p.inner] = value - rest;
+            finish(e + j * p.inner, value - rest);
         } else {
-            y[y_at + j * p.inner] = m_exp(value) / sum;
+            finish(e + j * p.inner, m_exp(value) / sum);
         }
     }
 }

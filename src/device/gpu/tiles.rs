@@ -1,8 +1,10 @@
 //! How a product of matrices is cut into tiles, and the text of its kernel (`gemm.wgsl`, `direct.wgsl`).
 
 use super::Gpu;
+use super::element;
 use super::fold::{self, How, Operands};
-use super::group::{Head, Span};
+use super::group::{Head, NO_FINISH, Span};
+use super::halves::{self, Halves};
 use super::kernel::{Bindings, Grid, Words, with_constants};
 use super::pointwise::{self, Buffer};
 use crate::arena::space::Place;
@@ -109,25 +111,39 @@ pub struct Product {
     pub fours: [bool; 2],
 }
 
-/// How elements of an operand are read, where it is bound in words of four or of one.
-fn reader(side: &str, name: &str, binding: &str, four: bool) -> String {
-    let (word, element, whole) = if four {
-        ("vec4<f32>", format!("{binding}[at >> 2u][at & 3u]"), format!("{binding}[at >> 2u]"))
-    } else {
-        let each = |i: usize| format!("{binding}[at + {i}u]");
-        ("f32", format!("{binding}[at]"), format!("vec4<f32>({}, {}, {}, {})", each(0), each(1), each(2), each(3)))
+/// How elements of an operand are read, where four of them are fetched at once or one; and what lies in the group's memory,
+/// a Cell: float32, or float16 where the adapter has that.
+fn reader(side: &str, name: &str, binding: &str, dtype: DType, four: bool, halves: Halves) -> String {
+    let cell = if dtype == DType::F16 && halves.f16 { "f16" } else { "f32" };
+    let plain = dtype == DType::F32 || cell == "f16";
+    let bits = |word: &str| halves::number(dtype, &halves::bits(word, "at"));
+    let half = |word: &str, shift: u32| halves::number(dtype, &format!("({word} >> {shift}u) & 0xffffu"));
+    let (word, element) = match (plain, four) {
+        (true, true) => (format!("vec4<{cell}>"), format!("{binding}[at >> 2u][at & 3u]")),
+        (true, false) => (cell.into(), format!("{binding}[at]")),
+        (false, true) => ("vec2<u32>".into(), bits(&format!("{binding}[at >> 2u][(at >> 1u) & 1u]"))),
+        (false, false) => ("u32".into(), bits(&format!("{binding}[at >> 1u]"))),
+    };
+    let whole = match (plain, four) {
+        (true, true) => format!("return {binding}[at >> 2u];"),
+        (false, true) => {
+            let parts = [("w.x", 0), ("w.x", 16), ("w.y", 0), ("w.y", 16)].map(|(word, shift)| half(word, shift));
+            format!("let w = {binding}[at >> 2u];\n    return vec4<f32>({});", parts.join(", "))
+        }
+        (_, false) => {
+            let each = ["at", "at + 1u", "at + 2u", "at + 3u"].map(|at| format!("{side}_element({at})"));
+            format!("return vec4<{cell}>({});", each.join(", "))
+        }
     };
     format!(
-        "const {}_FOUR: u32 = {}u;\nalias {name}Word = {word};\n\
-         fn {side}_element(at: u32) -> f32 {{\n    return {element};\n}}\n\
-         fn {side}_word(at: u32) -> vec4<f32> {{\n    return {whole};\n}}\n",
+        "const {}_FOUR: u32 = {}u;\nalias {name}Word = {word};\nalias {name}Cell = {cell};\n\
+         alias {name}Four = vec4<{cell}>;\nalias {name}Block = mat4x4<{cell}>;\n\
+         fn {side}_element(at: u32) -> {cell} {{\n    return {element};\n}}\n\
+         fn {side}_word(at: u32) -> vec4<{cell}> {{\n    {whole}\n}}\n",
         side.to_uppercase(),
         u32::from(four)
     )
 }
-
-/// Sums that are left in parts.
-const NO_FINISH: &str = "fn finish(e: u32, value: f32) {\n}\n";
 
 impl Product {
     /// `order` is that of `join`.
@@ -141,10 +157,13 @@ impl Product {
         order: &[(usize, usize)],
     ) -> Result<()> {
         let Product { op, cut, mut key, constants, params, operands, words, fours } = self;
-        key.push(u32::from(fours[0]) << 1 | u32::from(fours[1]));
+        let (halves, dtypes) = (gpu.halves(), [a.dtype, b.dtype, bias.map_or(DType::F32, |b| b.dtype)]);
+        let fetched = u32::from(fours[0]) << 1 | u32::from(fours[1]);
+        key.push(dtypes.iter().fold(halves.key() << 2 | fetched, |key, dtype| key << 4 | *dtype as u32));
         let text = move |params: &str| {
-            let readers = reader("left", "Left", "a", fours[0]) + &reader("right", "Right", "b", fours[1]);
-            cut.text(&constants, params, &(readers + operands))
+            let left = reader("left", "Left", "a", dtypes[0], fours[0], halves);
+            let right = reader("right", "Right", "b", dtypes[1], fours[1], halves);
+            cut.text(&constants, params, &(left + &right + &element::reader("bias", 2, dtypes[2]) + operands))
         };
         if y.layout.numel() == 0 {
             return Ok(());
@@ -209,6 +228,15 @@ mod tests {
         assert_eq!((long.splits, long.run % 16), (14, 0));
         assert!(long.splits * long.run >= 65_536 && (long.splits - 1) * long.run < 65_536);
         assert_eq!((cut(1, 512, 64, 512).per, cut(1, 64, 64, 4096).per), (8, 4));
+    }
+
+    #[test]
+    fn halves_stay_halves_in_the_memory_of_a_group_where_the_adapter_has_them() {
+        let text = |dtype, f16| reader("left", "Left", "a", dtype, true, Halves { f16, i16: true });
+        assert!(text(DType::F16, true).contains("alias LeftWord = vec4<f16>;\nalias LeftCell = f16;"));
+        for (dtype, f16) in [(DType::F16, false), (DType::BF16, true), (DType::F32, true)] {
+            assert!(!text(dtype, f16).contains("<f16>") && text(dtype, f16).contains("alias LeftCell = f32;"));
+        }
     }
 
     #[test]

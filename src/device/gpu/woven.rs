@@ -9,8 +9,10 @@
 //! A result that goes on to the next step in a register is rounded as memory would have rounded it, and passes an operation
 //! that the driver cannot see through, so that nothing is contracted across steps: the bits are those of a kernel for each.
 
+use super::element;
 use super::faults;
 use super::group::{Head, Input, Operand, Ready, Sizes, Step, Steps, in_order};
+use super::halves::{self, Halves};
 use super::kernel::{Grid, Words};
 use crate::arena::space::Place;
 use crate::dtype::DType;
@@ -61,6 +63,7 @@ pub struct Woven {
     head: Option<Arc<Head>>,
     sizes: Sizes,
     four: bool,
+    halves: Halves,
     reads: Vec<Seen>,
     /// With the steps they come from.
     results: Vec<(usize, Seen)>,
@@ -118,7 +121,7 @@ fn kept(steps: &[Step], wanted: &[bool]) -> Vec<bool> {
 
 impl Woven {
     /// `None` when nothing would be left of it.
-    pub fn new(ready: Ready) -> Option<Woven> {
+    pub fn new(ready: Ready, halves: Halves) -> Option<Woven> {
         let Ready { mut group, wanted } = ready;
         let (n, mut steps) = (group.count(), std::mem::take(&mut group.steps));
         let kept = kept(&steps, &wanted);
@@ -147,12 +150,13 @@ impl Woven {
             head: head.clone(),
             sizes,
             four,
+            halves,
             reads: vec![],
             results: vec![],
             numbers: vec![],
             elements: vec![],
             bindings: SmallVec::new(),
-            key: SmallVec::from_slice(&[u32::MAX, TEXT, u32::from(four)]),
+            key: SmallVec::from_slice(&[u32::MAX, TEXT, u32::from(four) << 2 | halves.key()]),
             words: Words::new(),
             grid: Grid::threads(if four { n.div_ceil(4) } else { n }),
         };
@@ -249,7 +253,7 @@ impl Woven {
         };
         let small = operand.dtype.bytes() < 4 && !operand.bits;
         let element = match access {
-            Line | Strided if written && small => "atomic<u32>",
+            Line | Strided if written && small => self.halves.written(operand.dtype).unwrap_or("atomic<u32>"),
             _ => element_type(operand.dtype, access == Four),
         };
         let mut all = self.bindings.iter().zip(&self.elements);
@@ -503,9 +507,8 @@ impl Woven {
                     (format!("let at = p.x{i}_at + q * 4u;"), lanes(&element))
                 }
                 DType::F16 | DType::BF16 => {
-                    let name = if dtype == DType::F16 { "f16" } else { "bf16" };
                     let half = |l: usize| format!("((w[{}] >> {}u) & 0xffffu)", l / 2, l % 2 * 16);
-                    (word, lanes(&|l| format!("s_from_{name}({})", half(l))))
+                    (word, lanes(&|l| halves::number(dtype, &half(l))))
                 }
                 _ => (word, lanes(&|l| byte(dtype, &format!("((w >> {}u) & 0xffu)", l * 8)))),
             };
@@ -513,12 +516,10 @@ impl Woven {
                 "fn load{i}(q: u32) -> vec4<{kind}> {{\n    {read}\n    return vec4<{kind}>({values});\n}}\n"
             );
         }
-        let half = format!("({b}[at >> 1u] >> ((at & 1u) * 16u)) & 0xffffu");
         let value = match dtype {
             DType::F32 | DType::I32 => format!("{b}[at]"),
             DType::I64 => format!("narrow({b}[at], true, p.x{i}_site)"),
-            DType::F16 => format!("s_from_f16({half})"),
-            DType::BF16 => format!("s_from_bf16({half})"),
+            DType::F16 | DType::BF16 => halves::number(dtype, &halves::bits(&format!("{b}[at >> 1u]"), "at")),
             _ => byte(dtype, &format!("(({b}[at >> 2u] >> ((at & 3u) * 8u)) & 0xffu)")),
         };
         format!("fn load{i}(at: u32) -> {kind} {{\n    return {value};\n}}\n")
@@ -557,22 +558,14 @@ impl Woven {
             };
             return format!("fn store{at}(q: u32, v: vec4<{kind}>) {{\n    {body}\n}}\n");
         }
-        // Neighbours in a word belong to other threads.
-        let part = |per: u32, bits: u32, mask: &str| {
-            let word = format!("at >> {}u", per.ilog2());
-            format!(
-                "let shift = (at & {}u) * {bits}u;\n    atomicAnd(&{b}[{word}], ~({mask} << shift));\n    \
-                 atomicOr(&{b}[{word}], {} << shift);",
-                per - 1,
-                small("v")
-            )
-        };
         let body = match dtype {
             DType::F32 => format!("{b}[at] = {};", real("v")),
             DType::I32 => format!("{b}[at] = {};", whole("v")),
             DType::I64 => format!("{b}[at] = {};", pair("v")),
-            DType::F16 | DType::BF16 => part(2, 16, "0xffffu"),
-            _ => part(4, 8, "0xffu"),
+            DType::F16 | DType::BF16 if self.halves.written(dtype).is_some() => {
+                format!("{b}[at] = {};", halves::stored(dtype, &real("v")))
+            }
+            _ => element::in_word(&b, dtype.bytes() as u32, &small("v")),
         };
         format!("fn store{at}(at: u32, v: {kind}) {{\n    {body}\n}}\n")
     }
@@ -594,8 +587,7 @@ fn converted(value: &str, float: bool, wanted: bool) -> String {
 /// The bits that a number has in a type of 8 or 16.
 fn small(dtype: DType, value: &str, float: bool) -> String {
     match dtype {
-        DType::F16 => format!("s_to_f16({})", converted(value, float, true)),
-        DType::BF16 => format!("s_to_bf16({})", converted(value, float, true)),
+        DType::F16 | DType::BF16 => halves::rounded(dtype, &converted(value, float, true)),
         DType::Bool if float => format!("select(1u, 0u, {value} == 0.0f)"),
         DType::Bool => format!("select(1u, 0u, {value} == 0i)"),
         _ => format!("(u32({}) & 0xffu)", converted(value, float, false)),
@@ -610,8 +602,7 @@ fn passed(at: usize, step: &Step) -> String {
             format!("bitcast<f32>(bitcast<u32>({}) ^ p.nothing)", converted("v", step.float, true))
         }
         DType::I32 | DType::I64 => converted("v", step.float, false),
-        DType::F16 => format!("s_from_f16({})", small(dtype, "v", step.float)),
-        DType::BF16 => format!("s_from_bf16({})", small(dtype, "v", step.float)),
+        DType::F16 | DType::BF16 => halves::number(dtype, &small(dtype, "v", step.float)),
         _ => byte(dtype, &small(dtype, "v", step.float)),
     };
     format!("fn passed{at}(v: {}) -> {} {{\n    return {value};\n}}\n", kind(step.float), kind(dtype.is_float()))

@@ -110,6 +110,9 @@ impl Op for BatchNormAgain {
         let inputs = self.norm.wanted();
         self.norm.normalise_on(gpu, &in_order(x[0], y[0].layout())?, [x[inputs], x[inputs + 1]], x, &y[0])
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(fused_was_recorded("batch_norm"))
     }

@@ -218,6 +218,9 @@ impl Op for BatchNorm {
         on_gpu::run(gpu, "batch_norm", How::Moments, &ordered, &flags, with, &y[2])?;
         self.normalise_on(gpu, &ordered, [&y[1], &y[2]], x, &y[0])
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (Some(dy), None, None, false) = (back.dy_of(0), back.dy_of(1), back.dy_of(2), back.records()) else {
             return self.recorded(back);
@@ -411,14 +414,24 @@ impl Op for BatchNormBack {
         let layout = order("batch_norm", &x[0].meta)?;
         let (flags, [mean, variance]) = (other_flags(x[0].shape().len()), [x[2], x[3]]);
         let (weight, x, dy) = (self.weight.then(|| x[4]), in_order(x[0], &layout)?, in_order(x[1], &layout)?);
+        // The map reads the sums as they are, also where those that go out are halves.
+        let exact = |t: &Tensor| match t.dtype() {
+            DType::F32 => Ok(t.clone()),
+            _ => Tensor::empty(Meta { dtype: DType::F32, ..t.meta.clone() }, Category::Workspace),
+        };
+        let (product, shift) = (exact(&y[1])?, exact(&y[2])?);
         let with = More {
             other: Some(&dy),
             own: Some(mean),
             more: Some(variance),
-            second: Some(&y[2]),
+            second: Some(&shift),
             numbers: [1.0, self.eps],
         };
-        on_gpu::run(gpu, "batch_norm", How::Centred, &x, &flags, with, &y[1])?;
+        on_gpu::run(gpu, "batch_norm", How::Centred, &x, &flags, with, &product)?;
+        for (sums, out) in [(&product, &y[1]), (&shift, &y[2])].into_iter().filter(|(_, out)| out.dtype() != DType::F32)
+        {
+            super::pointwise::copy_on(gpu, sums, out)?;
+        }
         if !self.dx {
             return Ok(());
         }
@@ -426,12 +439,15 @@ impl Op for BatchNormBack {
             dy: Some(dy.buffer()),
             known: Some([mean.buffer(), variance.buffer()]),
             weight: weight.map(Tensor::buffer),
-            shift: Some(y[2].buffer()),
-            product: Some(y[1].buffer()),
+            shift: Some(shift.buffer()),
+            product: Some(product.buffer()),
             eps: self.eps,
             ..affine_on(&x, &y[0])
         };
         map.run(gpu, "batch_norm")
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("batch_norm"))
@@ -513,6 +529,9 @@ impl Op for ChannelAffine {
         let ordered = in_order(x[0], y[0].layout())?;
         let (weight, shift) = (Some(x[1].buffer()), x.get(2).map(|t| t.buffer()));
         maps::Channels { weight, shift, ..affine_on(&ordered, &y[0]) }.run(gpu, "channel_affine")
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, others) = (back.dy(), others(back.input_meta(0).rank()));
@@ -603,6 +622,9 @@ impl Op for ChannelSums {
         let with = More { other: Some(&dy), second: Some(&y[1]), ..More::default() };
         let flags = other_flags(x.shape().len());
         on_gpu::run(gpu, "channel_affine", How::Products, &x, &flags, with, &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(super::fused_was_recorded("channel_affine"))

@@ -278,6 +278,9 @@ impl Op for Conv2d {
         let s = self.steps.conv("conv2d", x[0].shape(), x[1].shape())?;
         product_on(gpu, "conv2d", How::Forward { bias: self.bias }, &s, [x[0], x[1]], x.get(2).copied(), &y[0])
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let dy = back.dy();
         if back.needs(0) {
@@ -403,6 +406,9 @@ impl Op for DataGradient {
         let s = self.conv(x[0].shape(), x[1].shape())?;
         product_on(gpu, DATA, How::Data, &s, [x[0], x[1]], None, &y[0])
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let ddx = back.dy();
         if back.needs(0) {
@@ -510,6 +516,9 @@ impl Op for WeightGradient {
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let s = self.conv(x[0].shape(), x[1].shape())?;
         product_on(gpu, WEIGHT, How::Weight, &s, [x[1], x[0]], None, &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let ddweight = back.dy();

@@ -161,6 +161,9 @@ impl Op for Average {
         let how = on_gpu::How::Average(self.mean.divisor);
         on_gpu::pooling(gpu, self.name(), &s, how, &x[0].buffer(), &y[0].buffer())
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, x) = (back.dy(), back.input_meta(0).shape());
         let dx = back.apply(Spread { mean: self.mean, size: [x[2], x[3]] }, &[dy])?;
@@ -229,6 +232,9 @@ impl Op for Spread {
         let s = self.on(x[0].shape())?;
         let how = on_gpu::How::AverageBack(self.mean.divisor);
         on_gpu::pooling(gpu, self.name(), &s, how, &x[0].buffer(), &y[0].buffer())
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let ddx = back.dy();

@@ -151,6 +151,9 @@ impl Op for MaxPool {
         };
         on_gpu::pooling(gpu, self.name(), &s, how, &x[0].buffer(), &y[0].buffer())
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, offsets) = (back.dy_or_zeros(0)?, back.output(self.extra())?);
         let x = back.input_meta(0).shape();
@@ -217,6 +220,9 @@ impl Op for Scatter {
         let how = on_gpu::How::Scatter { places: x[1].buffer() };
         on_gpu::pooling(gpu, MAX, &self.on(x[0].shape())?, how, &x[0].buffer(), &y[0].buffer())
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (ddx, offsets) = (back.dy(), back.input(1)?);
         let ddy = back.apply(Pick { scatter: *self }, &[ddx, offsets])?;
@@ -254,6 +260,9 @@ impl Op for Pick {
         let s = self.scatter.on(y[0].shape())?;
         let how = on_gpu::How::Pick { places: x[1].buffer() };
         on_gpu::pooling(gpu, MAX, &s, how, &x[0].buffer(), &y[0].buffer())
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (dy, offsets) = (back.dy(), back.input(1)?);

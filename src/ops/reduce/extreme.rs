@@ -138,6 +138,9 @@ impl Op for Extreme {
         let with = More { second: Some(&y[1]), ..More::default() };
         on_gpu::run(gpu, name, how, x[0], &flags, with, &y[0])
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let shape = Dims::from(back.input_meta(0).shape());
         let dtype = back.input_meta(0).dtype;

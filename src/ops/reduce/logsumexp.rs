@@ -7,6 +7,7 @@ use crate::arena::ledger::Category;
 use crate::device::cpu::fold::Fold;
 use crate::device::gpu::Gpu;
 use crate::device::gpu::fold::How;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::args::Args;
 use crate::ops::laws::{Domain, Exact, Sample};
@@ -91,10 +92,13 @@ impl Op for LogSumExp {
     }
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let flags = self.over.flags("logsumexp", x[0].shape())?;
-        let top = Tensor::empty(y[0].meta.clone(), Category::Workspace)?;
+        let top = Tensor::empty(Meta { dtype: DType::F32, ..y[0].meta.clone() }, Category::Workspace)?;
         on_gpu::run(gpu, "logsumexp", How::Largest, x[0], &flags, More::default(), &top)?;
         let with = More { own: Some(&top), ..More::default() };
         on_gpu::run(gpu, "logsumexp", How::Exponentials, x[0], &flags, with, &y[0])
+    }
+    fn gpu_takes_half(&self) -> bool {
+        true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (x, y, dy) = (back.input(0)?, back.output(0)?, back.dy());

@@ -37,8 +37,8 @@ pub fn run(gpu: &Gpu, op: &'static str, how: How, x: &Tensor, flags: &[bool], wi
     if y.numel() == 0 {
         return Ok(());
     }
-    let own = fold::dtype(how, x.dtype());
-    if y.dtype() != own {
+    if !fold::writes(how, x.dtype(), y.dtype()) {
+        let own = fold::dtype(how, x.dtype());
         let out = Tensor::empty(Meta::contiguous(op, y.shape(), own, y.device())?, Category::Workspace)?;
         run(gpu, op, how, x, flags, with, &out)?;
         return copy_on(gpu, &out, y);

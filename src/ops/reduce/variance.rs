@@ -163,6 +163,9 @@ impl Op for Variance {
         let with = More { second: Some(mean), numbers: [1.0 / degrees, n], ..More::default() };
         on_gpu::run(gpu, name, How::Moments, x[0], &flags, with, &y[0])
     }
+    fn gpu_takes_half(&self) -> bool {
+        true
+    }
     fn vjp(&self, back: &mut Back) -> Result<()> {
         let (x, shape) = (back.input(0)?, back.input_meta(0).shape());
         let n = self.over.count(self.name(), shape)? as f64;
