@@ -718,6 +718,24 @@ fn products_of_halves_are_summed_in_float32_and_rounded_once() {
 }
 
 #[test]
+fn what_follows_a_product_of_halves_is_joined_with_it_where_the_adapter_writes_halves() {
+    let Some((device, _turn)) = device() else { return };
+    let gpu = gpu::open(0).unwrap();
+    let half = |shape: &[usize]| on(&tensor(shape, &vec![0.5; shape.iter().product()], DType::F16), device);
+    let (a, b) = (half(&[9, 20]), half(&[20, 12]));
+    for native in [true, false] {
+        gpu.wait().unwrap();
+        let before = (gpu.use_halves(native), gpu.counts().unwrap().dispatches);
+        let joins = gpu.halves().f16;
+        let y = run::call("sigmoid", &[&run::call("matmul", &[&a, &b], &[]).unwrap()], &[]).unwrap();
+        assert_eq!(gpu.counts().unwrap().dispatches - before.1, if joins { 1 } else { 2 });
+        // σ(5), rounded once.
+        assert_eq!(y.numbers().unwrap(), [half::f16::from_f64(1.0 / (1.0 + (-5.0f64).exp())).to_f64(); 108]);
+        gpu.use_halves(before.0);
+    }
+}
+
+#[test]
 fn every_half_is_read_and_written_by_a_product() {
     let Some((device, _turn)) = device() else { return };
     in_each_way(&|| {
