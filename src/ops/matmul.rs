@@ -138,9 +138,10 @@ fn packed_product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y
 
 /// Runs a product in scratch memory of its own.
 pub fn multiply<E: Number + Element>(product: &Product) -> Result<()> {
-    let scratch = workspace::<E>(product.workspace::<E>())?;
+    let plan = product.plan::<E>();
+    let scratch = workspace::<E>(plan.workspace())?;
     if !on_paper() {
-        product.run(scratch.view().out::<E>(), E::ONE);
+        plan.run(scratch.view().out::<E>(), E::ONE);
     }
     Ok(())
 }
