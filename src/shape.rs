@@ -65,7 +65,7 @@ fn is_dense(shape: &[usize], strides: &[isize]) -> bool {
 /// few shapes. A layout never changes, so none of them can be out of date.
 struct Recent([Option<Arc<Layout>>; RECENT]);
 
-const RECENT: usize = 64;
+const RECENT: usize = 256;
 
 thread_local! {
     static CONTIGUOUS: RefCell<Recent> = const { RefCell::new(Recent([const { None }; RECENT])) };

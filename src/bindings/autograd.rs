@@ -1,10 +1,12 @@
 //! The sweep, hooks, grad mode and user-defined gradients, as Python sees them.
 
+use super::arrays::filled;
 use super::errors::{carry, raise};
 use super::frames;
 use super::tensor::PyTensor;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{self, CustomVjp, Request, Var};
+use crate::tensor::Meta;
 use pyo3::prelude::*;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,18 +26,39 @@ fn signals() -> impl FnMut() -> Result<()> {
     }
 }
 
-/// Runs one sweep from `roots` with their gradients. With targets, returns theirs; else adds to the `.grad` of the leaves.
+/// What a sweep starts with where no gradient is given: 1, for a tensor of one element.
+fn weight(root: &Var) -> Result<Var> {
+    let tensor = &root.tensor;
+    if tensor.numel() != 1 {
+        return Err(Error::graph(format!(
+            "backward: a tensor of shape {:?} has {} elements, and a sweep starts from one; pass gradient= of this shape, \
+             or reduce it first (help: loss.mean().backward())",
+            tensor.shape(),
+            tensor.numel()
+        )));
+    }
+    filled(Meta::contiguous("full", tensor.shape(), tensor.dtype(), tensor.device())?, 1.0)
+}
+
+/// Runs one sweep from `roots` with their gradients, 1 where there is none. With targets, returns theirs; else adds to the
+/// `.grad` of the leaves.
 #[pyfunction]
 fn sweep(
     py: Python<'_>,
     roots: Vec<PyRef<'_, PyTensor>>,
-    gradients: Vec<PyRef<'_, PyTensor>>,
+    gradients: Vec<Option<PyRef<'_, PyTensor>>>,
     targets: Option<Vec<PyRef<'_, PyTensor>>>,
     retain_graph: bool,
     create_graph: bool,
 ) -> PyResult<Vec<Option<PyTensor>>> {
-    frames::note(py)?;
-    let roots: Vec<(Var, Var)> = roots.iter().zip(&gradients).map(|(root, dy)| (root.var(), dy.var())).collect();
+    // The op that makes a gradient where none is given; each visit sets its own.
+    frames::note_as(py, "full")?;
+    let pair = |(root, dy): (&PyRef<PyTensor>, &Option<PyRef<PyTensor>>)| {
+        let root = root.var();
+        let dy = dy.as_ref().map_or_else(|| weight(&root), |dy| Ok(dy.var()))?;
+        Ok((root, dy))
+    };
+    let roots = roots.iter().zip(&gradients).map(pair).collect::<Result<Vec<(Var, Var)>>>().map_err(raise)?;
     let targets: Option<Vec<Var>> = targets.map(|list| list.iter().map(|t| t.var()).collect());
     let found = py.detach(|| {
         let mut check = signals();

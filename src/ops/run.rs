@@ -15,15 +15,16 @@ pub type Outputs = SmallVec<[Tensor; 1]>;
 
 /// Computes an op's outputs, the extra ones included when `recording`.
 pub fn compute(op: &dyn Op, x: &[&Tensor], recording: bool) -> Result<Outputs> {
-    if op.is_view() && x.len() != 1 {
-        return Err(error::arity(op.name(), x.len(), "1"));
+    if op.is_view() {
+        if x.len() != 1 {
+            return Err(error::arity(op.name(), x.len(), "1"));
+        }
+        if let Some(views) = op.views(x[0]) {
+            return views;
+        }
     }
-    if op.is_view()
-        && let Some(views) = op.views(x[0])
-    {
-        return views;
-    }
-    let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
+    let mut metas: SmallVec<[&Meta; 4]> = SmallVec::new();
+    x.iter().for_each(|t| metas.push(&t.meta));
     let inferred = op.infer(&metas, recording)?;
     let device = inferred.first().map_or(Device::Cpu, |m| m.device);
     if !takes_half(op, device) && (x.iter().any(|t| t.dtype().is_half()) || inferred.iter().any(|m| m.dtype.is_half()))
@@ -195,5 +196,5 @@ pub fn call(name: &str, x: &[&Tensor], attributes: &[super::args::Attribute]) ->
 /// Scratch memory of `n` elements, on the bill like everything else.
 pub fn workspace<T: Element>(n: usize) -> Result<Tensor> {
     let meta = Meta::contiguous("workspace", &[n], T::DTYPE, Device::Cpu)?;
-    Tensor::empty(meta, Category::Workspace)
+    if n == 0 { Ok(Tensor::nothing(meta)) } else { Tensor::empty(meta, Category::Workspace) }
 }
