@@ -4,6 +4,7 @@ use super::dtype::PyDType;
 use super::errors::raise;
 use super::frames;
 use super::tensor::PyTensor;
+use crate::device::cpu::pool;
 use crate::dtype::DType;
 use crate::error::{self, Error};
 use crate::graph::record::Vars;
@@ -148,7 +149,11 @@ fn read<'a, 'py: 'a>(
 pub fn run(py: Python<'_>, op: OpRef, inputs: &[&Var]) -> PyResult<Vars> {
     frames::note(py)?;
     let work: usize = inputs.iter().map(|v| v.tensor.numel()).sum();
-    let result = if work > RELEASE_ABOVE { py.detach(|| graph::apply(op, inputs)) } else { graph::apply(op, inputs) };
+    let result = if work > RELEASE_ABOVE {
+        py.detach(|| pool::watched(|| graph::apply(op, inputs)))
+    } else {
+        graph::apply(op, inputs)
+    };
     result.map_err(raise)
 }
 

@@ -4,6 +4,7 @@ use super::arrays::filled;
 use super::errors::{carry, raise};
 use super::frames;
 use super::tensor::PyTensor;
+use crate::device::cpu::pool;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{self, CustomVjp, Request, Var};
 use crate::tensor::Meta;
@@ -14,7 +15,12 @@ use std::time::{Duration, Instant};
 /// How often a sweep looks whether Ctrl-C was pressed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Asks Python for pending signals, not more often than `LOOK_EVERY`.
+/// Asks Python for pending signals.
+fn look() -> Result<()> {
+    Python::attach(|py| py.check_signals()).map_err(|e| carry(e, Kind::Interrupted))
+}
+
+/// As `look`, not more often than `LOOK_EVERY`.
 fn signals() -> impl FnMut() -> Result<()> {
     let mut last = Instant::now();
     move || {
@@ -22,7 +28,7 @@ fn signals() -> impl FnMut() -> Result<()> {
             return Ok(());
         }
         last = Instant::now();
-        Python::attach(|py| py.check_signals()).map_err(|e| carry(e, Kind::Interrupted))
+        look()
     }
 }
 
@@ -158,6 +164,7 @@ fn saved_values(tensor: &PyTensor) -> PyResult<Vec<(String, PyTensor)>> {
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    pool::set_look(look);
     m.add_function(wrap_pyfunction!(sweep, m)?)?;
     m.add_function(wrap_pyfunction!(is_grad_enabled, m)?)?;
     m.add_function(wrap_pyfunction!(set_grad_enabled, m)?)?;

@@ -8,6 +8,7 @@ use super::{Leaf, Var};
 use super::{forecast, frugal, replay, resident, session};
 use crate::arena::ledger::Category;
 use crate::arena::{Context, trace};
+use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 use crate::ops::transfer::Transfer;
 use crate::ops::{Back, Engine, Mask, Metas, OpRef, V, bit, run};
@@ -416,9 +417,9 @@ impl Engine for Running<'_> {
         let first = V(self.values.len() as u32);
         let outputs = if self.recorded {
             let inputs: SmallVec<[&Var; 4]> = x.iter().map(|v| self.var(*v)).collect();
-            record::apply(op, &inputs)?
+            pool::watched(|| record::apply(op, &inputs))?
         } else {
-            record::apply_plainly(&*op, x.iter().map(|v| &self.var(*v).tensor))?
+            pool::watched(|| record::apply_plainly(&*op, x.iter().map(|v| &self.var(*v).tensor)))?
         };
         self.values.extend(outputs.into_iter().map(Some));
         // The op set its own tag; what follows in this vjp belongs to the node again.

@@ -188,6 +188,11 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// True when `cpu` leaves something in its inputs, so that it must come to its end.
+    fn writes_inputs(&self) -> bool {
+        false
+    }
+
     /// For ops that move no data: the output as a window on the input's storage.
     fn view(&self, x: &Tensor) -> Option<Result<Tensor>> {
         let _ = x;

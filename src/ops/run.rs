@@ -3,6 +3,7 @@
 use super::{Layouts, Op, registry};
 use crate::arena;
 use crate::arena::ledger::Category;
+use crate::device::cpu::pool;
 use crate::device::{Device, gpu};
 use crate::dtype::{DType, Element};
 use crate::error::{self, Error, Result};
@@ -51,7 +52,7 @@ fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
         y.push(Tensor::empty(meta, Category::Temporary)?);
     }
     if (0..x.len()).all(|i| fits(op.layouts(i), &x[i].meta)) {
-        on_device(op, x, &y)?;
+        fill(op, x, &y)?;
         return Ok(y);
     }
     let mut copies: SmallVec<[Tensor; 2]> = SmallVec::new();
@@ -67,8 +68,13 @@ fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
         });
     }
     let laid: SmallVec<[&Tensor; 4]> = x.iter().zip(&which).map(|(&t, w)| w.map_or(t, |i| &copies[i])).collect();
-    on_device(op, &laid, &y)?;
+    fill(op, &laid, &y)?;
     Ok(y)
+}
+
+/// Fills fresh outputs, which nobody sees when that is given up.
+fn fill(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+    if op.writes_inputs() { on_device(op, x, y) } else { pool::stoppable(|| on_device(op, x, y)) }
 }
 
 fn on_device(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
