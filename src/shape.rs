@@ -2,7 +2,9 @@
 
 use crate::error::{self, Error, Result};
 use smallvec::SmallVec;
+use std::cell::RefCell;
 use std::sync::Arc;
+use std::thread::LocalKey;
 
 pub type Dims = SmallVec<[usize; 4]>;
 pub type Strides = SmallVec<[isize; 4]>;
@@ -59,19 +61,60 @@ fn is_dense(shape: &[usize], strides: &[isize]) -> bool {
     })
 }
 
+/// Layouts made lately on this thread, each at the place that a hash of its shape gives: the results of a training step have
+/// few shapes. A layout never changes, so none of them can be out of date.
+struct Recent([Option<Arc<Layout>>; RECENT]);
+
+const RECENT: usize = 256;
+
+thread_local! {
+    static CONTIGUOUS: RefCell<Recent> = const { RefCell::new(Recent([const { None }; RECENT])) };
+    static STRIDED: RefCell<Recent> = const { RefCell::new(Recent([const { None }; RECENT])) };
+}
+
+/// The layout that `same` knows among those of `list`, or one that `make` makes and leaves there.
+fn recent(
+    list: &'static LocalKey<RefCell<Recent>>,
+    sizes: impl Iterator<Item = usize>,
+    same: impl Fn(&Layout) -> bool,
+    make: impl FnOnce() -> Result<Layout>,
+) -> Result<Arc<Layout>> {
+    let mix = |hash: u64, size| (hash.rotate_left(5) ^ size as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let at = (sizes.fold(0, mix) >> (u64::BITS - RECENT.ilog2())) as usize;
+    // The list is gone when the thread ends.
+    let found = list.try_with(|list| list.borrow().0[at].clone().filter(|layout| same(layout))).ok().flatten();
+    if let Some(layout) = found {
+        return Ok(layout);
+    }
+    let made = Arc::new(make()?);
+    let before = list.try_with(|list| list.borrow_mut().0[at].replace(made.clone()));
+    drop(before);
+    Ok(made)
+}
+
 impl Layout {
     pub fn contiguous(op: &str, shape: &[usize]) -> Result<Arc<Layout>> {
-        let numel = numel(op, shape)?;
-        let strides = contiguous_strides(shape);
-        Ok(Arc::new(Layout { shape: shape.into(), strides, numel, contiguous: true, dense: true }))
+        let same = |layout: &Layout| layout.shape() == shape;
+        recent(&CONTIGUOUS, shape.iter().copied(), same, || {
+            let numel = numel(op, shape)?;
+            let strides = contiguous_strides(shape);
+            Ok(Layout { shape: shape.into(), strides, numel, contiguous: true, dense: true })
+        })
     }
 
     /// A layout over memory that is already there; the caller has checked that every index lies within it.
     pub fn strided(shape: &[usize], strides: &[isize]) -> Arc<Layout> {
+        let same = |layout: &Layout| layout.shape() == shape && layout.strides() == strides;
+        let sizes = shape.iter().copied().chain(strides.iter().map(|&stride| stride as usize));
+        let made = recent(&STRIDED, sizes, same, || Ok(Layout::of(shape, strides)));
+        made.expect("bug: a strided layout was refused")
+    }
+
+    fn of(shape: &[usize], strides: &[isize]) -> Layout {
         let numel = shape.iter().product();
         let contiguous = numel == 0 || is_contiguous(shape, strides);
         let dense = contiguous || is_dense(shape, strides);
-        Arc::new(Layout { shape: shape.into(), strides: strides.into(), numel, contiguous, dense })
+        Layout { shape: shape.into(), strides: strides.into(), numel, contiguous, dense }
     }
 
     /// Channels last: [n, c, …] with c varying fastest in memory.
@@ -195,6 +238,26 @@ mod tests {
         assert_eq!(layout.strides(), &[60, 1, 15, 3]);
         assert!(layout.is_dense() && layout.is_channels_last() && !layout.is_contiguous());
         assert!(!Layout::contiguous("test", &[2, 3, 4, 5]).unwrap().is_channels_last());
+    }
+
+    #[test]
+    fn a_layout_made_again_is_the_one_that_was_asked_for() {
+        // More shapes than there are places, and contiguous ones beside strided ones that look alike.
+        for _ in 0..2 {
+            for (m, n) in (0..40).flat_map(|m| (0..40).map(move |n| (m, n))) {
+                let layout = Layout::contiguous("test", &[m, n]).unwrap();
+                assert_eq!((layout.shape(), layout.strides()), (&[m, n][..], &[n.max(1) as isize, 1][..]));
+                let turned = Layout::strided(&[m, n], &[1, m as isize]);
+                assert_eq!(
+                    (turned.shape(), turned.strides(), turned.numel()),
+                    (&[m, n][..], &[1, m as isize][..], m * n)
+                );
+                assert_eq!(turned.is_contiguous(), m * n == 0 || m == 1 || n == 1);
+            }
+        }
+        assert_eq!(Layout::contiguous("test", &[]).unwrap().rank(), 0);
+        assert!(Layout::contiguous("test", &[1 << 40, 1 << 40]).is_err());
+        assert!(Layout::contiguous("test", &[1 << 40, 1 << 40]).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Interned strings: module paths and source lines, four bytes each in a tag.
 
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use std::sync::{Arc, LazyLock};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -9,13 +9,13 @@ pub struct Name(u32);
 
 #[derive(Default)]
 struct Table {
-    ids: HashMap<Arc<str>, u32>,
+    ids: FxHashMap<Arc<str>, u32>,
     texts: Vec<Arc<str>>,
 }
 
 static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(|| {
     let empty: Arc<str> = "".into();
-    Mutex::new(Table { ids: HashMap::from([(empty.clone(), 0)]), texts: vec![empty] })
+    Mutex::new(Table { ids: FxHashMap::from_iter([(empty.clone(), 0)]), texts: vec![empty] })
 });
 
 impl Name {

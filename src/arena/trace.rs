@@ -437,8 +437,11 @@ pub struct Span {
 
 impl Span {
     /// The application of an op, unless it is a part of other work.
-    pub fn forward(context: Context) -> Span {
-        if on() && DEPTH.get() == 0 { Span::opened(Work::Forward, None, context, None) } else { Span::closed() }
+    pub fn forward(op: &'static str) -> Span {
+        if !on() || DEPTH.get() > 0 {
+            return Span::closed();
+        }
+        Span::opened(Work::Forward, None, Context { op, ..Context::get() }, None)
     }
 
     pub fn of_node(work: Work, node: u64, context: Context) -> Span {
@@ -446,8 +449,10 @@ impl Span {
     }
 
     pub fn sweep() -> Span {
-        let context = Context { op: "backward", ..Context::get() };
-        if on() { Span::opened(Work::Sweep, None, context, None) } else { Span::closed() }
+        if !on() {
+            return Span::closed();
+        }
+        Span::opened(Work::Sweep, None, Context { op: "backward", ..Context::get() }, None)
     }
 
     /// Work that has a name of its own, such as the class of an optimizer.

@@ -4,6 +4,7 @@ use super::dtype::PyDType;
 use super::errors::raise;
 use super::frames;
 use super::tensor::PyTensor;
+use crate::device::cpu::pool;
 use crate::dtype::DType;
 use crate::error::{self, Error};
 use crate::graph::record::Vars;
@@ -12,6 +13,7 @@ use crate::ops::args::{Args, Attribute};
 use crate::ops::registry::{self, Entry};
 use crate::ops::{OpRef, args};
 use crate::tensor::Tensor;
+use pyo3::Borrowed;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyList, PyString, PyTuple};
 use smallvec::SmallVec;
@@ -40,7 +42,11 @@ fn argument(value: &Bound<'_, PyAny>) -> PyResult<Argument> {
     } else if let Ok(dtype) = value.cast::<PyDType>() {
         args::text(dtype.get().0.name())
     } else if value.is_instance_of::<PyTuple>() || value.is_instance_of::<PyList>() {
-        Attribute::Ints(value.try_iter()?.map(|v| v?.extract::<i64>()).collect::<PyResult<_>>()?)
+        let mut ints = SmallVec::new();
+        for int in value.try_iter()? {
+            ints.push(int?.extract::<i64>()?);
+        }
+        Attribute::Ints(ints)
     } else if let Ok(int) = value.extract::<i64>() {
         // NumPy's integers, and anything with __index__.
         return Ok(Argument::Number(Attribute::Int(int)));
@@ -105,24 +111,18 @@ struct Call {
     inputs: SmallVec<[Var; 4]>,
 }
 
-fn read(entry: &'static Entry, arguments: &[Bound<'_, PyAny>]) -> PyResult<Call> {
-    let mut list: SmallVec<[Argument; 6]> = SmallVec::new();
-    for value in arguments {
-        list.push(argument(value)?);
-    }
-    let dtype = list
-        .iter()
-        .filter_map(|a| if let Argument::Value(v) = a { Some(v.tensor.dtype()) } else { None })
-        .reduce(DType::promote);
+fn read<'a, 'py: 'a>(
+    (entry, elementwise): (&'static Entry, bool),
+    arguments: impl Iterator<Item = Borrowed<'a, 'py, PyAny>>,
+) -> PyResult<Call> {
     let mut inputs: SmallVec<[Var; 4]> = SmallVec::new();
     let mut attributes: SmallVec<[Attribute; 4]> = SmallVec::new();
-    let elementwise = registry::is_elementwise(entry);
-    for a in list {
-        match a {
+    // Numbers among the operands of an elementwise op, and their places: they take the type of the tensors.
+    let mut numbers: SmallVec<[(usize, Attribute); 2]> = SmallVec::new();
+    for value in arguments {
+        match argument(&value)? {
             Argument::Value(v) => inputs.push(v),
-            Argument::Number(n) if elementwise => {
-                inputs.push(Var::constant(weak(entry.name, &n, dtype).map_err(raise)?))
-            }
+            Argument::Number(n) if elementwise => numbers.push((inputs.len() + numbers.len(), n)),
             Argument::Other(other) if elementwise => {
                 let other = match other {
                     Attribute::Text(text) => format!("'{text}'"),
@@ -135,6 +135,12 @@ fn read(entry: &'static Entry, arguments: &[Bound<'_, PyAny>]) -> PyResult<Call>
             Argument::Number(n) | Argument::Other(n) => attributes.push(n),
         }
     }
+    if !numbers.is_empty() {
+        let dtype = inputs.iter().map(|v| v.tensor.dtype()).reduce(DType::promote);
+        for (place, number) in numbers {
+            inputs.insert(place, Var::constant(weak(entry.name, &number, dtype).map_err(raise)?));
+        }
+    }
     let op = (entry.build)(&mut Args::new(entry.name, &attributes)).map_err(raise)?;
     Ok(Call { op, inputs })
 }
@@ -143,7 +149,11 @@ fn read(entry: &'static Entry, arguments: &[Bound<'_, PyAny>]) -> PyResult<Call>
 pub fn run(py: Python<'_>, op: OpRef, inputs: &[&Var]) -> PyResult<Vars> {
     frames::note(py)?;
     let work: usize = inputs.iter().map(|v| v.tensor.numel()).sum();
-    let result = if work > RELEASE_ABOVE { py.detach(|| graph::apply(op, inputs)) } else { graph::apply(op, inputs) };
+    let result = if work > RELEASE_ABOVE {
+        py.detach(|| pool::watched(|| graph::apply(op, inputs)))
+    } else {
+        graph::apply(op, inputs)
+    };
     result.map_err(raise)
 }
 
@@ -165,8 +175,7 @@ pub fn wrap(py: Python<'_>, mut outputs: Vars) -> PyResult<Py<PyAny>> {
 #[pyo3(signature = (name, *arguments))]
 fn apply(py: Python<'_>, name: &Bound<'_, PyString>, arguments: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let entry = registry::entry(name.to_str()?).map_err(raise)?;
-    let list: SmallVec<[Bound<PyAny>; 6]> = arguments.iter().collect();
-    let call = read(entry, &list)?;
+    let call = read(entry, arguments.iter_borrowed())?;
     let inputs: SmallVec<[&Var; 4]> = call.inputs.iter().collect();
     wrap(py, run(py, call.op, &inputs)?)
 }
@@ -181,9 +190,7 @@ fn apply_<'py>(
     arguments: &Bound<'py, PyTuple>,
 ) -> PyResult<Bound<'py, PyTensor>> {
     let entry = registry::entry(name.to_str()?).map_err(raise)?;
-    let mut list: SmallVec<[Bound<PyAny>; 6]> = SmallVec::from_elem(target.clone().into_any(), 1);
-    list.extend(arguments.iter());
-    let call = read(entry, &list)?;
+    let call = read(entry, std::iter::once(target.as_any().as_borrowed()).chain(arguments.iter_borrowed()))?;
     in_place(py, call.op, &target, &call.inputs[1..])?;
     Ok(target)
 }

@@ -117,10 +117,15 @@ fn on(op: &str, device: Option<&str>, dtype: DType) -> PyResult<Device> {
 fn full(py: Python<'_>, shape: Vec<usize>, value: f64, dtype: &PyDType, device: Option<&str>) -> PyResult<PyTensor> {
     frames::note_as(py, "full")?;
     let meta = Meta::contiguous("full", &shape, dtype.0, on("full", device, dtype.0)?).map_err(raise)?;
-    let tensor = Tensor::empty(meta, Category::Temporary).map_err(raise)?;
-    let number = Tensor::scalar(value, dtype.0).map_err(raise)?;
-    crate::ops::pointwise::copy_into(&number, &tensor).map_err(raise)?;
-    Ok(PyTensor::new(Var::constant(tensor)))
+    filled(meta, value).map(PyTensor::new).map_err(raise)
+}
+
+/// Every element one number, under the thread's context.
+pub fn filled(meta: Meta, value: f64) -> Result<Var, Error> {
+    let number = Tensor::scalar(value, meta.dtype)?;
+    let tensor = Tensor::empty(meta, Category::Temporary)?;
+    crate::ops::pointwise::copy_into(&number, &tensor)?;
+    Ok(Var::constant(tensor))
 }
 
 /// A tensor of whatever the memory holds.

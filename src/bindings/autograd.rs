@@ -1,10 +1,13 @@
 //! The sweep, hooks, grad mode and user-defined gradients, as Python sees them.
 
+use super::arrays::filled;
 use super::errors::{carry, raise};
 use super::frames;
 use super::tensor::PyTensor;
+use crate::device::cpu::pool;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{self, CustomVjp, Request, Var};
+use crate::tensor::Meta;
 use pyo3::prelude::*;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +15,12 @@ use std::time::{Duration, Instant};
 /// How often a sweep looks whether Ctrl-C was pressed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Asks Python for pending signals, not more often than `LOOK_EVERY`.
+/// Asks Python for pending signals.
+fn look() -> Result<()> {
+    Python::attach(|py| py.check_signals()).map_err(|e| carry(e, Kind::Interrupted))
+}
+
+/// As `look`, not more often than `LOOK_EVERY`.
 fn signals() -> impl FnMut() -> Result<()> {
     let mut last = Instant::now();
     move || {
@@ -20,22 +28,43 @@ fn signals() -> impl FnMut() -> Result<()> {
             return Ok(());
         }
         last = Instant::now();
-        Python::attach(|py| py.check_signals()).map_err(|e| carry(e, Kind::Interrupted))
+        look()
     }
 }
 
-/// Runs one sweep from `roots` with their gradients. With targets, returns theirs; else adds to the `.grad` of the leaves.
+/// What a sweep starts with where no gradient is given: 1, for a tensor of one element.
+fn weight(root: &Var) -> Result<Var> {
+    let tensor = &root.tensor;
+    if tensor.numel() != 1 {
+        return Err(Error::graph(format!(
+            "backward: a tensor of shape {:?} has {} elements, and a sweep starts from one; pass gradient= of this shape, \
+             or reduce it first (help: loss.mean().backward())",
+            tensor.shape(),
+            tensor.numel()
+        )));
+    }
+    filled(Meta::contiguous("full", tensor.shape(), tensor.dtype(), tensor.device())?, 1.0)
+}
+
+/// Runs one sweep from `roots` with their gradients, 1 where there is none. With targets, returns theirs; else adds to the
+/// `.grad` of the leaves.
 #[pyfunction]
 fn sweep(
     py: Python<'_>,
     roots: Vec<PyRef<'_, PyTensor>>,
-    gradients: Vec<PyRef<'_, PyTensor>>,
+    gradients: Vec<Option<PyRef<'_, PyTensor>>>,
     targets: Option<Vec<PyRef<'_, PyTensor>>>,
     retain_graph: bool,
     create_graph: bool,
 ) -> PyResult<Vec<Option<PyTensor>>> {
-    frames::note(py)?;
-    let roots: Vec<(Var, Var)> = roots.iter().zip(&gradients).map(|(root, dy)| (root.var(), dy.var())).collect();
+    // The op that makes a gradient where none is given; each visit sets its own.
+    frames::note_as(py, "full")?;
+    let pair = |(root, dy): (&PyRef<PyTensor>, &Option<PyRef<PyTensor>>)| {
+        let root = root.var();
+        let dy = dy.as_ref().map_or_else(|| weight(&root), |dy| Ok(dy.var()))?;
+        Ok((root, dy))
+    };
+    let roots = roots.iter().zip(&gradients).map(pair).collect::<Result<Vec<(Var, Var)>>>().map_err(raise)?;
     let targets: Option<Vec<Var>> = targets.map(|list| list.iter().map(|t| t.var()).collect());
     let found = py.detach(|| {
         let mut check = signals();
@@ -135,6 +164,7 @@ fn saved_values(tensor: &PyTensor) -> PyResult<Vec<(String, PyTensor)>> {
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    pool::set_look(look);
     m.add_function(wrap_pyfunction!(sweep, m)?)?;
     m.add_function(wrap_pyfunction!(is_grad_enabled, m)?)?;
     m.add_function(wrap_pyfunction!(set_grad_enabled, m)?)?;

@@ -36,9 +36,10 @@ thread_local! {
 
 static GET_FRAME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
-fn frame(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    let get = GET_FRAME.get_or_try_init(py, || py.import("sys")?.getattr("_getframe").map(Bound::unbind))?;
-    get.bind(py).call0()
+/// The frame that is running, or one so many calls further out.
+fn frame(py: Python<'_>, out: usize) -> PyResult<Bound<'_, PyAny>> {
+    let get = GET_FRAME.get_or_try_init(py, || py.import("sys")?.getattr("_getframe").map(Bound::unbind))?.bind(py);
+    if out == 0 { get.call0() } else { get.call1((out,)) }
 }
 
 /// True for code of our own package.
@@ -59,11 +60,11 @@ fn is_ours(py: Python<'_>, code: &Bound<'_, PyAny>) -> PyResult<bool> {
     })
 }
 
-/// The line in the user's code that is running, looked for in `deepest` frames.
-fn user_line(py: Python<'_>, deepest: usize) -> PyResult<Option<Name>> {
-    let mut at = frame(py)?;
+/// The line in the user's code that is running, looked for in the frames from number `first` to `deepest`.
+fn user_line(py: Python<'_>, first: usize, deepest: usize) -> PyResult<Option<Name>> {
+    let mut at = frame(py, first)?;
     let latest = LATEST.get();
-    for _ in 0..deepest {
+    for _ in first..deepest {
         let code = at.getattr(pyo3::intern!(py, "f_code"))?;
         let key = code.as_ptr() as usize;
         let same = latest.filter(|latest| latest.0 == key);
@@ -113,7 +114,7 @@ pub fn note(py: Python<'_>) -> PyResult<()> {
 /// As `note`, for what is made without an op.
 pub fn note_as(py: Python<'_>, op: &'static str) -> PyResult<()> {
     let ((module, call), deepest) = module();
-    let line = user_line(py, deepest)?.unwrap_or(call);
+    let line = user_line(py, 0, deepest)?.unwrap_or(call);
     Context { op, module, line }.set();
     Ok(())
 }
@@ -122,7 +123,8 @@ pub fn note_as(py: Python<'_>, op: &'static str) -> PyResult<()> {
 #[pyfunction]
 fn push_module(py: Python<'_>, path: &str) -> PyResult<()> {
     let ((_, call), deepest) = module();
-    let line = user_line(py, deepest)?.unwrap_or(call);
+    // The innermost frame is that of the module's own `__call__`.
+    let line = user_line(py, 1, deepest)?.unwrap_or(call);
     MODULES.with_borrow_mut(|modules| modules.push((Name::intern(path), line)));
     Ok(())
 }

@@ -59,14 +59,17 @@ fn trace_step(automatic: bool) {
     trace::step(automatic);
 }
 
-/// Begins an optimizer's work on this thread; `optimizer_end` must follow.
+/// Begins an optimizer's work on this thread, which is not recorded; `optimizer_end` must follow. Returns the grad mode before.
 #[pyfunction]
-fn optimizer_begin(name: &str) {
+fn optimizer_begin(name: &str) -> bool {
     OPEN.with_borrow_mut(|open| open.push(Span::named(Work::Optimizer, name)));
+    graph::set_grad_enabled(false)
 }
 
+/// Ends it, and goes back to the grad mode that was before.
 #[pyfunction]
-fn optimizer_end() {
+fn optimizer_end(before: bool) {
+    graph::set_grad_enabled(before);
     drop(OPEN.with_borrow_mut(Vec::pop));
 }
 

@@ -31,9 +31,27 @@ impl PyTensor {
     pub fn var(&self) -> Var {
         self.var.lock().clone()
     }
+    /// The value without its history.
+    pub fn tensor(&self) -> Tensor {
+        self.read(|v| v.tensor.clone())
+    }
     pub fn set(&self, var: Var) {
         let old = std::mem::replace(&mut *self.var.lock(), var);
         drop(old);
+    }
+    /// The gradient that sweeps have summed up here.
+    pub fn gradient(&self) -> Option<PyTensor> {
+        let slot = self.read(Var::grad_slot)?;
+        slot.grad.lock().clone().map(PyTensor::new)
+    }
+    /// Takes that gradient away.
+    pub fn drop_gradient(&self) -> Result<()> {
+        if let Some(slot) = self.read(Var::grad_slot) {
+            forecast::note(&slot)?;
+            let old = slot.grad.lock().take();
+            drop(old);
+        }
+        Ok(())
     }
     fn read<T>(&self, f: impl FnOnce(&Var) -> T) -> T {
         f(&self.var.lock())
@@ -355,39 +373,28 @@ impl PyTensor {
     /// The gradient that sweeps have summed up here, or None.
     #[getter]
     fn grad(&self) -> Option<PyTensor> {
-        let slot = self.read(Var::grad_slot)?;
-        slot.grad.lock().clone().map(PyTensor::new)
+        self.gradient()
     }
     #[setter]
     fn set_grad(&self, grad: Option<&Bound<'_, PyTensor>>) -> PyResult<()> {
+        let Some(grad) = grad.map(|g| g.get().var()) else { return self.drop_gradient().map_err(raise) };
         let var = self.var();
-        let grad = grad.map(|g| g.get().var());
-        if let Some(g) = &grad
-            && (g.tensor.shape() != var.tensor.shape() || g.tensor.dtype() != var.tensor.dtype())
-        {
+        if grad.tensor.shape() != var.tensor.shape() || grad.tensor.dtype() != var.tensor.dtype() {
             let text = format!(
                 "grad: {:?} {} for a tensor of {:?} {}; shape and dtype must be equal",
-                g.tensor.shape(),
-                g.tensor.dtype().name(),
+                grad.tensor.shape(),
+                grad.tensor.dtype().name(),
                 var.tensor.shape(),
                 var.tensor.dtype().name()
             );
             return Err(raise(Error::shape(text)));
         }
-        let slot = match (var.grad_slot(), &grad) {
-            (Some(slot), _) => slot,
-            (None, None) => return Ok(()),
-            (None, Some(_)) => {
-                return Err(raise(Error::graph(
-                    "grad: this tensor does not require a gradient; call requires_grad_() first",
-                )));
-            }
-        };
-        if let Some(g) = &grad {
-            g.tensor.storage().retag(Category::Gradient);
-        }
+        let slot = var.grad_slot().ok_or_else(|| {
+            raise(Error::graph("grad: this tensor does not require a gradient; call requires_grad_() first"))
+        })?;
+        grad.tensor.storage().retag(Category::Gradient);
         forecast::note(&slot).map_err(raise)?;
-        let old = std::mem::replace(&mut *slot.grad.lock(), grad);
+        let old = slot.grad.lock().replace(grad);
         drop(old);
         Ok(())
     }
@@ -397,7 +404,7 @@ impl PyTensor {
     }
     /// The same memory without the history.
     fn detach(&self) -> PyTensor {
-        PyTensor::new(self.var().detach())
+        PyTensor::new(Var::constant(self.tensor()))
     }
     fn _add_hook(&self, py: Python<'_>, hook: Py<PyAny>) -> PyResult<u64> {
         autograd::add_hook(py, &self.var(), hook)

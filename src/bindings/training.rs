@@ -1,4 +1,4 @@
-//! Fused optimizer steps over lists of tensors.
+//! Gradients of lists of tensors, and fused optimizer steps over them.
 
 use super::errors::raise;
 use super::tensor::PyTensor;
@@ -15,13 +15,25 @@ use crate::graph::Var;
 use crate::ops::run::relaid;
 use crate::shape::Layout;
 use crate::tensor::{Meta, Tensor};
+use pyo3::Borrowed;
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 use std::collections::BTreeMap;
 
-type Tensors<'py> = Vec<PyRef<'py, PyTensor>>;
+/// The values of a list of tensors.
+struct Tensors(Vec<Tensor>);
 
-fn tensors(list: Tensors) -> Vec<Tensor> {
-    list.iter().map(|t| t.var().tensor).collect()
+impl<'py> FromPyObject<'_, 'py> for Tensors {
+    type Error = PyErr;
+
+    fn extract(list: Borrowed<'_, 'py, PyAny>) -> PyResult<Tensors> {
+        // Not collected: an iterator of Python's takes longer to guess its length than a tensor takes.
+        let mut tensors = Vec::with_capacity(list.len().unwrap_or(0));
+        for tensor in list.try_iter()? {
+            tensors.push(tensor?.cast::<PyTensor>()?.get().tensor());
+        }
+        Ok(Tensors(tensors))
+    }
 }
 
 /// All operands of one parameter share its dtype and number of elements; the state lies as the parameter does.
@@ -90,15 +102,41 @@ impl There {
     }
 }
 
+/// Those of the tensors that have a gradient, and their gradients.
+#[pyfunction]
+fn with_gradients<'py>(
+    py: Python<'py>,
+    tensors: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
+    let (params, grads) = (PyList::empty(py), PyList::empty(py));
+    for param in tensors.try_iter()? {
+        let param = param?.cast_into::<PyTensor>()?;
+        if let Some(grad) = param.get().gradient() {
+            params.append(param)?;
+            grads.append(grad)?;
+        }
+    }
+    Ok((params, grads))
+}
+
+/// Drops the gradients of tensors.
+#[pyfunction]
+fn drop_gradients(tensors: &Bound<'_, PyAny>) -> PyResult<()> {
+    for tensor in tensors.try_iter()? {
+        tensor?.cast::<PyTensor>()?.get().drop_gradient().map_err(raise)?;
+    }
+    Ok(())
+}
+
 #[pyfunction]
 #[pyo3(signature = (params, grads, exp_avgs, exp_avg_sqs, step, lr, beta1, beta2, eps, weight_decay, decoupled, maximize))]
 #[allow(clippy::too_many_arguments)]
 fn adam_step(
     py: Python<'_>,
-    params: Tensors<'_>,
-    grads: Tensors<'_>,
-    exp_avgs: Tensors<'_>,
-    exp_avg_sqs: Tensors<'_>,
+    params: Tensors,
+    grads: Tensors,
+    exp_avgs: Tensors,
+    exp_avg_sqs: Tensors,
     step: i32,
     lr: f64,
     beta1: f64,
@@ -108,7 +146,7 @@ fn adam_step(
     decoupled: bool,
     maximize: bool,
 ) -> PyResult<()> {
-    let lists = [tensors(params), tensors(grads), tensors(exp_avgs), tensors(exp_avg_sqs)];
+    let lists = [params.0, grads.0, exp_avgs.0, exp_avg_sqs.0];
     let how = Adam { rate: lr, beta1, beta2, eps, decay: weight_decay, decoupled, maximize, step };
     py.detach(|| {
         Context { op: "adam", ..Context::get() }.set();
@@ -142,9 +180,9 @@ fn adam_step(
 #[allow(clippy::too_many_arguments)]
 fn sgd_step(
     py: Python<'_>,
-    params: Tensors<'_>,
-    grads: Tensors<'_>,
-    buffers: Option<Tensors<'_>>,
+    params: Tensors,
+    grads: Tensors,
+    buffers: Option<Tensors>,
     lr: f64,
     momentum: f64,
     dampening: f64,
@@ -153,7 +191,7 @@ fn sgd_step(
     maximize: bool,
     first: bool,
 ) -> PyResult<()> {
-    let (params, grads, buffers) = (tensors(params), tensors(grads), buffers.map(tensors));
+    let (params, grads, buffers) = (params.0, grads.0, buffers.map(|list| list.0));
     let how = Sgd { rate: lr, momentum, dampening, decay: weight_decay, nesterov, maximize, first };
     py.detach(|| {
         Context { op: "sgd", ..Context::get() }.set();
@@ -192,7 +230,7 @@ fn sgd_step(
 fn fused_step(
     py: Python<'_>,
     rule: &str,
-    lists: Vec<Tensors<'_>>,
+    lists: Vec<Tensors>,
     numbers: Vec<f64>,
     weight_decay: f64,
     maximize: bool,
@@ -211,7 +249,7 @@ fn fused_step(
         ("lion", &[rate, beta1, beta2]) => ("lion", Rule::Lion { rate, beta1, beta2 }),
         _ => return Err(raise(Error::internal(format!("bug: no rule '{rule}' with {} numbers", numbers.len())))),
     };
-    let lists: Vec<Vec<Tensor>> = lists.into_iter().map(tensors).collect();
+    let lists: Vec<Vec<Tensor>> = lists.into_iter().map(|list| list.0).collect();
     py.detach(|| {
         Context { op, ..Context::get() }.set();
         let mut there = There::default();
@@ -236,8 +274,8 @@ fn fused_step(
 /// most that. Nothing is read back.
 #[pyfunction]
 #[pyo3(signature = (list, most=None))]
-fn clip_norm(py: Python<'_>, list: Tensors<'_>, most: Option<f64>) -> PyResult<PyTensor> {
-    let list = tensors(list);
+fn clip_norm(py: Python<'_>, list: Tensors, most: Option<f64>) -> PyResult<PyTensor> {
+    let list = list.0;
     py.detach(|| {
         Context { op: "clip_grad_norm_", ..Context::get() }.set();
         let Some(Device::Gpu(number)) = list.first().map(Tensor::device) else {
@@ -271,8 +309,8 @@ fn clip_norm(py: Python<'_>, list: Tensors<'_>, most: Option<f64>) -> PyResult<P
 /// Σ of the squares of all elements of all tensors, in float64.
 #[pyfunction]
 #[pyo3(name = "sum_of_squares")]
-fn squares(py: Python<'_>, list: Tensors<'_>) -> PyResult<f64> {
-    let list = tensors(list);
+fn squares(py: Python<'_>, list: Tensors) -> PyResult<f64> {
+    let list = list.0;
     py.detach(|| {
         let mut total = 0.0;
         for t in &list {
@@ -304,13 +342,12 @@ fn squares(py: Python<'_>, list: Tensors<'_>) -> PyResult<f64> {
 
 /// Every tensor times a number, in place.
 #[pyfunction]
-fn scale_(py: Python<'_>, list: Tensors<'_>, factor: f64) -> PyResult<()> {
-    let vars: Vec<_> = list.iter().map(|t| t.var().detach()).collect();
+fn scale_(py: Python<'_>, list: Tensors, factor: f64) -> PyResult<()> {
     py.detach(|| {
-        for v in &vars {
-            let factor = Var::constant(Tensor::scalar(factor, v.tensor.dtype())?);
+        for tensor in list.0 {
+            let factor = Var::constant(Tensor::scalar(factor, tensor.dtype())?);
             let mul = crate::ops::registry::build("mul", &[])?;
-            crate::graph::apply_in_place(mul, v, &[&factor])?;
+            crate::graph::apply_in_place(mul, &Var::constant(tensor), &[&factor])?;
         }
         Ok(())
     })
@@ -318,6 +355,8 @@ fn scale_(py: Python<'_>, list: Tensors<'_>, factor: f64) -> PyResult<()> {
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(with_gradients, m)?)?;
+    m.add_function(wrap_pyfunction!(drop_gradients, m)?)?;
     m.add_function(wrap_pyfunction!(adam_step, m)?)?;
     m.add_function(wrap_pyfunction!(sgd_step, m)?)?;
     m.add_function(wrap_pyfunction!(fused_step, m)?)?;

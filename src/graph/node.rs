@@ -194,6 +194,13 @@ impl Node {
         self.op.name() == LEAF
     }
 
+    /// Where the gradient of a leaf goes that no hook waits for.
+    pub fn plain_leaf(&self) -> Option<Arc<Leaf>> {
+        let extra = self.extra.as_ref().filter(|extra| self.is_leaf() && extra.hooks.is_empty())?;
+        let [(0, leaf)] = extra.slots.as_slice() else { return None };
+        Some(leaf.clone())
+    }
+
     pub fn slot(&self, output: u32) -> Option<Arc<Leaf>> {
         let extra = self.extra.as_ref()?;
         extra.slots.iter().find(|(out, _)| *out == output).map(|(_, leaf)| leaf.clone())

@@ -6,7 +6,7 @@ use super::{Var, frugal, replay, resident, session, trace};
 use crate::arena::Context;
 use crate::arena::ledger::Category;
 use crate::error::{Error, Result};
-use crate::ops::{Layouts, Mask, Op, OpRef, bit, run};
+use crate::ops::{Layouts, Mask, Metas, Op, OpRef, bit, run};
 use crate::tensor::Tensor;
 use smallvec::SmallVec;
 use std::cell::Cell;
@@ -35,9 +35,25 @@ pub fn apply(op: OpRef, x: &[&Var]) -> Result<Vars> {
     result
 }
 
+/// Applies an op where nothing is recorded, inside of a sweep.
+pub fn apply_plainly<'a>(op: &dyn Op, x: impl Iterator<Item = &'a Tensor>) -> Result<Vars> {
+    Context { op: op.name(), ..Context::get() }.set();
+    let mut tensors: SmallVec<[&Tensor; 4]> = SmallVec::new();
+    x.for_each(|x| tensors.push(x));
+    Ok(constants(op, run::compute(op, &tensors, false)?))
+}
+
+/// What the caller sees of an op's outputs, without history.
+fn constants(op: &dyn Op, y: run::Outputs) -> Vars {
+    let mut outputs = Vars::new();
+    y.into_iter().take(op.visible()).for_each(|tensor| outputs.push(Var::constant(tensor)));
+    outputs
+}
+
 fn apply_tagged(op: OpRef, x: &[&Var]) -> Result<Vars> {
     let needs = if grad_enabled() { needs(&*op, x) } else { 0 };
-    let tensors: SmallVec<[&Tensor; 4]> = x.iter().map(|v| &v.tensor).collect();
+    let mut tensors: SmallVec<[&Tensor; 4]> = SmallVec::new();
+    x.iter().for_each(|v| tensors.push(&v.tensor));
     if needs != 0 && session::active() && resident::tracking() {
         session::before_forward(op.name())?;
     }
@@ -45,8 +61,7 @@ fn apply_tagged(op: OpRef, x: &[&Var]) -> Result<Vars> {
     let mut y = run::compute(&*op, &tensors, needs != 0)?;
     trace::cost(&mut span, &*op, &tensors, &y);
     if needs == 0 {
-        y.truncate(op.visible());
-        return Ok(y.into_iter().map(Var::constant).collect());
+        return Ok(constants(&*op, y));
     }
     for v in x {
         v.check_fresh(op.name())?;
@@ -55,14 +70,16 @@ fn apply_tagged(op: OpRef, x: &[&Var]) -> Result<Vars> {
     let node = record(op, x, &y, needs);
     y.truncate(visible);
     let (id, mut first) = (node.id(), Some(node));
-    let output = |(i, tensor): (usize, Tensor)| {
-        if !tensor.dtype().is_float() {
-            return Var::constant(tensor);
-        }
-        let hold = if i == 0 { first.take() } else { None };
-        Var::made_by(tensor, hold.unwrap_or_else(|| NodeRef::hold(id, i as u32)))
-    };
-    Ok(y.into_iter().enumerate().map(output).collect())
+    let mut outputs = Vars::new();
+    for (i, tensor) in y.into_iter().enumerate() {
+        outputs.push(if tensor.dtype().is_float() {
+            let hold = if i == 0 { first.take() } else { None };
+            Var::made_by(tensor, hold.unwrap_or_else(|| NodeRef::hold(id, i as u32)))
+        } else {
+            Var::constant(tensor)
+        });
+    }
+    Ok(outputs)
 }
 
 /// The inputs whose gradient will be wanted.
@@ -74,7 +91,7 @@ fn needs(op: &dyn Op, x: &[&Var]) -> Mask {
 
 fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
     let saves = op.saves(needs);
-    let mut saved: SmallVec<[Saved; 4]> = SmallVec::new();
+    let mut saved = Vec::with_capacity((saves.inputs.count_ones() + saves.outputs.count_ones()) as usize);
     let tracking = resident::tracking();
     let spared = if tracking { 0 } else { frugal::spared(&*op, x, y, saves.inputs, needs) };
     for (i, v) in x.iter().enumerate() {
@@ -92,13 +109,15 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
             saved.push(Saved::output(i, tensor));
         }
     }
-    let input = |(i, v): (usize, &&Var)| {
+    let (mut inputs, mut outputs) = (SmallVec::new(), Metas::new());
+    for (i, v) in x.iter().enumerate() {
         let (node, output) = match &v.node {
             Some(n) if needs & bit(i) != 0 => (n.id(), n.output()),
             _ => (NodeId::NONE, 0),
         };
-        Input { meta: v.tensor.meta.clone(), node, output }
-    };
+        inputs.push(Input { meta: v.tensor.meta.clone(), node, output });
+    }
+    y.iter().for_each(|t| outputs.push(t.meta.clone()));
     let context = Context::get();
     let tracked = tracking.then(|| resident::bases(x, needs));
     let extra = match &tracked {
@@ -112,9 +131,9 @@ fn record(op: OpRef, x: &[&Var], y: &[Tensor], needs: Mask) -> NodeRef {
     let extra = extra.map(Box::new);
     let node = store::push(Node {
         op: op.clone(),
-        inputs: x.iter().enumerate().map(input).collect(),
-        outputs: y.iter().map(|t| t.meta.clone()).collect(),
-        saved: Some(saved.into_vec().into_boxed_slice()),
+        inputs,
+        outputs,
+        saved: Some(saved.into_boxed_slice()),
         extra,
         holders: 0,
         module: context.module,

@@ -3,6 +3,7 @@
 use super::node::{Leaf, Node};
 use crate::arena::trace;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -140,8 +141,9 @@ fn release(id: NodeId) {
             return;
         }
     }
-    let mut pending = vec![id];
-    let mut dead: Vec<Node> = Vec::new();
+    // Most nodes die alone or with a few: without a list of the heap's.
+    let mut pending: SmallVec<[NodeId; 8]> = SmallVec::from_slice(&[id]);
+    let mut dead: SmallVec<[Node; 2]> = SmallVec::new();
     while !pending.is_empty() {
         {
             let mut store = STORE.lock();

@@ -1,13 +1,14 @@
 //! The way back: one loop in descending id. Knows no op.
 
 use super::custom::{Custom, Origin};
-use super::node::{Hook, Input, Saved};
+use super::node::{Hook, Input, Node, Saved};
 use super::record;
 use super::store::{self, NodeId, NodeRef};
 use super::{Leaf, Var};
 use super::{forecast, frugal, replay, resident, session};
 use crate::arena::ledger::Category;
 use crate::arena::{Context, trace};
+use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 use crate::ops::transfer::Transfer;
 use crate::ops::{Back, Engine, Mask, Metas, OpRef, V, bit, run};
@@ -30,6 +31,8 @@ pub struct Request<'a> {
 }
 
 type Slots = SmallVec<[Option<Var>; 1]>;
+/// Gradients on their way to the makers of a node's inputs, and to which of their outputs.
+type Given = SmallVec<[(NodeId, u32, Var); 3]>;
 
 /// Runs a request. Leaves receive their gradients at the very end, so that an error or a Ctrl-C leaves them as they were.
 pub fn sweep(request: Request) -> Result<Vec<Option<Var>>> {
@@ -93,6 +96,13 @@ impl Sweep {
                 if !request.retain_graph {
                     resident::visited(id);
                 }
+            }
+            if request.targets.is_none()
+                && !trace::on()
+                && let Some(leaf) = store::with(id, Node::plain_leaf)
+            {
+                self.leaves.extend(dy.into_iter().flatten().map(|dy| (leaf.clone(), dy)));
+                continue;
             }
             let visit = Visit::begin(id, request.retain_graph)?;
             let _span = trace::Span::of_node(trace::Work::Backward, id.number(), visit.context);
@@ -233,10 +243,15 @@ impl Visit {
                 let hooks = e.hooks.iter().map(|(_, out, hook)| (*out, hook.clone())).collect();
                 (e.slots.clone(), hooks, e.custom.clone())
             });
+            let (mut metas, mut makers) = (SmallVec::new(), SmallVec::new());
+            for Input { meta, node, output } in &node.inputs {
+                metas.push(meta.clone());
+                makers.push((*node, *output));
+            }
             Ok(Visit {
                 op: node.op.clone(),
-                metas: node.inputs.iter().map(|input| input.meta.clone()).collect(),
-                makers: node.inputs.iter().map(|Input { node, output, .. }| (*node, *output)).collect(),
+                metas,
+                makers,
                 outputs: node.outputs.clone(),
                 saved,
                 slots,
@@ -268,14 +283,14 @@ impl Visit {
 
     /// The gradients of the inputs, in the inputs' shapes and types. `once`: the sweep will visit all that it has not yet, and
     /// none will after it.
-    fn vjp(self, dy: Slots, recorded: bool, once: bool) -> Result<Vec<(NodeId, u32, Var)>> {
+    fn vjp(self, dy: Slots, recorded: bool, once: bool) -> Result<Given> {
         let needs =
             self.makers.iter().enumerate().filter(|(_, m)| m.0.is_some()).fold(0 as Mask, |m, (i, _)| m | bit(i));
         if needs == 0 {
-            return Ok(vec![]);
+            return Ok(Given::new());
         }
         self.context.set();
-        let mut engine = Running { visit: &self, values: Vec::with_capacity(8), recorded, once };
+        let mut engine = Running { visit: &self, values: SmallVec::new(), recorded, once };
         if let Some(custom) = &self.custom {
             let dx = custom.vjp.vjp(engine.custom_saved(custom)?, dy.into_vec())?;
             return self.custom_gradients(engine, dx);
@@ -285,7 +300,7 @@ impl Visit {
         let mut back = Back::new(&mut engine, needs, &dy, &self.metas, &self.outputs);
         self.op.vjp(&mut back)?;
         let dx = back.finish();
-        let mut given = Vec::with_capacity(dx.len());
+        let mut given = Given::new();
         for (i, v) in dx.into_iter().enumerate() {
             let (node, output) = &self.makers[i];
             if let (Some(v), true) = (v, node.is_some()) {
@@ -302,7 +317,7 @@ impl Visit {
 
 impl Visit {
     /// The user's gradients, checked one for one.
-    fn custom_gradients(&self, mut engine: Running, dx: Vec<Option<Var>>) -> Result<Vec<(NodeId, u32, Var)>> {
+    fn custom_gradients(&self, mut engine: Running, dx: Vec<Option<Var>>) -> Result<Given> {
         let name = self.op.name();
         if dx.len() != self.makers.len() {
             return Err(Error::graph(format!(
@@ -311,7 +326,7 @@ impl Visit {
                 self.makers.len()
             )));
         }
-        let mut given = vec![];
+        let mut given = Given::new();
         for ((dx, meta), (node, output)) in dx.into_iter().zip(&self.metas).zip(&self.makers) {
             let (Some(dx), true) = (dx, node.is_some()) else { continue };
             if dx.tensor.shape() != meta.shape() {
@@ -333,7 +348,7 @@ impl Visit {
 fn fitted(engine: &mut Running, v: V, meta: &Meta) -> Result<V> {
     let mut v = v;
     if engine.tensor(v).shape() != meta.shape() {
-        let shape: crate::shape::Dims = engine.tensor(v).shape().into();
+        let shape = crate::shape::Dims::from_slice(engine.tensor(v).shape());
         let extra = shape.len().checked_sub(meta.rank()).ok_or_else(|| {
             Error::internal(format!(
                 "bug: {} gave a gradient of shape {shape:?} for an input of shape {:?}",
@@ -359,7 +374,7 @@ fn fitted(engine: &mut Running, v: V, meta: &Meta) -> Result<V> {
 /// The engine behind one vjp: its values, and whether their making is recorded.
 struct Running<'a> {
     visit: &'a Visit,
-    values: Vec<Option<Var>>,
+    values: SmallVec<[Option<Var>; 8]>,
     recorded: bool,
     once: bool,
 }
@@ -411,11 +426,13 @@ impl Running<'_> {
 
 impl Engine for Running<'_> {
     fn apply(&mut self, op: OpRef, x: &[V]) -> Result<V> {
-        let outputs = {
-            let inputs: SmallVec<[&Var; 4]> = x.iter().map(|v| self.var(*v)).collect();
-            record::apply(op, &inputs)?
-        };
         let first = V(self.values.len() as u32);
+        let outputs = if self.recorded {
+            let inputs: SmallVec<[&Var; 4]> = x.iter().map(|v| self.var(*v)).collect();
+            pool::watched(|| record::apply(op, &inputs))?
+        } else {
+            pool::watched(|| record::apply_plainly(&*op, x.iter().map(|v| &self.var(*v).tensor)))?
+        };
         self.values.extend(outputs.into_iter().map(Some));
         // The op set its own tag; what follows in this vjp belongs to the node again.
         self.visit.context.set();

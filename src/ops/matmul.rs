@@ -32,8 +32,8 @@ fn matrices(a: &[usize], b: &[usize]) -> Result<[Dims; 3]> {
             "matmul: shapes {a:?} and {b:?}; each side needs at least 1 dim (help: use *)"
         )));
     }
-    let row = |s: &[usize]| if s.len() == 1 { Dims::from_slice(&[1, s[0]]) } else { s.into() };
-    let column = |s: &[usize]| if s.len() == 1 { Dims::from_slice(&[s[0], 1]) } else { s.into() };
+    let row = |s: &[usize]| if s.len() == 1 { Dims::from_slice(&[1, s[0]]) } else { Dims::from_slice(s) };
+    let column = |s: &[usize]| if s.len() == 1 { Dims::from_slice(&[s[0], 1]) } else { Dims::from_slice(s) };
     let (left, right) = (row(a), column(b));
     let (k, other) = (left[left.len() - 1], right[right.len() - 2]);
     if k != other {
@@ -143,9 +143,10 @@ fn packed_product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y
 
 /// Runs a product in scratch memory of its own.
 pub fn multiply<E: Number + Element>(product: &Product) -> Result<()> {
-    let scratch = workspace::<E>(product.workspace::<E>())?;
+    let plan = product.plan::<E>();
+    let scratch = workspace::<E>(plan.workspace())?;
     if !on_paper() {
-        product.run(scratch.view().out::<E>(), E::ONE);
+        plan.run(scratch.view().out::<E>(), E::ONE);
     }
     Ok(())
 }
@@ -301,7 +302,7 @@ impl Linear {
     fn sides(x: &[&Tensor], y: &[Tensor]) -> Result<[Tensor; 3]> {
         let wide = Dims::from_slice(&[1, x[0].numel()]);
         let input = if x[0].shape().len() == 1 { as_shape(x[0], &wide) } else { x[0].clone() };
-        let mut out = Dims::from(input.shape());
+        let mut out = Dims::from_slice(input.shape());
         *out.last_mut().expect("bug: a 0-d input passed") = x[1].shape()[0];
         let out = y[0].with_layout(Layout::contiguous("linear", &out)?, 0);
         let w = x[1].layout();
@@ -333,7 +334,7 @@ impl Op for Linear {
                 weight[0]
             )));
         }
-        let mut y = Dims::from(input);
+        let mut y = Dims::from_slice(input);
         *y.last_mut().expect("bug: a 0-d input passed") = weight[0];
         output("linear", x, &y, matched_types("linear", x)?)
     }

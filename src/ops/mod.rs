@@ -193,6 +193,11 @@ pub trait Op: Debug + Send + Sync + 'static {
         false
     }
 
+    /// True when `cpu` leaves something in its inputs, so that it must come to its end.
+    fn writes_inputs(&self) -> bool {
+        false
+    }
+
     /// For ops that move no data: the output as a window on the input's storage.
     fn view(&self, x: &Tensor) -> Option<Result<Tensor>> {
         let _ = x;
@@ -377,7 +382,7 @@ impl<'a> Back<'a> {
         self.engine.tensor(v).meta.clone()
     }
     pub fn shape(&self, v: V) -> Dims {
-        self.engine.tensor(v).shape().into()
+        Dims::from_slice(self.engine.tensor(v).shape())
     }
     pub fn constant(&mut self, tensor: Tensor) -> V {
         self.engine.constant(tensor)
@@ -424,20 +429,30 @@ impl<'a> Back<'a> {
         let c = self.number(c, dtype)?;
         self.expand(c, shape)
     }
+    /// An op that moves no data. Where nothing is recorded, its result is a window and no engine need run it.
+    fn view(&mut self, op: impl Op, a: V) -> Result<V> {
+        if !self.records()
+            && let Some(window) = op.view(self.tensor(a))
+        {
+            let window = window?;
+            return Ok(self.constant(window));
+        }
+        self.apply(op, &[a])
+    }
     pub fn expand(&mut self, a: V, shape: &[usize]) -> Result<V> {
         if self.tensor(a).shape() == shape {
             return Ok(a);
         }
-        self.call("expand", &[a], &[args::ints(shape)])
+        self.view(views::Expand::to(shape), a)
     }
     pub fn reshape(&mut self, a: V, shape: &[usize]) -> Result<V> {
         if self.tensor(a).shape() == shape {
             return Ok(a);
         }
-        self.call("reshape", &[a], &[args::ints(shape)])
+        self.view(views::Reshape::to(shape), a)
     }
     pub fn permute(&mut self, a: V, dims: &[usize]) -> Result<V> {
-        self.call("permute", &[a], &[args::ints(dims)])
+        self.view(views::Permute::to(dims), a)
     }
     /// Swaps the last two dims.
     pub fn transpose(&mut self, a: V) -> Result<V> {

@@ -41,8 +41,12 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     list
 });
 
-static BY_NAME: LazyLock<FxHashMap<&'static str, &'static Entry>> = LazyLock::new(|| {
-    let map: FxHashMap<_, _> = ENTRIES.iter().map(|e| (e.name, e)).collect();
+/// Each line, and whether all operands of its op are values, so that a number among them is a 0-d tensor.
+static BY_NAME: LazyLock<FxHashMap<&'static str, (&'static Entry, bool)>> = LazyLock::new(|| {
+    let mut list = Vec::new();
+    super::pointwise::register(&mut list);
+    let elementwise: FxHashSet<&str> = list.iter().map(|e| e.name).collect();
+    let map: FxHashMap<_, _> = ENTRIES.iter().map(|e| (e.name, (e, elementwise.contains(e.name)))).collect();
     assert_eq!(map.len(), ENTRIES.len(), "bug: two ops of one name");
     map
 });
@@ -51,7 +55,8 @@ pub fn entries() -> &'static [Entry] {
     &ENTRIES
 }
 
-pub fn entry(name: &str) -> Result<&'static Entry> {
+/// The line of this name, and whether the op is elementwise.
+pub fn entry(name: &str) -> Result<(&'static Entry, bool)> {
     BY_NAME
         .get(name)
         .copied()
@@ -59,16 +64,6 @@ pub fn entry(name: &str) -> Result<&'static Entry> {
 }
 
 pub fn build(name: &str, attributes: &[Attribute]) -> Result<OpRef> {
-    let entry = entry(name)?;
+    let (entry, _) = entry(name)?;
     (entry.build)(&mut Args::new(entry.name, attributes))
-}
-
-/// True when all operands of the op are values, so that a number among them is a 0-d tensor.
-pub fn is_elementwise(entry: &Entry) -> bool {
-    static NAMES: LazyLock<FxHashSet<&'static str>> = LazyLock::new(|| {
-        let mut list = Vec::new();
-        super::pointwise::register(&mut list);
-        list.iter().map(|e| e.name).collect()
-    });
-    NAMES.contains(entry.name)
 }

@@ -3,6 +3,7 @@
 use super::{Layouts, Op, registry};
 use crate::arena;
 use crate::arena::ledger::Category;
+use crate::device::cpu::pool;
 use crate::device::{Device, gpu};
 use crate::dtype::{DType, Element};
 use crate::error::{self, Error, Result};
@@ -15,15 +16,16 @@ pub type Outputs = SmallVec<[Tensor; 1]>;
 
 /// Computes an op's outputs, the extra ones included when `recording`.
 pub fn compute(op: &dyn Op, x: &[&Tensor], recording: bool) -> Result<Outputs> {
-    if op.is_view() && x.len() != 1 {
-        return Err(error::arity(op.name(), x.len(), "1"));
+    if op.is_view() {
+        if x.len() != 1 {
+            return Err(error::arity(op.name(), x.len(), "1"));
+        }
+        if let Some(views) = op.views(x[0]) {
+            return views;
+        }
     }
-    if op.is_view()
-        && let Some(views) = op.views(x[0])
-    {
-        return views;
-    }
-    let metas: SmallVec<[&Meta; 4]> = x.iter().map(|t| &t.meta).collect();
+    let mut metas: SmallVec<[&Meta; 4]> = SmallVec::new();
+    x.iter().for_each(|t| metas.push(&t.meta));
     let inferred = op.infer(&metas, recording)?;
     let device = inferred.first().map_or(Device::Cpu, |m| m.device);
     if !takes_half(op, device) && (x.iter().any(|t| t.dtype().is_half()) || inferred.iter().any(|m| m.dtype.is_half()))
@@ -50,7 +52,7 @@ fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
         y.push(Tensor::empty(meta, Category::Temporary)?);
     }
     if (0..x.len()).all(|i| fits(op.layouts(i), &x[i].meta)) {
-        on_device(op, x, &y)?;
+        fill(op, x, &y)?;
         return Ok(y);
     }
     let mut copies: SmallVec<[Tensor; 2]> = SmallVec::new();
@@ -66,8 +68,13 @@ fn launch(op: &dyn Op, x: &[&Tensor], metas: super::Metas) -> Result<Outputs> {
         });
     }
     let laid: SmallVec<[&Tensor; 4]> = x.iter().zip(&which).map(|(&t, w)| w.map_or(t, |i| &copies[i])).collect();
-    on_device(op, &laid, &y)?;
+    fill(op, &laid, &y)?;
     Ok(y)
+}
+
+/// Fills fresh outputs, which nobody sees when that is given up.
+fn fill(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
+    if op.writes_inputs() { on_device(op, x, y) } else { pool::stoppable(|| on_device(op, x, y)) }
 }
 
 fn on_device(op: &dyn Op, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
@@ -195,5 +202,5 @@ pub fn call(name: &str, x: &[&Tensor], attributes: &[super::args::Attribute]) ->
 /// Scratch memory of `n` elements, on the bill like everything else.
 pub fn workspace<T: Element>(n: usize) -> Result<Tensor> {
     let meta = Meta::contiguous("workspace", &[n], T::DTYPE, Device::Cpu)?;
-    Tensor::empty(meta, Category::Workspace)
+    if n == 0 { Ok(Tensor::nothing(meta)) } else { Tensor::empty(meta, Category::Workspace) }
 }

@@ -39,6 +39,11 @@ pub struct Reshape {
 }
 
 impl Reshape {
+    /// Into a shape.
+    pub fn to(shape: &[usize]) -> Reshape {
+        Reshape { shape: shape.iter().map(|&size| size as i64).collect() }
+    }
+
     fn build(args: &mut Args) -> Result<OpRef> {
         Ok(Reshape { shape: args.ints("shape")? }.into())
     }
@@ -178,6 +183,11 @@ pub struct Permute {
 }
 
 impl Permute {
+    /// Into this order of the axes.
+    pub fn to(dims: &[usize]) -> Permute {
+        Permute { dims: dims.iter().map(|&dim| dim as i64).collect() }
+    }
+
     fn build(args: &mut Args) -> Result<OpRef> {
         Ok(Permute { dims: args.ints("dims")? }.into())
     }
@@ -262,6 +272,11 @@ pub struct Expand {
 }
 
 impl Expand {
+    /// Into a shape.
+    pub fn to(shape: &[usize]) -> Expand {
+        Expand { shape: shape.iter().map(|&size| size as i64).collect() }
+    }
+
     fn build(args: &mut Args) -> Result<OpRef> {
         Ok(Expand { shape: args.ints("shape")? }.into())
     }

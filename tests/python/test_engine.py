@@ -6,6 +6,7 @@ import gc
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,3 +202,35 @@ def test_a_finalizer_may_run_ops_in_the_middle_of_an_op():
         gc.set_threshold(*before)
     gc.collect()
     assert Loud.runs == 200
+
+
+def test_hooks_on_leaves_come_and_go_between_sweeps():
+    x = bs.ones(3, requires_grad=True)
+
+    def sweep() -> list[float]:
+        x.grad = None
+        (x * 2.0 + x).sum().backward()
+        return x.grad.tolist()
+
+    assert sweep() == [3.0] * 3
+    seen: list[float] = []
+    handle = x.register_hook(lambda dy: seen.append(dy[0].item()))
+    double = x.register_hook(lambda dy: dy * 2.0)
+    assert sweep() == [6.0] * 3 and seen == [3.0]
+    double.remove()
+    assert sweep() == [3.0] * 3 and seen == [3.0, 3.0]
+    handle.remove()
+    assert sweep() == [3.0] * 3 and len(seen) == 2
+    (dx,) = bs.autograd.grad((x * 4.0).sum(), x)
+    assert dx.tolist() == [4.0] * 3 and x.grad.tolist() == [3.0] * 3
+
+
+def test_the_gradient_that_a_sweep_starts_with_is_on_the_bill():
+    x = bs.ones(3, requires_grad=True)
+    rows: list[dict[str, object]] = []
+    loss = x.sum()
+    loss.register_hook(lambda dy: rows.extend(bs.memory.snapshot()))
+    loss.backward()  # this line
+    line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "# this line" in text)
+    assert [row["op"] for row in rows if row["line"] == f"test_engine.py:{line}"] == ["full"]
+    assert x.grad.tolist() == [1.0] * 3

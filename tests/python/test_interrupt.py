@@ -48,6 +48,40 @@ def test_a_sweep_stops_soon_and_the_next_step_works() -> None:
     assert x.grad is not None and x.grad[0, 0].item() == 2.0
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_one_long_kernel_stops_as_well(backward: bool) -> None:
+    """Interrupted a while after the product began, long before its end."""
+    n = 1024
+    while True:
+        a = bs.ones(n, n, requires_grad=True)
+        start = time.perf_counter()
+        loss = (a @ a).sum()
+        whole = time.perf_counter() - start
+        if whole > 0.8:
+            break
+        n *= 2
+    sent: list[float] = []
+
+    def interrupt() -> None:
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.1, interrupt)
+    timer.start()
+    live = bs.memory.stats()["live"]
+    with pytest.raises(KeyboardInterrupt):
+        if backward:
+            loss.backward()
+        else:
+            a @ a
+    # As above: the rest is for a busy machine.
+    assert time.perf_counter() - sent[0] < min(0.5, whole / 2)
+    assert a.grad is None and bs.memory.stats()["live"] <= live
+    b = bs.ones(8, 8, requires_grad=True)
+    (b @ b).sum().backward()
+    assert b.grad is not None and b.grad[0, 0].item() == 16.0
+
+
 def test_the_demo_keeps_what_it_learned(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "backsweep", "demo", "--steps", "1000000", "--out", str(out)]

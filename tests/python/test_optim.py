@@ -479,6 +479,49 @@ def test_an_optimizer_of_your_own_needs_only_an_update():
     assert repr(optimizer) == "Halve (\nParameter Group 0\n    by: 0.5\n)"
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_an_update_is_not_recorded_and_the_mode_comes_back_even_after_an_error(mode: bool):
+    class Fails(optim.Optimizer):
+        def _update(self, group, params, grads):
+            assert not bs.is_grad_enabled()
+            raise RuntimeError("no")
+
+    param = nn.Parameter(bs.ones(2))
+    param.grad = bs.ones(2)
+    with bs.autograd.set_grad_enabled(mode):
+        with pytest.raises(RuntimeError, match="no"):
+            Fails([param], {}).step()
+        assert bs.is_grad_enabled() is mode
+
+
+def test_parameters_that_are_frozen_replaced_or_thawed_between_steps_are_seen():
+    """Nothing of a step is kept for the next."""
+    a, b = nn.Parameter(bs.ones(2)), nn.Parameter(bs.ones(2))
+    optimizer = optim.SGD([a, b], lr=1.0)
+
+    def step(expected_a: float, expected_b: float) -> None:
+        optimizer.zero_grad()
+        assert a.grad is None and b.grad is None
+        sum((p * 1.0).sum() for p in (a, b) if p.requires_grad).backward()
+        optimizer.step()
+        np.testing.assert_array_equal([array(a)[0], array(b)[0]], [expected_a, expected_b])
+
+    step(0.0, 0.0)
+    b.requires_grad_(False)
+    step(-1.0, 0.0)
+    b.requires_grad_(True)
+    step(-2.0, -1.0)
+    optimizer.param_groups[0]["params"].remove(a)
+    a.grad = bs.ones(2)
+    optimizer.zero_grad()
+    assert a.grad is not None
+    a.grad = None
+    b = nn.Parameter(bs.ones(2))
+    optimizer.param_groups[0]["params"][0] = b
+    optimizer.param_groups[0]["lr"] = 0.5
+    step(-2.0, 0.5)
+
+
 def test_a_model_and_its_optimizer_are_copied_together():
     net = nn.Linear(2, 1)
     optimizer = optim.Adam(net.parameters())

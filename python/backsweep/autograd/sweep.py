@@ -34,7 +34,7 @@ def _backward(
 
 def _run(
     roots: list[Tensor],
-    weights: list[Tensor],
+    weights: list[Tensor | None],
     retain_graph: bool | None,
     create_graph: bool,
     inputs: Tensors | None,
@@ -51,16 +51,11 @@ def _run(
             target.grad = dx.clone() if target.grad is None else target.grad + dx
 
 
-def _weight(root: Tensor, gradient: Tensor | None) -> Tensor:
-    """The gradient a sweep starts with."""
-    shape = root.shape
+def _weight(root: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """The gradient a sweep starts with; None is 1, for a tensor of one element."""
     if gradient is None:
-        if root.numel() != 1:
-            raise errors.GraphError(
-                f"backward: a tensor of shape {list(shape)} has {root.numel()} elements, and a sweep starts from one; "
-                f"pass gradient= of this shape, or reduce it first (help: loss.mean().backward())"
-            )
-        return _core.full(shape, 1.0, root.dtype, root.device)
+        return None
+    shape = root.shape
     if not isinstance(gradient, Tensor):
         raise errors.DTypeError(f"backward: gradient is a {type(gradient).__name__}; a tensor is needed")
     if gradient.shape != shape:
@@ -74,7 +69,7 @@ def _list(tensors: Tensors) -> list[Tensor]:
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
 
-def _roots(op: str, outputs: Tensors, grad_outputs: Gradients) -> tuple[list[Tensor], list[Tensor]]:
+def _roots(op: str, outputs: Tensors, grad_outputs: Gradients) -> tuple[list[Tensor], list[Tensor | None]]:
     roots = _list(outputs)
     given = [grad_outputs] if grad_outputs is None or isinstance(grad_outputs, Tensor) else list(grad_outputs)
     if grad_outputs is None:

@@ -536,12 +536,11 @@ Module.forward = _forward_is_missing
 
 def zero_grads(parameters: Iterable[Tensor], set_to_none: bool) -> None:
     """Drop gradients, or fill them with zeros."""
+    if set_to_none:
+        _core.drop_gradients(parameters)
+        return
     for parameter in parameters:
         grad = parameter.grad
-        if grad is None:
-            continue
-        if set_to_none:
-            parameter.grad = None
-        else:
+        if grad is not None:
             # Detached first: a gradient made with create_graph must not drag its graph into the next step.
             parameter.grad = grad.detach().zero_()

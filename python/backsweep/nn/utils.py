@@ -12,8 +12,8 @@ from .._core import Tensor
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    tensors = [parameters] if isinstance(parameters, Tensor) else parameters
-    return [tensor.grad for tensor in tensors if tensor.grad is not None]
+    _, grads = _core.with_gradients([parameters] if isinstance(parameters, Tensor) else parameters)
+    return grads
 
 
 def get_total_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) -> Tensor:

@@ -102,23 +102,16 @@ class Optimizer:
             with bs.enable_grad():
                 loss = closure()
         unused: list[str] = []
-        _core.optimizer_begin(type(self).__name__)
+        before = _core.optimizer_begin(type(self).__name__)
         try:
-            with bs.no_grad():
-                for number, group in enumerate(self.param_groups):
-                    params, grads = [], []
-                    for place, param in enumerate(group["params"]):
-                        grad = param.grad
-                        if grad is not None:
-                            params.append(param)
-                            grads.append(grad)
-                        elif param.requires_grad and self.report_unused and id(param) not in self._reported:
-                            self._reported.add(id(param))
-                            unused.append(_describe(group, number, place))
-                    if params:
-                        self._update(group, params, grads)
+            for number, group in enumerate(self.param_groups):
+                params, grads = _core.with_gradients(group["params"])
+                if len(params) < len(group["params"]) and self.report_unused:
+                    unused += self._unused(number, group)
+                if params:
+                    self._update(group, params, grads)
         finally:
-            _core.optimizer_end()
+            _core.optimizer_end(before)
         self._steps += 1
         _core.trace_step(True)
         for tell in list(after_step):
@@ -132,6 +125,15 @@ class Optimizer:
                 stacklevel=2,
             )
         return loss
+
+    def _unused(self, number: int, group: dict[str, Any]) -> list[str]:
+        """Describe the parameters of a group that lack a gradient, and were not reported before."""
+        unused = []
+        for place, param in enumerate(group["params"]):
+            if param.grad is None and param.requires_grad and id(param) not in self._reported:
+                self._reported.add(id(param))
+                unused.append(_describe(group, number, place))
+        return unused
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         """Update the parameters of one group by their gradients; recording is off."""

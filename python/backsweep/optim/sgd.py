@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 import backsweep as bs
@@ -9,6 +10,9 @@ import backsweep as bs
 from .. import _core, errors
 from .._core import Tensor
 from .optimizer import Optimizer, Params, check_range, own
+
+# In the order in which the native step takes them.
+_SETTINGS = itemgetter("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 
 class SGD(Optimizer):
@@ -55,10 +59,9 @@ class SGD(Optimizer):
         )
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-        settings = {name: group[name] for name in names}
+        settings = _SETTINGS(group)
         if group["momentum"] == 0:
-            _core.sgd_step(params, grads, None, first=False, **settings)
+            _core.sgd_step(params, grads, None, *settings, False)
             return
         # The first step sets the momentum to the gradient itself, without dampening.
         fresh = {
@@ -74,4 +77,4 @@ class SGD(Optimizer):
             rows.setdefault(first, []).append((param, grad, state["momentum_buffer"]))
         for first, group_rows in rows.items():
             own_params, own_grads, buffers = map(list, zip(*group_rows, strict=True))
-            _core.sgd_step(own_params, own_grads, buffers, first=first, **settings)
+            _core.sgd_step(own_params, own_grads, buffers, *settings, first)

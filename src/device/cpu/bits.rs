@@ -61,24 +61,35 @@ impl<E: Float> Kernel<E> for Relu<'_, E> {
     #[inline(always)]
     fn run<L: Lanes<Elem = E>>(self) {
         let zero = L::lit(0.0);
-        for ((x, y), bits) in self.x.chunks(WORD).zip(self.y.chunks_mut(WORD)).zip(self.bits.chunks_mut(WORD / 8)) {
+        let on = |v: L| L::or(v.gt(zero), v.is_nan());
+        let (whole, rest) = (self.x.len() / WORD * WORD, self.x.len() % WORD);
+        let (x, y) = (self.x.as_ptr(), self.y.as_mut_ptr());
+        for (start, bits) in (0..whole).step_by(WORD).zip(self.bits.as_chunks_mut().0) {
             let mut word = 0u64;
-            let mut at = 0;
-            while at < x.len() {
-                let n = L::WIDTH.min(x.len() - at);
-                // SAFETY: n elements from `at` on, in both.
+            for at in (0..WORD).step_by(L::WIDTH) {
+                // SAFETY: WORD elements from `start` on, in both, and WIDTH divides WORD.
                 unsafe {
-                    let from = x.as_ptr().add(at);
-                    let v = if n == L::WIDTH { L::load(from) } else { L::load_first(from, n) };
-                    let on = L::or(v.gt(zero), v.is_nan());
-                    word |= u64::from(L::mask_bits(on)) << at;
-                    let (v, to) = (L::select(on, v, zero), y.as_mut_ptr().add(at));
-                    if n == L::WIDTH { v.store(to) } else { v.store_first(to, n) }
+                    let v = L::load(x.add(start + at));
+                    word |= u64::from(L::mask_bits(on(v))) << at;
+                    L::select(on(v), v, zero).store(y.add(start + at));
                 }
-                at += L::WIDTH;
             }
-            bits.copy_from_slice(&word.to_le_bytes()[..bits.len()]);
+            *bits = word.to_le_bytes();
         }
+        let mut word = 0u64;
+        for at in (0..rest).step_by(L::WIDTH) {
+            let n = L::WIDTH.min(rest - at);
+            // SAFETY: n elements from there on, in both.
+            unsafe {
+                let (from, to) = (x.add(whole + at), y.add(whole + at));
+                let v = if n == L::WIDTH { L::load(from) } else { L::load_first(from, n) };
+                word |= u64::from(L::mask_bits(on(v))) << at;
+                let v = L::select(on(v), v, zero);
+                if n == L::WIDTH { v.store(to) } else { v.store_first(to, n) }
+            }
+        }
+        let last = &mut self.bits[whole / 8..];
+        last.copy_from_slice(&word.to_le_bytes()[..last.len()]);
     }
 }
 

@@ -13,6 +13,7 @@ use super::view::View;
 use crate::real::{Int, Real};
 use crate::shape::{Layout, contiguous_strides};
 use smallvec::SmallVec;
+use std::mem::MaybeUninit;
 
 /// A way to bring many numbers down to one.
 pub trait Fold: Copy + Send + Sync + 'static {
@@ -138,7 +139,7 @@ struct Axis {
 
 /// The loops of one fold, outermost axis first.
 #[derive(Debug)]
-struct Plan {
+pub struct Plan {
     kept: SmallVec<[Axis; 6]>,
     reduced: SmallVec<[Axis; 6]>,
     columns: bool,
@@ -151,7 +152,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(x: &Layout, flags: &[bool]) -> Plan {
+    /// How the flagged axes of a tensor of this layout are folded.
+    pub fn of(x: &Layout, flags: &[bool]) -> Plan {
         let shape = x.shape();
         let kept_sizes: SmallVec<[usize; 6]> = shape.iter().zip(flags).filter(|(_, f)| !**f).map(|(&d, _)| d).collect();
         let mut y_strides = contiguous_strides(&kept_sizes).into_iter();
@@ -197,6 +199,16 @@ impl Plan {
         Plan { kept, reduced, columns, outputs, elements, splits, chained }
     }
 
+    /// True when the tensor can be folded where it lies; others are copied first.
+    pub fn fits(&self) -> bool {
+        self.chained
+    }
+
+    /// How many totals of [`Number::Stored`] type `fold` wants as scratch.
+    pub fn partials(&self) -> usize {
+        if self.splits > 1 { self.splits * self.outputs } else { 0 }
+    }
+
     /// Pieces of output that are folded on their own: one element, or one tile of columns.
     fn units(&self) -> usize {
         match self.kept.last() {
@@ -229,28 +241,16 @@ fn splits(outputs: usize, elements: usize, columns: bool) -> usize {
     (outputs * elements / ELEMENTS_IN_A_SPLIT).min(2 * ENOUGH_UNITS.div_ceil(units))
 }
 
-/// True when a tensor of this layout can be folded where it lies; others are copied first.
-pub fn takes(x: &Layout, reduced: &[bool]) -> bool {
-    Plan::of(x, reduced).chained
-}
-
-/// How many totals of [`Number::Stored`] type `fold` wants as scratch.
-pub fn partials(x: &Layout, reduced: &[bool]) -> usize {
-    let plan = Plan::of(x, reduced);
-    if plan.splits > 1 { plan.splits * plan.outputs } else { 0 }
-}
-
-/// Folds the axes of `x` that `reduced` names into the contiguous `y`. `center`, one number an output, is contiguous as
-/// well. `scratch` holds [`partials`] totals.
+/// Folds `x` into the contiguous `y` by the plan for its layout. `center`, one number an output, is contiguous as well.
+/// `scratch` holds [`Plan::partials`] totals.
 pub fn fold<E: Number, F: Fold>(
     fold: F,
+    plan: &Plan,
     x: &View,
-    reduced: &[bool],
     center: Option<&View>,
     y: &View,
     scratch: &mut [E::Stored],
 ) {
-    let plan = Plan::of(x.layout, reduced);
     assert!(plan.chained, "bug: a fold over a layout that it does not take");
     assert!(y.layout.is_contiguous() && y.numel() == plan.outputs, "bug: a fold into an output of the wrong size");
     assert!(
@@ -271,10 +271,10 @@ pub fn fold<E: Number, F: Fold>(
         let (split, chunk) = (i / chunks, i % chunks);
         let partials = if splits > 1 { Some(&shared) } else { None };
         let (first, last) = (chunk * step, (chunk * step + step).min(units));
-        E::dispatch(Job { fold, plan: &plan, x, center, y, split, first, last, partials });
+        E::dispatch(Job { fold, plan, x, center, y, split, first, last, partials });
     });
     if splits > 1 {
-        finish::<E, F>(fold, &plan, center, y, scratch);
+        finish::<E, F>(fold, plan, center, y, scratch);
     }
 }
 
@@ -392,7 +392,8 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
         let (outer, inner) = (&reduced[..reduced.len() - 1], reduced[reduced.len() - 1]);
         let mut walk: SmallVec<[usize; 6]> = SmallVec::from_elem(0, outer.len());
         let direct = self.x.dtype == E::DTYPE && (inner.x == 1 || inner.size == 1);
-        let mut buffer = [E::default(); BUFFER];
+        // Not cleared: that would cost a small fold more than its arithmetic.
+        let mut buffer = [const { MaybeUninit::<E>::uninit() }; BUFFER];
         for _ in self.first..self.last {
             let (x, y) =
                 index.iter().zip(kept).fold((start, 0), |(x, y), (&i, a)| (x + i as isize * a.x, y + i as isize * a.y));
@@ -415,10 +416,10 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
                                 self.x_at(offset + done as isize * inner.x),
                                 self.x.dtype,
                                 inner.x,
-                                buffer.as_mut_ptr(),
+                                buffer.as_mut_ptr().cast(),
                                 n,
                             );
-                            total = row::<F, L>(self.fold, buffer.as_ptr(), n, center[0], total);
+                            total = row::<F, L>(self.fold, buffer.as_ptr().cast(), n, center[0], total);
                             done += n;
                         }
                     }
@@ -438,7 +439,7 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
         let (outer, inner) = (&reduced[..reduced.len() - 1], reduced[reduced.len() - 1]);
         let mut walk: SmallVec<[usize; 6]> = SmallVec::from_elem(0, outer.len());
         let direct = self.x.dtype == E::DTYPE && (column.x == 1 || column.size == 1);
-        let mut buffer = [[E::default(); TILE]; GROUP];
+        let mut buffer = [const { [const { MaybeUninit::<E>::uninit() }; TILE] }; GROUP];
         for unit in self.first..self.last {
             let (mut rest, from) = (unit / tiles, unit % tiles * TILE);
             let width = TILE.min(column.size - from);
@@ -465,8 +466,8 @@ impl<F: Fold, E: Number> Job<'_, F, E> {
                             from.cast()
                         } else {
                             // SAFETY: `width` elements of this row.
-                            unsafe { E::gather(from, self.x.dtype, column.x, buffer[i].as_mut_ptr(), width) };
-                            buffer[i].as_ptr()
+                            unsafe { E::gather(from, self.x.dtype, column.x, buffer[i].as_mut_ptr().cast(), width) };
+                            buffer[i].as_ptr().cast()
                         };
                     }
                     // SAFETY: `n` rows of `width` elements.

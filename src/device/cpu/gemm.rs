@@ -62,7 +62,13 @@ impl Problem {
 
     /// Elements of scratch memory that [`gemm`] needs. May grow with the number of threads, for a batch of matrices.
     pub fn workspace<T: Element>(&self) -> usize {
-        if self.is_empty() { 0 } else { Plan::new::<T>(&self.canonical().0).workspace(pool::threads()) }
+        self.plan::<T>().workspace()
+    }
+
+    /// What [`gemm`] will do, for a caller that asks for the scratch memory first.
+    pub fn plan<T: Element>(&self) -> Planned {
+        let (problem, turned) = self.canonical();
+        Planned { plan: Plan::new::<T>(&problem), turned }
     }
 
     fn matrices(&self) -> usize {
@@ -113,20 +119,49 @@ pub unsafe fn gemm<T: Element>(
     c: *mut T,
     workspace: &mut [T],
 ) {
-    let (problem, turned) = problem.canonical();
-    if problem.is_empty() {
-        return;
+    // SAFETY: the caller's promise.
+    unsafe { problem.plan::<T>().run(alpha, a, b, accumulate, bias, c, workspace) }
+}
+
+/// A product whose plan is made.
+pub struct Planned {
+    plan: Plan,
+    /// The plan is that of the transposed product.
+    turned: bool,
+}
+
+impl Planned {
+    /// As [`Problem::workspace`].
+    pub fn workspace(&self) -> usize {
+        if self.plan.problem.is_empty() { 0 } else { self.plan.workspace(pool::threads()) }
     }
-    let (a, b) = if turned { (b, a) } else { (a, b) };
-    let bias = match bias {
-        None => Bias::None,
-        Some(bias) if turned => Bias::Rows(bias),
-        Some(bias) => Bias::Columns(bias),
-    };
-    let plan = Plan::new::<T>(&problem);
-    let scratch = Scratch::new(workspace);
-    // SAFETY: the caller's promise, under new names where the problem was transposed.
-    unsafe { plan.run(Operands { a, b, c, alpha, accumulate, bias }, scratch) }
+
+    /// # Safety
+    /// As for [`gemm`], of the problem that the plan was made for.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn run<T: Element>(
+        &self,
+        alpha: T,
+        a: *const T,
+        b: *const T,
+        accumulate: bool,
+        bias: Option<*const T>,
+        c: *mut T,
+        workspace: &mut [T],
+    ) {
+        if self.plan.problem.is_empty() {
+            return;
+        }
+        let (a, b) = if self.turned { (b, a) } else { (a, b) };
+        let bias = match bias {
+            None => Bias::None,
+            Some(bias) if self.turned => Bias::Rows(bias),
+            Some(bias) => Bias::Columns(bias),
+        };
+        let scratch = Scratch::new(workspace);
+        // SAFETY: the caller's promise, under new names where the problem was transposed.
+        unsafe { self.plan.run(Operands { a, b, c, alpha, accumulate, bias }, scratch) }
+    }
 }
 
 /// The data of one product. Copied for each matrix of a batch, with its own pointers.

@@ -5,17 +5,18 @@
 //! it finds in its cache what it wrote or packed there before; then it helps the others. A waiting worker spins for a
 //! moment and then parks, so that kernels in a row are handed over in well under a microsecond and an idle process uses
 //! no processor. A job brought while the pool is busy (from another thread, or from inside a chunk) runs serially on its
-//! own thread.
+//! own thread. A kernel whose result is no longer wanted (Ctrl-C) ends between two chunks, by unwinding.
 //!
 //! Leaves out: priorities, nested parallelism, pinning. Knows nothing of Python, tensors or memory.
 
+use crate::error::{Error, Result};
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -70,6 +71,77 @@ pub fn run_with_slots(chunks: usize, slots: usize, work: Work) {
     }
     for chunk in 0..chunks {
         work(chunk, 0);
+        look();
+    }
+}
+
+/// Looks whether work is still wanted; the error says why it is not.
+pub type Look = fn() -> Result<()>;
+
+static LOOK: OnceLock<Look> = OnceLock::new();
+/// How often is looked.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// Whether this thread looks while it waits for a kernel.
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+    static STOPPABLE: Cell<Stoppable> = const { Cell::new(Stoppable::No) };
+}
+
+/// Whether the kernel that runs on a thread can be given up.
+#[derive(Clone, Copy)]
+enum Stoppable {
+    No,
+    Yes,
+    /// And when it was last looked, or its first chunk was done: a short kernel need not ask for the time.
+    LookedAt(Instant),
+}
+
+/// The error behind an unwinding that ends a kernel.
+struct GivenUp(Error);
+
+/// Says how to look.
+pub fn set_look(look: Look) {
+    let _ = LOOK.set(look);
+}
+
+/// Lets kernels that `work` runs by `stoppable` be given up when they are no longer wanted. The caller holds no lock that
+/// looking may wait for.
+pub fn watched<T>(work: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            WATCHED.set(self.0);
+        }
+    }
+    let _restore = Restore(WATCHED.replace(true));
+    work()
+}
+
+/// Runs a kernel that may be given up half-way, because nobody will see what it has written.
+pub fn stoppable<T>(kernel: impl FnOnce() -> Result<T>) -> Result<T> {
+    if !WATCHED.get() || !matches!(STOPPABLE.get(), Stoppable::No) {
+        return kernel();
+    }
+    STOPPABLE.set(Stoppable::Yes);
+    let result = catch_unwind(AssertUnwindSafe(kernel));
+    STOPPABLE.set(Stoppable::No);
+    result.unwrap_or_else(|payload| match payload.downcast::<GivenUp>() {
+        Ok(given_up) => Err(given_up.0),
+        Err(panic) => resume_unwind(panic),
+    })
+}
+
+/// Between two chunks: ends the kernel when it is no longer wanted.
+fn look() {
+    match STOPPABLE.get() {
+        Stoppable::No => return,
+        Stoppable::LookedAt(last) if last.elapsed() < LOOK_EVERY => return,
+        Stoppable::Yes => return STOPPABLE.set(Stoppable::LookedAt(Instant::now())),
+        Stoppable::LookedAt(_) => STOPPABLE.set(Stoppable::LookedAt(Instant::now())),
+    }
+    if let Some(Err(error)) = LOOK.get().map(|look| look()) {
+        resume_unwind(Box::new(GivenUp(error)));
     }
 }
 
@@ -323,6 +395,7 @@ impl Shared {
                 let chunks = job.share(share, shares);
                 while let Some(claimed) = self.claim(share, job.generation, chunks.len()) {
                     (job.work)(chunks.start + claimed, slot);
+                    look();
                 }
             }
         };
@@ -367,6 +440,39 @@ mod tests {
         set_threads(count);
         test();
         set_threads(before);
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_wanted_ends_early_and_the_next_one_runs() {
+        // Of this test alone: others run beside it.
+        thread_local!(static UNWANTED: Cell<bool> = const { Cell::new(false) });
+        set_look(|| if UNWANTED.get() { Err(Error::internal("unwanted")) } else { Ok(()) });
+        UNWANTED.set(true);
+        for threads in [1, 4] {
+            with_threads(threads, || {
+                let done = AtomicUsize::new(0);
+                let kernel = || {
+                    run(1000, &|_| {
+                        thread::sleep(Duration::from_millis(1));
+                        done.fetch_add(1, Relaxed);
+                    });
+                    Ok(())
+                };
+                assert!(watched(|| stoppable(kernel)).is_err());
+                assert!(done.load(Relaxed) < 900);
+                // Unwatched, or not to be stopped, it comes to its end.
+                let count = AtomicUsize::new(0);
+                let short = || {
+                    run(50, &|_| {
+                        thread::sleep(Duration::from_millis(1));
+                        count.fetch_add(1, Relaxed);
+                    });
+                    Ok(())
+                };
+                short().and_then(|()| watched(short)).and_then(|()| stoppable(short)).unwrap();
+                assert_eq!(count.load(Relaxed), 150);
+            });
+        }
     }
 
     fn each_chunk_runs_once(chunks: usize) {

@@ -60,6 +60,10 @@ impl<P: Pointwise<1>> Op for Split<P> {
         Layouts::Any
     }
 
+    fn writes_inputs(&self) -> bool {
+        true
+    }
+
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
         Self::KERNEL.launch(&x[0].view(), &y[0].view());
         Ok(())

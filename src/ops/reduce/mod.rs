@@ -20,11 +20,11 @@ use super::registry::Entry;
 use super::run;
 use crate::arena::ledger::Category;
 use crate::arena::on_paper;
-use crate::device::cpu::fold::{self, Fold};
+use crate::device::cpu::fold::{self, Fold, Plan};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::shape::{self, Dims, Layout};
-use crate::tensor::{Meta, Tensor};
+use crate::tensor::Tensor;
 use smallvec::SmallVec;
 
 pub fn register(list: &mut Vec<Entry>) {
@@ -86,8 +86,10 @@ impl Over {
 
     /// A value of the result's shape, spread over the input's.
     pub fn spread(&self, back: &mut Back, v: V) -> Result<V> {
-        let kept = self.kept(back, v)?;
-        back.expand(kept, back.input_meta(0).shape())
+        let shape = back.input_meta(0).shape();
+        // A number broadcasts as it is.
+        let kept = if back.tensor(v).shape().is_empty() { v } else { self.kept(back, v)? };
+        back.expand(kept, shape)
     }
 
     /// The naive reading: `reduce` is given the elements of each output in order.
@@ -110,23 +112,24 @@ impl Over {
 
 /// Folds the flagged dims of `x` into `y`, which is contiguous.
 fn run_fold<F: Fold>(with: F, x: &Tensor, flags: &[bool], center: Option<&Tensor>, y: &Tensor) -> Result<()> {
-    if !fold::takes(x.layout(), flags) {
+    let plan = Plan::of(x.layout(), flags);
+    if !plan.fits() {
         let copy = run::relaid(x, Layout::contiguous("reduce", x.shape())?, Category::Workspace)?;
         return run_fold(with, &copy, flags, center, y);
     }
     let compute = x.dtype().compute();
-    let partials = fold::partials(x.layout(), flags);
-    let totals = if compute == DType::I64 { DType::I64 } else { DType::F64 };
-    let scratch = Tensor::empty(Meta::contiguous("reduce", &[partials], totals, x.meta.device)?, Category::Workspace)?;
+    let partials = plan.partials();
+    let scratch =
+        if compute == DType::I64 { run::workspace::<i64>(partials)? } else { run::workspace::<f64>(partials)? };
     if on_paper() {
         return Ok(());
     }
     let (scratch, center) = (scratch.view(), center.map(Tensor::view));
     let (x, y, center) = (&x.view(), &y.view(), center.as_ref());
     match compute {
-        DType::F32 => fold::fold::<f32, F>(with, x, flags, center, y, scratch.out()),
-        DType::F64 => fold::fold::<f64, F>(with, x, flags, center, y, scratch.out()),
-        _ => fold::fold::<i64, F>(with, x, flags, center, y, scratch.out()),
+        DType::F32 => fold::fold::<f32, F>(with, &plan, x, center, y, scratch.out()),
+        DType::F64 => fold::fold::<f64, F>(with, &plan, x, center, y, scratch.out()),
+        _ => fold::fold::<i64, F>(with, &plan, x, center, y, scratch.out()),
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Shapes: input [..., in], weight [out, in], bias [out] → [..., out]
     """
-    return apply("linear", input, weight) if bias is None else apply("linear", input, weight, bias)
+    return apply("linear", input, weight, bias)
 
 
 def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:

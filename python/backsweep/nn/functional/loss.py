@@ -20,9 +20,9 @@ def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
 
 def _reduced(op: str, loss: Tensor, reduction: str) -> Tensor:
     if reduction == "mean":
-        return apply("mean", loss, (), False)
+        return apply("mean", loss)
     if reduction == "sum":
-        return apply("sum", loss, (), False)
+        return apply("sum", loss)
     if reduction == "none":
         return loss
     raise errors.ValueError(f"{op}: reduction is '{reduction}'; 'none', 'mean' or 'sum' is needed")
