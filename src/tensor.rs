@@ -209,12 +209,6 @@ impl Tensor {
         Tensor::over(meta, Memory::Foreign(memory))
     }
 
-    /// Of no elements, and without a block.
-    pub fn nothing(meta: Meta) -> Tensor {
-        debug_assert!(meta.numel() == 0);
-        Tensor::foreign(meta, Foreign { address: align_of::<f64>(), bytes: 0, owner: Box::new(()) })
-    }
-
     /// A window on a storage that is there already. The caller knows that it fits.
     pub fn on(meta: Meta, storage: Arc<Storage>, offset: usize) -> Tensor {
         Tensor { meta, storage, offset }
