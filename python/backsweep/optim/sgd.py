@@ -59,9 +59,9 @@ class SGD(Optimizer):
         )
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        settings = _SETTINGS(group)
+        settings: tuple[float, float, float, float, bool, bool] = _SETTINGS(group)
         if group["momentum"] == 0:
-            _core.sgd_step(params, grads, None, *settings, False)
+            _core.sgd_step(params, grads, None, *settings, first=False)
             return
         # The first step sets the momentum to the gradient itself, without dampening.
         fresh = {
@@ -77,4 +77,4 @@ class SGD(Optimizer):
             rows.setdefault(first, []).append((param, grad, state["momentum_buffer"]))
         for first, group_rows in rows.items():
             own_params, own_grads, buffers = map(list, zip(*group_rows, strict=True))
-            _core.sgd_step(own_params, own_grads, buffers, *settings, first)
+            _core.sgd_step(own_params, own_grads, buffers, *settings, first=first)
