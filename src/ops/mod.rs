@@ -290,7 +290,10 @@ pub trait Engine {
     fn constant(&mut self, tensor: Tensor) -> V;
     fn input(&mut self, i: usize) -> Result<V>;
     /// For an input that was not kept: the op that makes it again, and what that reads, where one op does, here and now.
-    fn maker(&mut self, i: usize) -> Result<Option<(OpRef, SmallVec<[V; 6]>)>>;
+    fn maker(&mut self, i: usize) -> Result<Option<(OpRef, SmallVec<[V; 6]>)>> {
+        let _ = i;
+        Ok(None)
+    }
     fn output(&mut self, i: usize) -> Result<V>;
     /// True when output `i` is among what was saved.
     fn has_output(&self, i: usize) -> bool;
