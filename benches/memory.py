@@ -111,7 +111,6 @@ class Training:
             "recompute": plan.recompute / plan.base if plan else 0.0,
         }
 
-
     def in_turns(self, rounds: int, budget: int | None) -> tuple[float, float, float]:
         """Median seconds of a step under the budget and of one without, and the median ratio of two that follow each other."""
         pairs = [(self.run(1, budget)["seconds"], self.run(1, None)["seconds"]) for _ in range(rounds)]
