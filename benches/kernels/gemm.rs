@@ -2,16 +2,16 @@
 //! 256, 0.60 at 64.
 
 use crate::measure::{Bench, Work, noise, row};
-use backsweep::device::cpu::gemm::{Problem, gemm};
+use backsweep::device::cpu::gemm::Problem;
 
 fn product(criterion: &mut Bench, name: &str, problem: Problem) {
     let Problem { m, n, k, .. } = problem;
     let (a, b, mut c) = (noise(m * k), noise(k * n), noise(m * n));
-    // the most that any number of threads asks for
-    let mut workspace = vec![0.0; problem.workspace::<f32>()];
+    // As many threads as there are ask for the most.
+    let mut workspace = vec![0.0; problem.plan::<f32>().workspace()];
     row(criterion, "gemm", name, Work::Flops(2 * m * n * k), || {
         // SAFETY: dense matrices of these sizes.
-        unsafe { gemm(&problem, 1.0, a.as_ptr(), b.as_ptr(), false, None, c.as_mut_ptr(), &mut workspace) }
+        unsafe { problem.plan::<f32>().run(1.0, a.as_ptr(), b.as_ptr(), false, None, c.as_mut_ptr(), &mut workspace) }
     });
 }
 

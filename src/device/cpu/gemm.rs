@@ -8,7 +8,7 @@
 //! - a batch of small matrices is shared out by matrix, a large matrix by groups of tiles; a small C with a long k (a
 //!   weight gradient) is cut along k into slices, whose sums are added in order.
 //!
-//! No result depends on the number of threads. Scratch memory comes from the caller ([`Problem::workspace`]).
+//! No result depends on the number of threads. Scratch memory comes from the caller ([`Planned::workspace`]).
 //! Leaves out half precision (converted around the product) and fused activations.
 
 pub mod dot;
@@ -60,12 +60,7 @@ impl Problem {
         Problem { m, n, k, batch: [1, 1], a, b, c }
     }
 
-    /// Elements of scratch memory that [`gemm`] needs. May grow with the number of threads, for a batch of matrices.
-    pub fn workspace<T: Element>(&self) -> usize {
-        self.plan::<T>().workspace()
-    }
-
-    /// What [`gemm`] will do, for a caller that asks for the scratch memory first.
+    /// How it will be computed.
     pub fn plan<T: Element>(&self) -> Planned {
         let (problem, turned) = self.canonical();
         Planned { plan: Plan::new::<T>(&problem), turned }
@@ -103,26 +98,6 @@ impl Problem {
     }
 }
 
-/// Computes `c = alpha · a · b`, plus c where `accumulate`, plus `bias[j]` in column j.
-///
-/// # Safety
-/// The pointers are valid for every element that the problem's sizes and strides reach, `bias` for n; elements of c
-/// are distinct and overlap nothing that is read. `workspace` holds at least `problem.workspace()` elements.
-#[allow(clippy::too_many_arguments)]
-pub unsafe fn gemm<T: Element>(
-    problem: &Problem,
-    alpha: T,
-    a: *const T,
-    b: *const T,
-    accumulate: bool,
-    bias: Option<*const T>,
-    c: *mut T,
-    workspace: &mut [T],
-) {
-    // SAFETY: the caller's promise.
-    unsafe { problem.plan::<T>().run(alpha, a, b, accumulate, bias, c, workspace) }
-}
-
 /// A product whose plan is made.
 pub struct Planned {
     plan: Plan,
@@ -131,13 +106,16 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// As [`Problem::workspace`].
+    /// Elements of scratch memory that [`Planned::run`] needs. May grow with the number of threads, for a batch of matrices.
     pub fn workspace(&self) -> usize {
         if self.plan.problem.is_empty() { 0 } else { self.plan.workspace(pool::threads()) }
     }
 
+    /// Computes `c = alpha · a · b`, plus c where `accumulate`, plus `bias[j]` in column j.
+    ///
     /// # Safety
-    /// As for [`gemm`], of the problem that the plan was made for.
+    /// The pointers are valid for every element that the sizes and strides of the problem reach, `bias` for n; elements of c
+    /// are distinct and overlap nothing that is read. `workspace` holds as many elements as [`Planned::workspace`] says.
     #[allow(clippy::too_many_arguments)]
     pub unsafe fn run<T: Element>(
         &self,
@@ -272,7 +250,7 @@ impl Plan {
         }
     }
 
-    /// SAFETY: as for [`gemm`].
+    /// SAFETY: as for [`Planned::run`].
     unsafe fn run<T: Element>(&self, operands: Operands<T>, scratch: Scratch<T>) {
         let threads = pool::threads();
         match &self.method {
@@ -321,7 +299,7 @@ impl Plan {
         let inner = self.problem.batch[1];
         let (outer, inner) = ((index / inner) as isize, (index % inner) as isize);
         let offset = |layout: Layout| outer * layout.batch[0] + inner * layout.batch[1];
-        // SAFETY: inside the operand, by the promise of the caller of `gemm`.
+        // SAFETY: inside the operand, by the promise of the caller of `Planned::run`.
         unsafe {
             Operands {
                 a: operands.a.offset(offset(self.problem.a)),
@@ -385,7 +363,7 @@ impl<T: Element> Operands<T> {
     /// Writes one element whose product is known.
     #[inline(always)]
     unsafe fn store(&self, c: *mut T, product: T, i: usize, j: usize) {
-        // SAFETY: the promise of the caller of `gemm`.
+        // SAFETY: the promise of the caller of `Planned::run`.
         unsafe {
             let mut y = product;
             match self.bias {
@@ -513,7 +491,7 @@ impl Blocks {
         a + b + own * threads
     }
 
-    /// SAFETY: as for [`gemm`], with k steps of depth and one matrix.
+    /// SAFETY: as for [`Planned::run`], with k steps of depth and one matrix.
     unsafe fn run<T: Element>(&self, operands: Operands<T>, k: usize, scratch: Scratch<T>, threads: usize) {
         let [packed_a, packed_b, own] = self.parts();
         let slots = match own {

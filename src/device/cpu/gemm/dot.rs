@@ -19,7 +19,7 @@ const COLUMNS: usize = 4;
 const BYTES_PER_NANO: f64 = 10.0;
 
 /// One matrix, cut by columns.
-/// SAFETY: as for `gemm`; `a.column` and `b.row` are 1 and there are at most `ROWS` rows.
+/// SAFETY: as for `Planned::run`; `a.column` and `b.row` are 1 and there are at most `ROWS` rows.
 pub(super) unsafe fn product<T: Element>(problem: &Problem, operands: Operands<T>) {
     let columns = pool::chunk_rows(problem.n, (problem.k * size_of::<T>()) as f64 / BYTES_PER_NANO);
     let columns = columns.next_multiple_of(COLUMNS);

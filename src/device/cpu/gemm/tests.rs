@@ -105,11 +105,12 @@ impl<T: Number> Case<T> {
 
     fn run(&self) -> Vec<T> {
         let mut c = self.c.clone();
-        let mut workspace = vec![T::from(f64::NAN); self.problem.workspace::<T>()];
+        let plan = self.problem.plan::<T>();
+        let mut workspace = vec![T::from(f64::NAN); plan.workspace()];
         let bias = self.bias.as_ref().map(|bias| bias.as_ptr());
         let (a, b) = (self.a.as_ptr(), self.b.as_ptr());
         // SAFETY: the vectors are as long as their strides reach.
-        unsafe { gemm(&self.problem, self.alpha, a, b, self.accumulate, bias, c.as_mut_ptr(), &mut workspace) };
+        unsafe { plan.run(self.alpha, a, b, self.accumulate, bias, c.as_mut_ptr(), &mut workspace) };
         c
     }
 
@@ -175,7 +176,7 @@ fn products_of_nothing_ask_for_nothing() {
     for (m, n) in [(0, 1), (1, 0), (0, 0), (0, 1000), (4096, 0), (0, 16_384)] {
         for k in [0, 1, 4, 5000] {
             let problem = Problem::new(m, n, k);
-            assert_eq!(problem.workspace::<f32>(), 0, "{m}×{k}×{n}");
+            assert_eq!(problem.plan::<f32>().workspace(), 0, "{m}×{k}×{n}");
         }
     }
 }
