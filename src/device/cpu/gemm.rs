@@ -556,7 +556,7 @@ impl<T: Element> Pass<'_, T> {
             return;
         }
         let elements = (self.depth * blocks.b_width) as f64;
-        let group = if threads == 1 { panels } else { pool::chunk_rows(panels, elements * 0.25) };
+        let group = if threads == 1 { panels } else { pool::chunk_rows(panels, elements) };
         pool::run(panels.div_ceil(group), &|chunk| {
             let range = part(chunk, group, panels);
             // SAFETY: panels are disjoint parts of scratch memory.
