@@ -32,6 +32,14 @@ params!(Params {
     padding_x: u32,
     dilation_y: u32,
     dilation_x: u32,
+    groups: u32,
+    phases_x: u32,
+    steps_y: u32,
+    steps_x: u32,
+    apart_y: u32,
+    apart_x: u32,
+    spread_y: u32,
+    spread_x: u32,
     a_at: u32,
     b_at: u32,
     bias_at: u32,
@@ -54,11 +62,43 @@ pub enum How {
     Weight,
 }
 
+/// The gradient of the images along an axis. Their elements fall into `phases` of `steps`, a stride apart, and those of a phase
+/// are met by every `apart`-th tap, `spread` elements of y apart.
+#[derive(Clone, Copy, Debug)]
+struct Axis {
+    stride: usize,
+    dilation: usize,
+    phases: usize,
+    steps: usize,
+    apart: usize,
+    spread: usize,
+    /// The most taps of a phase.
+    taps: usize,
+}
+
+impl Axis {
+    fn new(s: &Conv, i: usize) -> Axis {
+        let (size, kernel) = ([s.h, s.w][i], [s.kh, s.kw][i]);
+        // A longer stride has one place, and a longer dilation one tap.
+        let full = size + 2 * s.padding[i];
+        let (stride, dilation) = (s.stride[i].min(full), s.dilation[i].min(full));
+        let (mut common, mut rest) = (stride, dilation);
+        while rest > 0 {
+            (common, rest) = (rest, common % rest);
+        }
+        // Where they are further apart than the kernel is long, a phase has one.
+        let apart = (stride / common).min(kernel);
+        let (phases, steps) = (stride.min(size), size.div_ceil(stride));
+        Axis { stride, dilation, phases, steps, apart, spread: dilation / common, taps: kernel.div_ceil(apart) }
+    }
+}
+
 /// A convolution worked out.
 pub struct Plan<'a> {
     op: &'static str,
     how: How,
     s: &'a Conv,
+    axes: [Axis; 2],
     sizes: Sizes,
     cut: Cut,
 }
@@ -66,16 +106,20 @@ pub struct Plan<'a> {
 impl<'a> Plan<'a> {
     pub fn new(op: &'static str, how: How, s: &'a Conv) -> Plan<'a> {
         let (depth, width, taps) = (s.c_in / s.groups, s.c_out / s.groups, s.kh * s.kw);
-        let (inside, outside) = (s.n * s.h * s.w, s.n * s.out_h() * s.out_w());
+        let outside = s.n * s.out_h() * s.out_w();
+        let axes = [Axis::new(s, 0), Axis::new(s, 1)];
+        let all = |number: fn(&Axis) -> usize| axes.iter().map(number).product::<usize>();
+        let phases = if how == How::Data { all(|axis| axis.phases) } else { 1 };
         let (m, k, n) = match how {
             How::Forward { .. } => (outside, taps * depth, width),
-            How::Data => (inside, taps * width, depth),
+            How::Data => (s.n * all(|axis| axis.steps), all(|axis| axis.taps) * width, depth),
             How::Weight => (width, outside, taps * depth),
         };
-        let sizes = Sizes { batch: s.groups, m, k, n };
+        let sizes = Sizes { batch: phases * s.groups, m, k, n };
         let narrow = s.is_depthwise() || s.groups > 1 && depth.max(width) < NARROW;
-        let cut = Cut::new(sizes, narrow, how != How::Forward { bias: true });
-        Plan { op, how, s, sizes, cut }
+        // Sums of phases do not lie in the order of the images, in which parts would be joined.
+        let cut = Cut::new(sizes, narrow, how != How::Forward { bias: true } && phases == 1);
+        Plan { op, how, s, axes, sizes, cut }
     }
 
     pub fn scratch_bytes(&self) -> usize {
@@ -97,8 +141,14 @@ impl<'a> Plan<'a> {
             number(b.layout.numel())?;
         }
         let (depth, width) = (s.c_in / s.groups, s.c_out / s.groups);
+        let [down, across] = self.axes;
         for i in 0..2 {
             number([s.h, s.w][i] + 2 * s.padding[i])?;
+        }
+        // Where phases end beyond the images there are more sums than elements.
+        number(batch * m * n)?;
+        if self.how == How::Data {
+            gpu.expect_rounds(self.op, down.apart + across.apart)?;
         }
         let params = Params {
             batch: number(batch)?,
@@ -117,13 +167,20 @@ impl<'a> Plan<'a> {
             width: number(width)?,
             kw: number(s.kw)?,
             taps: number(s.kh * s.kw)?,
-            // A longer stride has one place, and a longer dilation one tap.
-            stride_y: number(s.stride[0].min(s.h + 2 * s.padding[0]))?,
-            stride_x: number(s.stride[1].min(s.w + 2 * s.padding[1]))?,
+            stride_y: number(down.stride)?,
+            stride_x: number(across.stride)?,
             padding_y: number(s.padding[0])?,
             padding_x: number(s.padding[1])?,
-            dilation_y: number(s.dilation[0].min(s.h + 2 * s.padding[0]))?,
-            dilation_x: number(s.dilation[1].min(s.w + 2 * s.padding[1]))?,
+            dilation_y: number(down.dilation)?,
+            dilation_x: number(across.dilation)?,
+            groups: number(s.groups)?,
+            phases_x: number(across.phases)?,
+            steps_y: number(down.steps)?,
+            steps_x: number(across.steps)?,
+            apart_y: number(down.apart)?,
+            apart_x: number(across.apart)?,
+            spread_y: number(down.spread)?,
+            spread_x: number(across.spread)?,
             a_at: number(a.offset)?,
             b_at: number(b.offset)?,
             bias_at: number(bias.map_or(0, |b| b.offset))?,
@@ -136,7 +193,6 @@ impl<'a> Plan<'a> {
         let constants = [
             ("HOW", how),
             ("HAS_BIAS", u32::from(bias.is_some())),
-            ("STRIDED", u32::from(s.stride != [1, 1])),
             ("LEFT_M", u32::from(self.how == How::Weight)),
             ("RIGHT_N", u32::from(how > 0)),
             // As on the CPU, whose kernels for one channel a group leave the padding out.

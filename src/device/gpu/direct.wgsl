@@ -14,7 +14,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     begin(batch);
     let left = left_seat(m);
     let right = right_seat(n);
-    let tail = min((split + 1u) * p.run, p.k);
+    let tail = min((split + 1u) * p.run, k_size());
     var sum = 0.0f;
     // Short sums first, so that long ones keep their digits.
     for (var k0 = split * p.run; k0 < tail; k0 += 128u) {

@@ -1,9 +1,10 @@
 // Products in tiles of 16 · PER: a thread makes PER × PER sums, and 64 / PER of k at a time pass through the group's memory,
 // fetched into registers while the ones before are multiplied. LEFT_M and RIGHT_N say along which axis neighbouring threads
 // fetch; LEFT_FOUR and RIGHT_FOUR that four elements along it lie in one word of four: along k 64 threads then fetch four rows
-// each, and turn them. In front stand `begin` (the matrices of a batch), `put_quad` (m, n, the sums from n on), and the ways to
-// the operands, each in what does not change along k, a Seat, what does, a Key, and what the two name: `left_seat` (m),
-// `left_key` (k), `left_at` (an element), `left_four` (a word), `right_seat` (n), `right_key` (k), `right_at`, `right_four`. What
+// each, and turn them. In front stand `begin` (the matrices of a batch), `k_size` (how long their sums are), `put_quad` (m, n,
+// the sums from n on), and the ways to the operands, each in what does not change along k, a Seat, what does, a Key, and what
+// the two name: `left_seat` (m), `left_key` (k), `left_at` (an element), `left_four` (a word), `right_seat` (n), `right_key` (k),
+// `right_at`, `right_four`. What
 // they bring is a Cell or Four: float32, or float16 as it lies in memory, which is widened when it is multiplied.
 // Where k is cut into `splits`, each leaves its sums in `part`, [splits, batch, m, n].
 // Lines with $i (a row of the thread's tile), $h or $j (four rows, four columns) stand for all of them; see tiles.rs.
@@ -88,7 +89,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     let split = whole / p.batch;
     begin(whole % p.batch);
     var k0 = split * p.run;
-    let k_end = min(k0 + p.run, p.k);
+    let k_end = min(k0 + p.run, k_size());
     var a_q = select(t / DEEP, t % QUADS, LEFT_M == 1u);
     var a_k = select(t % DEEP, t / QUADS, LEFT_M == 1u);
     var b_q = select(t / DEEP, t % QUADS, RIGHT_N == 1u);

@@ -19,6 +19,10 @@ fn begin(batch: u32) {
     y_start = batch * p.m * p.n;
 }
 
+fn k_size() -> u32 {
+    return p.k;
+}
+
 fn left_seat(m: u32) -> i32 {
     return a_start + i32(m) * p.a_m;
 }
