@@ -4,8 +4,8 @@
 // each, and turn them. In front stand `begin` (the matrices of a batch), `k_size` (how long their sums are), `put_quad` (m, n,
 // the sums from n on), and the ways to the operands, each in what does not change along k, a Seat, what does, a Key, and what
 // the two name: `left_seat` (m), `left_key` (k), `left_at` (an element), `left_four` (a word), `right_seat` (n), `right_key` (k),
-// `right_at`, `right_four`. What
-// they bring is a Cell or Four: float32, or float16 as it lies in memory, which is widened when it is multiplied.
+// `right_at`, `right_four`. What they bring is a Cell or Four: float32, or float16 as it lies in memory, which is widened when it
+// is multiplied.
 // Where k is cut into `splits`, each leaves its sums in `part`, [splits, batch, m, n].
 // Lines with $i (a row of the thread's tile), $h or $j (four rows, four columns) stand for all of them; see tiles.rs.
 

@@ -32,6 +32,10 @@ alias RightFour = vec4<f32>;
 alias LeftBlock = mat4x4<f32>;
 alias RightBlock = mat4x4<f32>;
 
+fn k_size() -> u32 {
+    return p.k;
+}
+
 fn begin(batch: u32) {
 }
 
