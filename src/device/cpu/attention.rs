@@ -10,7 +10,7 @@ mod rows;
 pub mod views;
 
 use super::gemm::pack::Panels;
-use super::gemm::tile::{Bias, Element, Tile};
+use super::gemm::tile::{Ahead, Bias, Element, Tile};
 use super::pool;
 use super::random::Stream;
 use rows::{Backward, Finish, Forward};
@@ -589,6 +589,7 @@ impl<T: Element> Product<T> {
                         alpha: self.alpha,
                         accumulate: self.accumulate,
                         bias: Bias::None,
+                        ahead: Ahead::nothing(self.b),
                     });
                 }
             }

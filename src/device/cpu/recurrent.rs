@@ -8,7 +8,7 @@
 //! caller.
 
 use super::gemm::pack::Panels;
-use super::gemm::tile::{Bias, Element, Tile, prefetch};
+use super::gemm::tile::{Ahead, Bias, Element, Tile, prefetch};
 use super::pool;
 use super::simd::{Kernel, Lanes};
 use crate::real::Real;
@@ -431,6 +431,7 @@ impl<T: Element> Step<T> {
                     alpha: T::ONE,
                     accumulate: false,
                     bias: self.bias.map_or(Bias::None, Bias::Columns),
+                    ahead: Ahead::nothing(self.b),
                 });
             }
             row += here;

@@ -4,7 +4,7 @@
 //! the micro-kernel reads memory once and in order, whatever the strides were. Missing lines are filled with 0.
 
 use super::super::simd::{Kernel, Lanes};
-use super::tile::Element;
+use super::tile::{Ahead, Element};
 use std::ops::Range;
 
 /// Panels behind each other. Of panel q, `to[q * width * depth + p * width + i] = from[(q * each + i) * line_stride +
@@ -37,6 +37,22 @@ impl<T: Element> Panels<T> {
         // SAFETY: a line that is there, and its panel.
         let (from, to) = unsafe { (self.from.offset(first as isize * line_stride), self.to.add(q * width * depth)) };
         Panel { from, line_stride, depth_stride, lines: self.each.min(self.lines - first), depth, to, width }
+    }
+}
+
+impl<T> Panels<T> {
+    /// The cache lines of the first panel, where they follow a pattern: what tile `nth` of those before it can ask for.
+    pub fn ahead(&self, nth: usize) -> Option<Ahead<T>> {
+        let per_line = 64 / size_of::<T>();
+        let lines = self.each.min(self.lines);
+        let (start, end, stride) = if self.line_stride == 1 {
+            (nth * per_line, lines + per_line - 1, self.depth_stride)
+        } else if self.depth_stride == 1 && self.line_stride == self.depth as isize {
+            (nth * per_line * self.depth, lines * self.depth, per_line as isize)
+        } else {
+            return None;
+        };
+        (start < end).then(|| Ahead { from: self.from.wrapping_add(start), stride })
     }
 }
 

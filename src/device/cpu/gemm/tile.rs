@@ -31,6 +31,23 @@ pub struct Tile<'a, T> {
     /// Adds to C rather than overwriting it (C is then read).
     pub accumulate: bool,
     pub bias: Bias<T>,
+    /// What to ask memory for meanwhile.
+    pub ahead: Ahead<T>,
+}
+
+/// Step p of a tile asks for the cache line at `from + p * stride`: it is wanted when the tiles that are left are done. No
+/// element need be there.
+#[derive(Clone, Copy)]
+pub struct Ahead<T> {
+    pub from: *const T,
+    pub stride: isize,
+}
+
+impl<T> Ahead<T> {
+    /// Asks for what is there.
+    pub fn nothing(near: *const T) -> Ahead<T> {
+        Ahead { from: near, stride: 0 }
+    }
 }
 
 /// What is added to a tile once, pointing at its first element.
@@ -266,10 +283,12 @@ where
     }
     // SAFETY: the promise of the caller of `Element::tile`.
     unsafe {
-        let mut b = tile.b;
+        let (mut b, mut ahead) = (tile.b, tile.ahead.from);
         for &run in tile.runs {
             let mut a = tile.a.offset(run);
             for _ in 0..tile.depth {
+                prefetch(ahead);
+                ahead = ahead.wrapping_offset(tile.ahead.stride);
                 step(&mut sums, a, a_row_stride, b, tile.b_stride);
                 a = a.offset(tile.a_depth_stride);
                 b = b.offset(tile.b_stride);
