@@ -30,6 +30,8 @@ pub struct Blocks {
     most_columns: usize,
     pack_a: Packing,
     pack_b: Packing,
+    /// B stays in the second cache of whoever goes through C along its rows.
+    b_lasts: bool,
 }
 
 /// At most one operand is packed on use.
@@ -75,11 +77,11 @@ impl Blocks {
         let rows_compete = row_tiles * shape.rows > 8 && reach(a.row, 1) % 2048 == 0;
         let few_passes = n <= 16 * shape.columns;
         let in_place = few_passes && (a.column == 1 && !rows_compete || reach(a.column, block) <= DIRECT_BYTES);
-        let b_lasts = n <= MOST_COLUMNS && n.next_multiple_of(shape.columns) * block * size <= LASTING_BYTES;
         let b_is_ready = pack_b == Packing::First || pack_b == Packing::Never && n.is_multiple_of(shape.lanes);
+        let b_lasts = b_is_ready && n.next_multiple_of(shape.columns) * block * size <= LASTING_BYTES;
         let pack_a = if in_place {
             Packing::Never
-        } else if b_lasts && b_is_ready {
+        } else if b_lasts {
             Packing::OnUse
         } else {
             Packing::First
@@ -107,6 +109,7 @@ impl Blocks {
             most_columns: MOST_COLUMNS,
             pack_a,
             pack_b,
+            b_lasts,
         }
     }
 
@@ -272,13 +275,16 @@ impl<T: Element> Pass<'_, T> {
         let tiles = pool::chunk_rows(row_tiles * strips, nanos.max(CHUNK_NANOS / 64.0));
         // What is packed on use must serve a whole row or column of tiles; else about 16 tiles of rows share a block of A in
         // the second cache.
-        let (tall, wide) = match (blocks.pack_a, blocks.pack_b) {
-            (Packing::OnUse, _) => ((tiles / strips).clamp(1, row_tiles), strips),
-            (_, Packing::OnUse) => (row_tiles, (tiles / row_tiles).clamp(1, strips)),
-            _ => {
-                let tall = row_tiles.min(16).min(tiles);
-                (tall, (tiles / tall).clamp(1, strips))
-            }
+        let (tall, wide) = if blocks.pack_a == Packing::OnUse {
+            ((tiles / strips).clamp(1, row_tiles), strips)
+        } else if blocks.pack_b == Packing::OnUse {
+            (row_tiles, (tiles / row_tiles).clamp(1, strips))
+        } else if blocks.b_lasts {
+            let wide = strips.min(tiles);
+            ((tiles / wide).clamp(1, row_tiles), wide)
+        } else {
+            let tall = row_tiles.min(16).min(tiles);
+            (tall, (tiles / tall).clamp(1, strips))
         };
         let (down, across) = (row_tiles.div_ceil(tall), strips.div_ceil(wide));
         pool::run_with_slots(down * across, slots, &|chunk, slot| {
@@ -293,12 +299,10 @@ impl<T: Element> Pass<'_, T> {
     /// The tiles of some rows and columns.
     unsafe fn group(&self, rows: Range<usize>, columns: Range<usize>, slot: usize) {
         let blocks = self.blocks;
-        let packs_b = blocks.pack_b == Packing::OnUse || self.own_size > self.own_a;
-        let small = self.depth * columns.len() * size_of::<T>() <= DIRECT_BYTES;
         // SAFETY: the caller's promise.
         unsafe {
-            if blocks.pack_a == Packing::OnUse || !packs_b && small {
-                // All of B stays in the second cache, and C is written along its rows.
+            if blocks.b_lasts {
+                // C is written along its rows.
                 for row in rows.clone().step_by(blocks.rows) {
                     let rows = row..rows.end.min(row + blocks.rows);
                     if blocks.pack_a == Packing::OnUse {
@@ -352,12 +356,12 @@ impl<T: Element> Pass<'_, T> {
         }
     }
 
-    /// What a thread will most likely pack on use next: it goes through memory while the tiles before it are computed.
+    /// What a thread will most likely want of A or B next: it comes from memory while the tiles before it are computed.
     fn ahead(&self, rows: &Range<usize>, columns: &Range<usize>, column: usize, nth: usize) -> Option<Ahead<T>> {
         let blocks = self.blocks;
         // SAFETY: only what is inside the matrix is asked for, and nothing is written.
         unsafe {
-            if blocks.pack_a == Packing::OnUse && rows.end < self.rows.end {
+            if blocks.b_lasts && rows.end < self.rows.end {
                 let next = rows.end..self.rows.end.min(rows.end + blocks.rows);
                 self.rows_of_a(next, std::ptr::null_mut()).ahead((column - columns.start) / blocks.strip)
             } else if blocks.pack_b == Packing::OnUse && column + blocks.b_width < self.columns.end {
