@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pareto",
         action=argparse.BooleanOptionalAction,
-        help="take the third step down for the planner, and run the 20 after it under budgets, to the same bits",
+        help="take the third step down for the planner, and run the 25 after it under budgets, to the same bits",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON; the script prints to stderr")
     parser.add_argument("--most-events", type=int, default=MOST_EVENTS, metavar="N", help="then only steps are noted")

@@ -28,6 +28,7 @@ class TradeOff:
         self._peak_bytes = peak_bytes
         self.tape = _core.Tape.from_json(capture.facts["tape"])
         self._trials: list[Row] = capture.facts.get("trials", [])
+        self._free_steps: list[int] = capture.facts.get("trial_free_steps", [])
         self._steps = {row["step"]: row for row in steps}
 
     @cached_property
@@ -50,10 +51,14 @@ class TradeOff:
 
     @cached_property
     def step_seconds(self) -> float | None:
-        """A step without a budget, the first two left out: the fastest of as many as a budget has, by the median of such runs.
+        """The fastest step without a budget of those that took turns with the budgets.
 
+        In a run that was too short for them: the fastest of as many others, the first two left out, by the median of such runs.
         The fastest of all would be faster than the fastest of three on a machine that has other work.
         """
+        in_turns = self._seconds(self._free_steps[PLANNING:])
+        if in_turns is not None:
+            return in_turns
         numbers, few = [n for n, row in self._steps.items() if not row["trial"] and n > 2], REPEATS - PLANNING
         runs = [numbers[i : i + few] for i in range(0, max(len(numbers) - few + 1, 1), few)]
         found = [seconds for run in runs if (seconds := self._seconds(run)) is not None]

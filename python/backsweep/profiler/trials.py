@@ -1,5 +1,7 @@
 """Trials: while a script trains, one step is taken down for the planner, and a few run under budgets of its plans.
 
+Budgets take turns, and so does a step without one: what else the machine does meanwhile falls upon all alike.
+
 A step has the same bits under any budget, so the training does not notice; where a budget cannot be kept, it is lifted. Steps
 on trial are named in the capture, and left out of its peak and its times.
 """
@@ -12,7 +14,7 @@ from .. import _core, errors
 
 # Steps as they are before the first that is taken down: by then an optimizer has its state.
 _WARM = 2
-# Steps under one budget: the first two are planned as they begin, the fastest of the others is what the budget costs.
+# Turns: in the first two, plans are made as steps begin; the fastest step of the others is what a budget costs.
 REPEATS, PLANNING = 5, 2
 # Between the least feasible peak, 0, and the peak when nothing is dropped, 1; in the order of being tried.
 SHARES = (0.5, 0.1, 0.75, 0.25)
@@ -26,9 +28,12 @@ class Trials:
         self._before, self.device = dict(_core.memory_devices()), "cpu"
         self._watch: _core.Watch | None = None
         self._budget: _core.Budget | None = None
-        self._todo: list[int] = []
+        # Whose steps are still to come: a rung's, or those without a budget.
+        self._todo: list[dict[str, Any]] = []
+        self._now: dict[str, Any] | None = None
         self.steps: list[int] = []
         self.rungs: list[dict[str, Any]] = []
+        self.free: dict[str, Any] = {"budget_bytes": None, "steps": []}
         self.tape: _core.Tape | None = None
 
     def step_ended(self) -> None:
@@ -47,33 +52,39 @@ class Trials:
             self.tape, self._watch = self._watch.end(), None
             if self.tape is not None:
                 least, most = self.tape.least().peak, self.tape.peak
-                self._todo = [least + int((most - least) * share) for share in SHARES if most > least]
+                sizes = [least + int((most - least) * share) for share in SHARES if most > least]
+                self.rungs = [
+                    {"budget_bytes": size, "steps": [], "kept": True, "planned_peak_bytes": None, "planned_overhead": None}
+                    for size in sizes
+                ]
+                self._todo = [*self.rungs, self.free] * REPEATS if sizes else []
                 self._next()
-        elif self._budget is not None:
+        elif self._now is not None:
             self.steps.append(self._steps)
-            rung, plan = self.rungs[-1], _core.current_plan()
-            rung["steps"].append(self._steps)
-            rung["kept"] &= _core.memory_stats(self.device)["budget"] == rung["budget_bytes"]
-            if plan is not None:
-                rung["planned_peak_bytes"] = plan.peak
-                rung["planned_overhead"] = plan.recompute / plan.base if plan.base else 0.0
-            if len(rung["steps"]) == REPEATS:
-                self._lift()
-                self._next()
+            self._now["steps"].append(self._steps)
+            if self._budget is not None:
+                plan = _core.current_plan()
+                self._now["kept"] &= _core.memory_stats(self.device)["budget"] == self._now["budget_bytes"]
+                if plan is not None:
+                    self._now["planned_peak_bytes"] = plan.peak
+                    self._now["planned_overhead"] = plan.recompute / plan.base if plan.base else 0.0
+            self._lift()
+            self._next()
 
     def _next(self) -> None:
-        if not self._todo:
+        self._now = None
+        while self._todo and self._now is None:
+            whose = self._todo.pop(0)
+            if whose is not self.free:
+                try:
+                    self._budget = _core.set_budget(whose["budget_bytes"], self.device, True)
+                except errors.OutOfMemoryError:
+                    self._todo = [other for other in self._todo if other is not whose]
+                    continue
+            self._now = whose
+        if self._now is None:
             # The step after the last still holds what that one recorded for replays.
             self.steps.append(self._steps + 1)
-        while self._todo and self._budget is None:
-            size = self._todo.pop(0)
-            try:
-                self._budget = _core.set_budget(size, self.device, True)
-            except errors.OutOfMemoryError:
-                continue
-            self.rungs.append(
-                {"budget_bytes": size, "steps": [], "kept": True, "planned_peak_bytes": None, "planned_overhead": None}
-            )
 
     def _lift(self) -> None:
         if self._budget is not None:
@@ -83,7 +94,7 @@ class Trials:
     def end(self) -> dict[str, Any]:
         """The run is over: everything as it was, and what the capture is to know."""
         # A step that has only begun is on trial as well.
-        if self._budget is not None or self._watch is not None:
+        if self._now is not None or self._watch is not None:
             self.steps.append(self._steps + 1)
         self._lift()
         if self._watch is not None:
@@ -91,4 +102,5 @@ class Trials:
             self._watch = None
         tape, device = (self.tape, self.device) if self.tape else (_core.latest_tape(self._seen), _core.steps_device())
         facts: dict[str, Any] = {"trial_steps": self.steps, "trials": [rung for rung in self.rungs if rung["steps"]]}
+        facts["trial_free_steps"] = self.free["steps"]
         return facts if tape is None else {**facts, "tape": tape.json(), "tape_device": device}
