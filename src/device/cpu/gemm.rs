@@ -4,7 +4,8 @@
 //!
 //! - `Dot`: few rows and both operands contiguous along k. Registers run along k, nothing is copied.
 //! - `Tiles`: everything else. C is cut into register tiles (see `tile`); k is cut into blocks whose panels fit the
-//!   caches. Panels of B, and of A, are packed first (`pack`) unless reading them in place is as good.
+//!   caches. Panels of B, and of A, are packed first, or by the thread that comes to them (`pack`), unless reading them in
+//!   place is as good.
 //! - a batch of small matrices is shared out by matrix, a large matrix by groups of tiles; a small C with a long k (a
 //!   weight gradient) is cut along k into slices, whose sums are added in order.
 //!
@@ -107,7 +108,7 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Elements of scratch memory that [`Planned::run`] needs. May grow with the number of threads, for a batch of matrices.
+    /// Elements of scratch memory that [`Planned::run`] needs. May grow with the number of threads.
     pub fn workspace(&self) -> usize {
         if self.plan.problem.is_empty() { 0 } else { self.plan.workspace(pool::threads()) }
     }
