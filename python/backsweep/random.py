@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from . import _core, errors
 from ._core import Tensor, apply
 from .attach import method
-from .creation import check_device, placed
+from .creation import check_device, placed, tensor
 from .dtypes import float32, float64, int64
 from .shape import sizes_of
 from .types import DType
@@ -174,31 +175,43 @@ def bernoulli(input: Tensor) -> Tensor:
 def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> Tensor:
     """Places along the last dim, drawn with probabilities in proportion to the elements.
 
+    One sample, or samples with replacement, take elements below 2⁻³⁰ of the largest as 0.
     Shapes: [c] → [num_samples], [n, c] → [n, num_samples]
     """
     if input.ndim not in (1, 2) or not input.shape[-1]:
         raise errors.ShapeError(f"multinomial: weights of shape {list(input.shape)}; [c] or [n, c] is needed")
-    weights = input.detach().double()
-    total = weights.sum(-1, keepdim=True)
-    if not bool((weights >= 0).all()) or not bool(((total > 0) & total.isfinite()).all()):
+    weights = input.detach()
+    weights = weights if weights.dtype is float64 else weights.float()
+    top = weights.amax(-1, keepdim=True)
+    if not bool((weights >= 0).all()) or not bool(((top > 0) & top.isfinite()).all()):
         raise errors.ValueError(
             "multinomial: some weight is negative or not finite, or all of a row are 0; finite sums above 0 are needed"
         )
-    if replacement:
-        ends = weights.cumsum(-1)
-        drawn = _core.uniform((*input.shape[:-1], num_samples), float64) * total
-        # A draw belongs to the first element whose end is above it, which has a weight above 0.
-        past = (ends.unsqueeze(-2) <= drawn.unsqueeze(-1)).sum(-1)
-        last = (ends < total).sum(-1, keepdim=True)
-        return past.minimum(last)
+    if replacement or num_samples == 1:
+        return _core.choose(_whole(weights, top).cumsum(-1).contiguous(), num_samples)
+    if input.device != "cpu":
+        raise errors.DeviceError(
+            f"multinomial: {num_samples} samples without replacement are drawn in float64, which GPUs have not here; "
+            "one, or any number with replacement, can be drawn there (help: x.cpu())"
+        )
     fewest = int((weights > 0).sum(-1).amin().item())
     if num_samples > fewest:
         raise errors.ValueError(
             f"multinomial: {num_samples} samples without replacement of {fewest} elements above 0; no more can be drawn"
         )
     # The first to ring of clocks that run at these rates are a draw without replacement.
-    clocks = (1.0 - _core.uniform(input.shape, float64)).log().neg() / weights
+    clocks = (1.0 - _core.uniform(input.shape, float64)).log().neg() / weights.double()
     return clocks.topk(num_samples, -1, largest=False)[1]
+
+
+def _whole(weights: Tensor, top: Tensor) -> Tensor:
+    """The weights in units of 2⁻³⁰ of a power of two above the largest, rounded down; the same on every device."""
+    steps = [30 - math.frexp(value)[1] for value in top.flatten().tolist()]
+    # Powers of two round nothing; half of the way at a time, so that both are in range.
+    for part in ([step // 2 for step in steps], [step - step // 2 for step in steps]):
+        factors = tensor([math.ldexp(1.0, step) for step in part], dtype=weights.dtype)
+        weights = weights * factors.reshape(top.shape).to(weights.device)
+    return weights.floor().to(int64)
 
 
 def rand_like(

@@ -94,10 +94,7 @@ fn randint(py: Python<'_>, low: i64, high: i64, shape: Vec<usize>, device: Optio
         return filled.map(|()| PyTensor::new(Var::constant(tensor))).map_err(raise);
     }
     for (i, v) in tensor.view().out::<i64>().iter_mut().enumerate() {
-        let i = 2 * i as u64;
-        let bits = (u64::from(stream.bits(i)) << 32) | u64::from(stream.bits(i + 1));
-        // The high half of a 128-bit product: even to 2⁻⁶⁴ (Lemire 2019).
-        *v = low.wrapping_add(((u128::from(bits) * u128::from(span)) >> 64) as i64);
+        *v = low.wrapping_add(stream.below(span, 2 * i as u64) as i64);
     }
     Ok(PyTensor::new(Var::constant(tensor)))
 }
@@ -114,10 +111,31 @@ fn randperm(py: Python<'_>, n: usize) -> PyResult<PyTensor> {
     }
     list.iter_mut().enumerate().for_each(|(i, v)| *v = i as i64);
     for i in (1..n).rev() {
-        let bits = (u64::from(stream.bits(2 * i as u64)) << 32) | u64::from(stream.bits(2 * i as u64 + 1));
-        list.swap(i, ((u128::from(bits) * (i as u128 + 1)) >> 64) as usize);
+        list.swap(i, stream.below(i as u64 + 1, 2 * i as u64) as usize);
     }
     Ok(PyTensor::new(Var::constant(tensor)))
+}
+
+/// Places along the last dim, drawn in proportion to whole weights of which these are the running totals, int64.
+#[pyfunction]
+fn choose(py: Python<'_>, ends: &PyTensor, samples: usize) -> PyResult<PyTensor> {
+    frames::note_as(py, "multinomial")?;
+    let ends = ends.tensor();
+    let (&n, outer) = ends.shape().split_last().expect("bug: totals of a number");
+    assert!(ends.dtype() == DType::I64 && ends.layout().is_contiguous() && n > 0, "bug: these are no totals");
+    let shape: Vec<usize> = outer.iter().copied().chain([samples]).collect();
+    let meta = Meta::contiguous("multinomial", &shape, DType::I64, ends.device()).map_err(raise)?;
+    let y = Tensor::empty(meta, Category::Temporary).map_err(raise)?;
+    let stream = draw(2 * y.numel() as u64);
+    if !arena::on_paper() {
+        match ends.device() {
+            Device::Cpu => random::choose(ends.view().slice(), n, samples, y.view().out(), stream),
+            Device::Gpu(number) => gpu::open(number)
+                .and_then(|gpu| on_gpu::choose(gpu, &ends.buffer(), &y.buffer(), samples, stream))
+                .map_err(raise)?,
+        }
+    }
+    Ok(PyTensor::new(Var::constant(y)))
 }
 
 /// Starts the generator again from a seed.
@@ -150,6 +168,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(normal, m)?)?;
     m.add_function(wrap_pyfunction!(randint, m)?)?;
     m.add_function(wrap_pyfunction!(randperm, m)?)?;
+    m.add_function(wrap_pyfunction!(choose, m)?)?;
     m.add_function(wrap_pyfunction!(manual_seed, m)?)?;
     m.add_function(wrap_pyfunction!(next_stream, m)?)?;
     m.add_function(wrap_pyfunction!(rng_state, m)?)?;

@@ -1,4 +1,4 @@
-//! Matrix products: matmul with broadcasting batches, and linear, which adds a bias on the way.
+//! Matrix products, with broadcasting batches.
 
 use super::args::Args;
 use super::laws::{Domain, Exact, Sample};
@@ -18,7 +18,6 @@ use crate::tensor::{Meta, Tensor};
 
 pub fn register(list: &mut Vec<Entry>) {
     list.push(Entry { name: "matmul", build: Matmul::build, samples: Matmul::samples });
-    list.push(Entry { name: "linear", build: Linear::build, samples: Linear::samples });
 }
 
 /// a [.., m, k] · b [.., k, n] → [.., m, n]; a 1-d side is a row or a column whose dim is dropped again.
@@ -49,7 +48,7 @@ fn matrices(a: &[usize], b: &[usize]) -> Result<[Dims; 3]> {
     Ok([left, right, y])
 }
 
-fn matched_types(op: &str, x: &[&Meta]) -> Result<DType> {
+pub(super) fn matched_types(op: &str, x: &[&Meta]) -> Result<DType> {
     x.iter().try_for_each(|m| expect_float(op, m))?;
     match x.iter().find(|m| m.dtype != x[0].dtype) {
         None => Ok(x[0].dtype),
@@ -85,7 +84,7 @@ impl Matmul {
 }
 
 /// A tensor under another shape with the same elements: 1-d sides as matrices.
-fn as_shape(t: &Tensor, shape: &[usize]) -> Tensor {
+pub(super) fn as_shape(t: &Tensor, shape: &[usize]) -> Tensor {
     if t.shape() == shape {
         return t.clone();
     }
@@ -94,7 +93,7 @@ fn as_shape(t: &Tensor, shape: &[usize]) -> Tensor {
     t.with_layout(Layout::strided(shape, &strides), t.offset())
 }
 
-fn product(a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<()> {
+pub(super) fn product(a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<()> {
     let product = Product { a: a.view(), b: b.view(), bias: bias.map(Tensor::view), y: y.view() };
     match y.dtype() {
         DType::F64 => multiply::<f64>(&product),
@@ -136,7 +135,7 @@ fn packed_product_on(gpu: &Gpu, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, y
         };
     }
     let (left, right, bias, out) = (a.buffer(), b.buffer(), bias.map(Tensor::buffer), y.buffer());
-    let Some(plan) = gemm::plan("matmul", &left, &right, bias.as_ref(), &out)? else { return Ok(false) };
+    let Some(plan) = gemm::plan("matmul", &left, &right, [bias.as_ref(), None], &out)? else { return Ok(false) };
     let scratch = scratch("matmul", plan.scratch_bytes(), y)?;
     plan.run(gpu, scratch.as_ref().map(Tensor::place)).map(|_| true)
 }
@@ -256,141 +255,15 @@ fn reduced(back: &mut Back, v: V, shape: &[usize]) -> Result<V> {
 }
 
 /// xᵀ · dy over all leading dims at once: x [.., k], dy [.., n] → [k, n].
-fn weight_gradient(back: &mut Back, x: V, dy: V) -> Result<V> {
-    let rows = |back: &mut Back, v: V| {
-        let shape = back.shape(v);
-        let last = shape[shape.len() - 1];
-        let count = shape[..shape.len() - 1].iter().product();
-        back.reshape(v, &[count, last])
-    };
+pub(super) fn weight_gradient(back: &mut Back, x: V, dy: V) -> Result<V> {
     let (x, dy) = (rows(back, x)?, rows(back, dy)?);
     let xt = back.transpose(x)?;
     back.matmul(xt, dy)
 }
 
-/// y = x · wᵀ + b: x [.., k], w [n, k], b [n] (optional) → [.., n]
-#[derive(Debug)]
-pub struct Linear;
-
-impl Linear {
-    fn build(_: &mut Args) -> Result<OpRef> {
-        Ok(OpRef::Static(&Linear))
-    }
-
-    fn samples() -> Vec<Sample> {
-        let of = |x: &[usize], w: &[usize], bias: bool| {
-            let mut inputs = vec![(x, Domain::Any), (w, Domain::Any)];
-            let n = [w[0]];
-            if bias {
-                inputs.push((&n, Domain::Any));
-            }
-            Sample::of(Self::build, &[], &inputs)
-        };
-        vec![
-            of(&[4, 5], &[3, 5], true),
-            of(&[4, 5], &[3, 5], false),
-            of(&[2, 3, 5], &[7, 5], true),
-            of(&[5], &[3, 5], true),
-            of(&[0, 5], &[3, 5], true),
-            of(&[40, 33], &[70, 33], true),
-        ]
-    }
-}
-
-impl Linear {
-    /// The product's sides and its result: one long matrix where the strides allow it, a batch of matrices where not.
-    fn sides(x: &[&Tensor], y: &[Tensor]) -> Result<[Tensor; 3]> {
-        let wide = Dims::from_slice(&[1, x[0].numel()]);
-        let input = if x[0].shape().len() == 1 { as_shape(x[0], &wide) } else { x[0].clone() };
-        let mut out = Dims::from_slice(input.shape());
-        *out.last_mut().expect("bug: a 0-d input passed") = x[1].shape()[0];
-        let out = y[0].with_layout(Layout::contiguous("linear", &out)?, 0);
-        let w = x[1].layout();
-        let turned = Layout::strided(&[w.shape()[1], w.shape()[0]], &[w.strides()[1], w.strides()[0]]);
-        Ok([input, x[1].with_layout(turned, x[1].offset()), out])
-    }
-}
-
-impl Op for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-    fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
-        if x.len() != 2 && x.len() != 3 {
-            return Err(crate::error::arity("linear", x.len(), "2 or 3"));
-        }
-        let (input, weight) = (x[0].shape(), x[1].shape());
-        if weight.len() != 2 || input.is_empty() || input[input.len() - 1] != weight[1] {
-            return Err(Error::shape(format!(
-                "linear: input {input:?} with weight {weight:?}; the weight must be [out, in] and the input's last dim in"
-            )));
-        }
-        if let Some(bias) = x.get(2)
-            && bias.shape() != [weight[0]]
-        {
-            return Err(Error::shape(format!(
-                "linear: bias {:?} with weight {weight:?}; the bias must be [{}]",
-                bias.shape(),
-                weight[0]
-            )));
-        }
-        let mut y = Dims::from_slice(input);
-        *y.last_mut().expect("bug: a 0-d input passed") = weight[0];
-        output("linear", x, &y, matched_types("linear", x)?)
-    }
-    fn saves(&self, needs: Mask) -> Saves {
-        Saves::inputs(if needs & bit(0) != 0 { bit(1) } else { 0 } | if needs & bit(1) != 0 { bit(0) } else { 0 })
-    }
-    fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
-        Cost { flops: 2.0 * y[0].numel() as f64 * x[1].shape()[1] as f64, ..Cost::streaming(x, y, 0.0) }
-    }
-    fn layouts(&self, input: usize) -> Layouts {
-        if input == 2 { Layouts::Contiguous } else { Layouts::Any }
-    }
-    fn allocates(&self) -> bool {
-        true
-    }
-    fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        let [input, weight, out] = Linear::sides(x, y)?;
-        product(&input, &weight, x.get(2).copied(), &out)
-    }
-    fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
-        let [input, weight, out] = Linear::sides(x, y)?;
-        product_on(gpu, &input, &weight, x.get(2).copied(), &out)
-    }
-    fn gpu_takes_half(&self) -> bool {
-        true
-    }
-    fn vjp(&self, back: &mut Back) -> Result<()> {
-        let dy = back.dy();
-        if back.needs(0) {
-            let w = back.input(1)?;
-            let dx = back.matmul(dy, w)?;
-            back.give(0, dx);
-        }
-        if back.needs(1) {
-            let x = back.input(0)?;
-            let dw = weight_gradient(back, dy, x)?;
-            back.give(1, dw);
-        }
-        if back.inputs() > 2 && back.needs(2) {
-            // The sweep sums a gradient down to its input's shape.
-            back.give(2, dy);
-        }
-        Ok(())
-    }
-    fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>> {
-        let mut shape = Dims::from(x[0].shape.as_slice());
-        let (rank, k) = (shape.len(), shape[shape.len() - 1]);
-        shape[rank - 1] = x[1].shape[0];
-        Some(vec![Exact::build(&shape, |index| {
-            let mut at = Dims::from(index);
-            let n = index[rank - 1];
-            let term = |p: usize| {
-                at[rank - 1] = p;
-                x[0].at(&at) * x[1].at(&[n, p])
-            };
-            (0..k).map(term).sum::<f64>() + x.get(2).map_or(0.0, |b| b.at(&[n]))
-        })])
-    }
+/// [.., n] as one matrix.
+pub(super) fn rows(back: &mut Back, v: V) -> Result<V> {
+    let shape = back.shape(v);
+    let (last, outer) = shape.split_last().expect("bug: rows of a number");
+    back.reshape(v, &[outer.iter().product(), *last])
 }

@@ -14,6 +14,7 @@ pub mod dropout;
 pub mod index;
 pub mod laws;
 pub mod layer_norm;
+pub mod linear;
 pub mod matmul;
 pub mod pointwise;
 pub mod pooling;

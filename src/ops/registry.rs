@@ -20,6 +20,7 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     super::views::register(&mut list);
     super::cast::register(&mut list);
     super::matmul::register(&mut list);
+    super::linear::register(&mut list);
     super::relu::register(&mut list);
     super::reduce::register(&mut list);
     super::softmax::register(&mut list);

@@ -424,6 +424,10 @@ if THERE:
             lambda **how: F.dropout(bs.ones(1001, **how), 0.3),
             lambda **how: bs.full((500,), 0.3, **how).bernoulli(),
             lambda **how: bs.zeros(9, **how).uniform_(-1, 1),
+            lambda **how: bs.multinomial(bs.rand(3, 1000, **how), 500, replacement=True),
+            lambda **how: bs.multinomial(bs.rand(4, 70_000, **how).square(), 1),
+            lambda **how: bs.multinomial(bs.rand(20, dtype=bs.float16, **how), 30, replacement=True),
+            lambda **how: bs.multinomial(bs.tensor([[1e-30, 3e-30, 0.0], [3e38, 2e38, 1e38]], **how), 99, replacement=True),
         ):
             drawn = []
             for device in ("cpu", "gpu"):
@@ -431,6 +435,8 @@ if THERE:
                 bs.rand(3)
                 drawn.append(make(device=device))
             assert drawn[1].device == "gpu" and drawn[0].tolist() == drawn[1].cpu().tolist()
+        with pytest.raises(bs.errors.DeviceError, match="2 samples without replacement are drawn in float64"):
+            bs.multinomial(bs.ones(5, device="gpu"), 2)
         bs.manual_seed(4)
         near = bs.randn(10000)
         bs.manual_seed(4)

@@ -764,6 +764,12 @@ def test_draws_have_their_distributions() -> None:
     drawn = array(bs.multinomial(weights, 20_000, replacement=True))
     assert abs((drawn[0] == 2).mean() - 0.75) < 0.02 and abs((drawn[1] == 0).mean() - 0.5) < 0.02
     assert not (drawn[0] == 1).any() and not (drawn[1] == 2).any()
+    # One without replacement is one with it; sizes of numbers do not matter, nor their type.
+    rows = bs.tensor([[1e-40, 3e-40, 0.0], [1e38, 3e38, 0.0]]).repeat(5000, 1)
+    for kind in (bs.float32, bs.float64):
+        once = array(bs.multinomial(rows.to(kind), 1))[:, 0]
+        assert abs((once == 1).mean() - 0.75) < 0.02 and not (once == 2).any()
+    assert bs.multinomial(bs.tensor([0, 7, 0]), 4, replacement=True).tolist() == [1, 1, 1, 1]
     assert sorted(bs.multinomial(bs.ones(6), 6).tolist()) == list(range(6))
     with pytest.raises(bs.errors.ValueError, match="no more can be drawn"):
         bs.multinomial(weights, 3)

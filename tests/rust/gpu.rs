@@ -658,6 +658,46 @@ fn in_each_way(work: &dyn Fn()) {
     }
 }
 
+/// The same matrix, its columns side by side.
+fn turned(t: Tensor) -> Tensor {
+    let [m, n] = t.shape()[..] else { return t };
+    let shape = Meta::contiguous("test", &[n, m], t.dtype(), Device::Cpu).unwrap();
+    let other = t.with_layout(Layout::strided(&[n, m], &[1, n as isize]), 0);
+    let other = run::converted(&other, shape, Category::Input).unwrap();
+    other.with_layout(Layout::strided(&[m, n], &[1, m as isize]), 0)
+}
+
+#[test]
+fn gradients_of_biases_are_summed_beside_those_of_weights() {
+    let Some((device, _turn)) = device() else { return };
+    let any = |shape: &[usize], seed: u64| random_tensor(shape, Domain::Any, seed);
+    // Tiles of 128 and of 64; words of four along rows, along k and not at all; cut along k.
+    for [m, n, k] in [[40, 520, 515], [36, 68, 130], [600, 5, 8], [3000, 70, 65], [1, 1, 1], [70_000, 3, 2]] {
+        let (dy, x) = (any(&[m, n], 1), any(&[m, k], 2));
+        agrees("linear_gradient", &[], &[dy.clone(), x.clone()], device, 2e-5);
+        agrees("linear_gradient", &[], &[turned(dy), x], device, 2e-5);
+    }
+    let (gpu, op) = (gpu::open(0).unwrap(), registry::build("linear_gradient", &[]).unwrap());
+    // One kernel, and one that joins the parts.
+    for (m, kernels) in [(36, 1), (600, 2)] {
+        let (dy, x) = (on(&any(&[m, 5], 1), device), on(&any(&[m, 8], 2), device));
+        let before = gpu.counts().unwrap().dispatches;
+        let _held = run::compute(&*op, &[&dy, &x], false).unwrap();
+        assert_eq!(gpu.counts().unwrap().dispatches - before, kernels);
+    }
+    let sums = |dy: &Tensor| {
+        let x = any(&[dy.shape()[0], 6], 2);
+        run::compute(&*op, &[&on(dy, device), &on(&x, device)], false).unwrap()[1].numbers().unwrap()
+    };
+    for m in [9, 700] {
+        let mut data = vec![1.0; m * 5];
+        (data[5], data[11], data[m * 5 - 3], data[23]) = (f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::INFINITY);
+        let got = sums(&tensor(&[m, 5], &data, DType::F32));
+        assert!(got[0].is_nan() && got[2] == f64::NEG_INFINITY, "{got:?}");
+        assert_eq!([got[1], got[3], got[4]], [f64::INFINITY, f64::INFINITY, m as f64]);
+    }
+}
+
 #[test]
 fn products_of_halves_are_summed_in_float32_and_rounded_once() {
     let Some((device, _turn)) = device() else { return };
@@ -681,17 +721,12 @@ fn products_of_halves_are_summed_in_float32_and_rounded_once() {
                 (&[5, 1], &[1, 3]),
             ] {
                 agree(device, "matmul", &[], &[any(a, 1), any(b, 2)]);
-                let turned = |t: Tensor| {
-                    let [m, n] = t.shape()[..] else { return t };
-                    run::converted(
-                        &t.with_layout(Layout::strided(&[n, m], &[1, n as isize]), 0),
-                        Meta::contiguous("test", &[n, m], dtype, Device::Cpu).unwrap(),
-                        Category::Input,
-                    )
-                    .map(|t| t.with_layout(Layout::strided(&[m, n], &[1, m as isize]), 0))
-                    .unwrap()
-                };
                 agree(device, "matmul", &[], &[turned(any(a, 1)), turned(any(b, 2))]);
+                if let ([m, k], [_, n]) = (a, b) {
+                    let (dy, x) = (any(&[*k, *m], 1), any(&[*k, *n], 2));
+                    agree(device, "linear_gradient", &[], &[dy.clone(), x.clone()]);
+                    agree(device, "linear_gradient", &[], &[turned(dy), x]);
+                }
             }
             agree(device, "linear", &[], &[any(&[3, 5, 36], 1), any(&[44, 36], 2), any(&[44], 3)]);
             // A bias that is added behind a product too long for one kernel.
@@ -711,7 +746,8 @@ fn products_of_halves_are_summed_in_float32_and_rounded_once() {
                 let y = run::compute(&*op, &tensors.iter().collect::<Vec<_>>(), false).unwrap();
                 let dy = any(y[0].shape(), 6);
                 agree(device, "conv2d_data_gradient", &all(&[ints(&x[2..])]), &[dy.clone(), any(&weight, 4)]);
-                agree(device, "conv2d_weight_gradient", &all(&[ints(&weight[2..])]), &[any(&x, 3), dy]);
+                let own = all(&[ints(&weight[2..]), flag(bias)]);
+                agree(device, "conv2d_weight_gradient", &own, &[any(&x, 3), dy]);
             }
         }
     });

@@ -32,6 +32,13 @@ impl Stream {
         philox4x32(at / 4, self.key)[(at % 4) as usize]
     }
 
+    /// Of the whole numbers below `span`, the one of elements `i` and i + 1: the high half of a 128-bit product, even to 2⁻⁶⁴
+    /// (Lemire 2019).
+    pub fn below(self, span: u64, i: u64) -> u64 {
+        let bits = (u64::from(self.bits(i)) << 32) | u64::from(self.bits(i + 1));
+        ((u128::from(bits) * u128::from(span)) >> 64) as u64
+    }
+
     /// In [0, 1), 24 bits.
     pub fn uniform(self, i: u64) -> f32 {
         unit(self.bits(i))
@@ -40,6 +47,15 @@ impl Stream {
 
 fn unit(bits: u32) -> f32 {
     (bits >> 8) as f32 * (1.0 / 16_777_216.0)
+}
+
+/// y [rows, samples] = places drawn in proportion to whole weights, by their running totals `ends` [rows, n].
+pub fn choose(ends: &[i64], n: usize, samples: usize, y: &mut [i64], stream: Stream) {
+    for (i, y) in y.iter_mut().enumerate() {
+        let ends = &ends[i / samples * n..][..n];
+        let drawn = stream.below(ends[n - 1] as u64, 2 * i as u64) as i64;
+        *y = ends.partition_point(|end| *end <= drawn) as i64;
+    }
 }
 
 const CHUNK: usize = 16 * 1024;

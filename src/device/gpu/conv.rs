@@ -43,6 +43,7 @@ params!(Params {
     a_at: u32,
     b_at: u32,
     bias_at: u32,
+    sums_at: u32,
 });
 
 /// Tells these texts apart from other generated ones.
@@ -58,8 +59,8 @@ pub enum How {
     Forward { bias: bool },
     /// dx from dy and the weight.
     Data,
-    /// dweight from dy and x.
-    Weight,
+    /// dweight from dy and x, and dbias [out].
+    Weight { bias: bool },
 }
 
 /// The gradient of the images along an axis. Their elements fall into `phases` of `steps`, a stride apart, and those of a phase
@@ -113,12 +114,13 @@ impl<'a> Plan<'a> {
         let (m, k, n) = match how {
             How::Forward { .. } => (outside, taps * depth, width),
             How::Data => (s.n * all(|axis| axis.steps), all(|axis| axis.taps) * width, depth),
-            How::Weight => (width, outside, taps * depth),
+            How::Weight { .. } => (width, outside, taps * depth),
         };
         let sizes = Sizes { batch: phases * s.groups, m, k, n };
         let narrow = s.is_depthwise() || s.groups > 1 && depth.max(width) < NARROW;
         // Sums of phases do not lie in the order of the images, in which parts would be joined.
         let cut = Cut::new(sizes, narrow, how != How::Forward { bias: true } && phases == 1);
+        let cut = if how == (How::Weight { bias: true }) { cut.summing_rows(sizes) } else { cut };
         Plan { op, how, s, axes, sizes, cut }
     }
 
@@ -126,7 +128,7 @@ impl<'a> Plan<'a> {
         self.cut.scratch_bytes()
     }
 
-    /// Images are channels last, the weight contiguous, all gapless.
+    /// Images are channels last, the weight contiguous, all gapless; `bias` is read by the first way, and written by the last.
     pub fn run(
         &self,
         gpu: &Gpu,
@@ -142,6 +144,8 @@ impl<'a> Plan<'a> {
         }
         let (depth, width) = (s.c_in / s.groups, s.c_out / s.groups);
         let [down, across] = self.axes;
+        let weighs = matches!(self.how, How::Weight { .. });
+        let (bias, sums) = if weighs { (None, bias) } else { (bias, None) };
         for i in 0..2 {
             number([s.h, s.w][i] + 2 * s.padding[i])?;
         }
@@ -184,16 +188,17 @@ impl<'a> Plan<'a> {
             a_at: number(a.offset)?,
             b_at: number(b.offset)?,
             bias_at: number(bias.map_or(0, |b| b.offset))?,
+            sums_at: number(sums.map_or(0, |b| b.offset))?,
         };
         let how = match self.how {
             How::Forward { .. } => 0,
             How::Data => 1,
-            How::Weight => 2,
+            How::Weight { .. } => 2,
         };
         let constants = [
             ("HOW", how),
             ("HAS_BIAS", u32::from(bias.is_some())),
-            ("LEFT_M", u32::from(self.how == How::Weight)),
+            ("LEFT_M", u32::from(weighs)),
             ("RIGHT_N", u32::from(how > 0)),
             // As on the CPU, whose kernels for one channel a group leave the padding out.
             ("SKIPS", u32::from(s.is_depthwise())),
@@ -207,7 +212,7 @@ impl<'a> Plan<'a> {
         let fours = match self.how {
             How::Forward { .. } => [whole(depth, s.c_in, a), one_tap && whole(depth, depth, b)],
             How::Data => [whole(width, s.c_out, a), one_tap && whole(depth, depth, b)],
-            How::Weight => [whole(width, s.c_out, a), whole(depth, s.c_in, b)],
+            How::Weight { .. } => [whole(width, s.c_out, a), whole(depth, s.c_in, b)],
         };
         let product = tiles::Product {
             op: self.op,
@@ -221,9 +226,9 @@ impl<'a> Plan<'a> {
         };
         // Sums lie as [groups, m, n]; images as [pixel, channel], a weight as [out, channel, tap].
         let order = match self.how {
-            How::Weight => [(s.c_out, n), (depth, 1), (s.kh * s.kw, depth)],
+            How::Weight { .. } => [(s.c_out, n), (depth, 1), (s.kh * s.kw, depth)],
             _ => [(m, n), (batch, m * n), (n, 1)],
         };
-        product.run(gpu, [a, b], bias, y, scratch, &order)
+        product.run(gpu, [a, b], [bias, sums], y, scratch, order)
     }
 }

@@ -31,6 +31,7 @@ params!(Params {
     b_step1: i32,
     b_step2: i32,
     bias_at: u32,
+    sums_at: u32,
 });
 
 /// Tells these texts apart from other generated ones.
@@ -41,6 +42,7 @@ pub struct Plan<'a> {
     a: &'a Buffer<'a>,
     b: &'a Buffer<'a>,
     bias: Option<&'a Buffer<'a>>,
+    sums: Option<&'a Buffer<'a>>,
     y: &'a Buffer<'a>,
     params: Params,
     constants: [(&'static str, u32); 3],
@@ -55,13 +57,13 @@ pub const LONGEST_WITH_BIAS: usize = 4096;
 /// Batch dims that the kernel takes after neighbours have been merged.
 pub const BATCH_DIMS: usize = 3;
 
-/// y [.., m, n] = a [.., m, k] · b [.., k, n] + bias [n]; y is contiguous. `None` when the batch has too many dims of
-/// different strides: then the sides must be copied first.
+/// y [.., m, n] = a [.., m, k] · b [.., k, n] + bias [n], and sums [.., m] of the rows of a; y and sums are contiguous. `None`
+/// when the batch has too many dims of different strides: then the sides must be copied first.
 pub fn plan<'a>(
     op: &'static str,
     a: &'a Buffer,
     b: &'a Buffer,
-    bias: Option<&'a Buffer>,
+    [bias, sums]: [Option<&'a Buffer>; 2],
     y: &'a Buffer,
 ) -> Result<Option<Plan<'a>>> {
     let shape = y.layout.shape();
@@ -98,7 +100,9 @@ pub fn plan<'a>(
     let batch: usize = sizes.iter().product();
     let number = |v: usize| index(op, v);
     let step = |v: isize| index(op, v.unsigned_abs()).map(|_| v as i32);
-    let cut = Cut::new(Sizes { batch, m, k, n }, false, bias.is_none());
+    let whole = Sizes { batch, m, k, n };
+    let cut = Cut::new(whole, false, bias.is_none());
+    let cut = if sums.is_some() { cut.summing_rows(whole) } else { cut };
     let params = Params {
         splits: number(cut.splits)?,
         run: number(cut.run)?,
@@ -121,6 +125,7 @@ pub fn plan<'a>(
         b_step1: step(strides[1][1])?,
         b_step2: step(strides[1][2])?,
         bias_at: number(bias.map_or(0, |b| b.offset))?,
+        sums_at: number(sums.map_or(0, |b| b.offset))?,
     };
     number(y.offset)?;
     number(y.layout.numel())?;
@@ -143,7 +148,7 @@ pub fn plan<'a>(
         if constants[0].1 == 1 { four(a, (a_m, m), a_k, &strides[0]) } else { four(a, (a_k, k), a_m, &strides[0]) },
         if constants[1].1 == 1 { four(b, (b_n, n), b_k, &strides[1]) } else { four(b, (b_k, k), b_n, &strides[1]) },
     ];
-    Ok(Some(Plan { a, b, bias, y, params, constants, fours, cut, op }))
+    Ok(Some(Plan { a, b, bias, sums, y, params, constants, fours, cut, op }))
 }
 
 impl Plan<'_> {
@@ -162,7 +167,7 @@ impl Plan<'_> {
             words: self.params.words(),
             fours: self.fours,
         };
-        let order = [(self.y.layout.numel(), 1)];
-        product.run(gpu, [self.a, self.b], self.bias, self.y, scratch, &order)
+        let order = [(1, 0), (1, 0), (self.y.layout.numel(), 1)];
+        product.run(gpu, [self.a, self.b], [self.bias, self.sums], self.y, scratch, order)
     }
 }

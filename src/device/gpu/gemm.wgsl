@@ -6,7 +6,8 @@
 // the two name: `left_seat` (m), `left_key` (k), `left_at` (an element), `left_four` (a word), `right_seat` (n), `right_key` (k),
 // `right_at`, `right_four`. What they bring is a Cell or Four: float32, or float16 as it lies in memory, which is widened when it
 // is multiplied.
-// Where k is cut into `splits`, each leaves its sums in `part`, [splits, batch, m, n].
+// Where k is cut into `splits`, each leaves its sums in `part`, [splits, batch, m, n]. SUMS = 1: the rows of the left side are
+// added up as they are fetched, by the groups of all columns, and those of the first leave the sums (`leave_sum`).
 // Lines with $i (a row of the thread's tile), $h or $j (four rows, four columns) stand for all of them; see tiles.rs.
 
 const TILE: u32 = 16u * PER;
@@ -23,6 +24,8 @@ const RIGHT_DEEP: u32 = RIGHT_FOUR - RIGHT_SIDE;
 
 var<workgroup> left: array<LeftFour, DEEP * PITCH>;
 var<workgroup> right: array<RightFour, DEEP * PITCH>;
+// Of each thread, for four rows.
+var<workgroup> shares: array<vec4<f32>, 1u + 255u * SUMS>;
 
 // Four rows at k, or at four of k from there on.
 fn fetch_left(l0: Seat, l1: Seat, l2: Seat, l3: Seat, k: u32, k_end: u32) -> LeftBlock {
@@ -107,6 +110,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     let tx = t % 16u;
     let ty = t / 16u;
     var s$i_$j = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
+    var share = vec4<f32>(0.0f, 0.0f, 0.0f, 0.0f);
     // Beyond the last row or column the last one again, whose sums are not written.
     let last_m = p.m - select(1u, 4u, LEFT_SIDE == 1u);
     let last_n = p.n - select(1u, 4u, RIGHT_SIDE == 1u);
@@ -135,6 +139,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
                 left[(a_k + 2u) * PITCH + a_q] = next_left[2];
                 left[(a_k + 3u) * PITCH + a_q] = next_left[3];
             }
+            if (SUMS == 1u) {
+                share += vec4<f32>(next_left[0]);
+            }
+            if (SUMS * LEFT_DEEP == 1u) {
+                share += vec4<f32>(next_left[1]) + vec4<f32>(next_left[2]) + vec4<f32>(next_left[3]);
+            }
         }
         if (right_fetches) {
             right[b_k * PITCH + b_q] = next_right[0];
@@ -160,4 +170,21 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     }
     let start = whole * p.m * p.n;
     write_quad(start, row + ty * 4u + $mu, column + tx * 4u + $j * 64u, s$i_$j);
+    if (SUMS == 1u && column == 0u) {
+        // Threads that fetched the same rows are DEEP, or a quarter of that where each fetched four of k.
+        let lanes = select(DEEP, DEEP / 4u, LEFT_DEEP == 1u);
+        if (left_fetches) {
+            shares[a_k * lanes / DEEP * QUADS + a_q] = share;
+        }
+        workgroupBarrier();
+        if (t < TILE) {
+            var sum = 0.0f;
+            for (var lane = 0u; lane < lanes; lane++) {
+                sum += shares[lane * QUADS + t / 4u][t % 4u];
+            }
+            if (row + t < p.m) {
+                leave_sum(whole, row + t, sum);
+            }
+        }
+    }
 }

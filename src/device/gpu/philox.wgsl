@@ -24,3 +24,21 @@ fn random_bits(i: vec2<u32>) -> u32 {
     let odd = (at.x & 1u) == 1u;
     return select(select(words.x, words.y, odd), select(words.z, words.w, odd), (at.x & 2u) == 2u);
 }
+
+// The upper 64 bits of a product of 64-bit numbers (low word first).
+fn high_product(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    let cross = a.y * b.x;
+    let first = cross + m_high_product(a.x, b.x);
+    let carry = select(0u, 1u, first < cross);
+    let other = a.x * b.y;
+    let second = first + other;
+    let more = select(0u, 1u, second < other);
+    // Words 2 and 3 of the product.
+    let up = m_high_product(a.y, b.x) + carry;
+    let side = m_high_product(a.x, b.y) + more;
+    let sum = up + side;
+    let over = select(0u, 1u, sum < up);
+    let low = sum + a.y * b.y;
+    let last = select(0u, 1u, low < sum);
+    return vec2<u32>(low, m_high_product(a.y, b.y) + over + last);
+}

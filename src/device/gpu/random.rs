@@ -3,7 +3,7 @@
 
 use super::Gpu;
 use super::element::{reader, writer};
-use super::kernel::{Grid, index, params, with_constants};
+use super::kernel::{Bindings, Grid, Kernel, index, params, with_constants};
 use super::pointwise::Buffer;
 use crate::device::cpu::random::Stream;
 use crate::dtype::DType;
@@ -102,3 +102,46 @@ pub fn keep(gpu: &Gpu, x: &Buffer, y: &Buffer, stream: Stream, p: f64, scale: f3
     };
     fill(gpu, 2, x, y, &params)
 }
+
+/// Of their own, as a file has one `Params`.
+mod choose {
+    use super::*;
+
+    params!(Params {
+        count: u32,
+        samples: u32,
+        n: u32,
+        ends_at: u32,
+        y_at: u32,
+        key_low: u32,
+        key_high: u32,
+        offset_low: u32,
+        offset_high: u32,
+    });
+
+    static CHOOSE: Kernel =
+        Kernel::new("multinomial", concat!(include_str!("philox.wgsl"), include_str!("choose.wgsl")), Params::WGSL);
+
+    /// y [rows, samples] = places drawn by the running totals `ends` [rows, n]; both contiguous int64.
+    pub fn choose(gpu: &Gpu, ends: &Buffer, y: &Buffer, samples: usize, stream: Stream) -> Result<()> {
+        let number = |v: usize| index("multinomial", v);
+        let ([key_low, key_high], [offset_low, offset_high]) = (words(stream.key), words(stream.offset));
+        // Two words of the stream each.
+        number(2 * y.layout.numel())?;
+        number(ends.layout.numel())?;
+        let params = Params {
+            count: number(y.layout.numel())?,
+            samples: number(samples)?,
+            n: number(*ends.layout.shape().last().expect("bug: totals of a number"))?,
+            ends_at: number(ends.offset)?,
+            y_at: number(y.offset)?,
+            key_low,
+            key_high,
+            offset_low,
+            offset_high,
+        };
+        let bindings = [ends.place, y.place];
+        gpu.run(&CHOOSE, &[], Bindings::reading(1, &bindings), &params, Grid::threads(y.layout.numel()))
+    }
+}
+pub use choose::choose;

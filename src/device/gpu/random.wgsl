@@ -20,24 +20,6 @@ fn normal(i: u32) -> f32 {
     return sqrt(-2.0f * select(far, near, missing < 0x80000000u)) * cosine(words.y);
 }
 
-// The upper 64 bits of a product of 64-bit numbers (low word first).
-fn high_product(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
-    let cross = a.y * b.x;
-    let first = cross + m_high_product(a.x, b.x);
-    let carry = select(0u, 1u, first < cross);
-    let other = a.x * b.y;
-    let second = first + other;
-    let more = select(0u, 1u, second < other);
-    // Words 2 and 3 of the product.
-    let up = m_high_product(a.y, b.x) + carry;
-    let side = m_high_product(a.x, b.y) + more;
-    let sum = up + side;
-    let over = select(0u, 1u, sum < up);
-    let low = sum + a.y * b.y;
-    let last = select(0u, 1u, low < sum);
-    return vec2<u32>(low, m_high_product(a.y, b.y) + over + last);
-}
-
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = thread(id, groups);

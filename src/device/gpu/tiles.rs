@@ -1,18 +1,31 @@
-//! How a product of matrices is cut into tiles, and the text of its kernel (`gemm.wgsl`, `direct.wgsl`).
+//! How a product of matrices is cut into tiles, and the text of its kernel (`gemm.wgsl`, `direct.wgsl`, `join.wgsl`).
 
 use super::Gpu;
 use super::element;
-use super::fold::{self, How, Operands};
 use super::group::{Head, NO_FINISH, Span};
 use super::halves::{self, Halves};
-use super::kernel::{Bindings, Grid, Words, with_constants};
+use super::kernel::{Bindings, Grid, Params as _, Words, index, params, with_constants};
 use super::pointwise::{self, Buffer};
 use crate::arena::space::Place;
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::shape::Layout;
 use smallvec::SmallVec;
 use std::sync::Arc;
+
+params!(Join {
+    outputs: u32,
+    rows: u32,
+    splits: u32,
+    size1: u32,
+    size2: u32,
+    step0: u32,
+    step1: u32,
+    step2: u32,
+    sums_at: u32,
+});
+
+/// Tells these texts apart from other generated ones.
+const TEXT: u32 = 17;
 
 /// A batch of products [m, k] · [k, n].
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +41,8 @@ const GROUPS: usize = 128;
 const THREADS: usize = 1 << 15;
 /// Parts of a cut k are added up by one thread each.
 const MOST_SPLITS: usize = 63;
+/// Stands for `sums.wgsl`.
+const NO_SUMS: &str = "fn leave_sum(whole: u32, m: u32, value: f32) {\n}\n";
 /// Of k, that a thread adds up in a row.
 const LONGEST: usize = 1 << 15;
 
@@ -41,6 +56,8 @@ pub struct Cut {
     pub run: usize,
     units: usize,
     sums: usize,
+    /// Of the left side, that are added up as well.
+    rows: usize,
 }
 
 impl Cut {
@@ -58,12 +75,17 @@ impl Cut {
         let wanted = if may_split { wanted.clamp(1, MOST_SPLITS) } else { 1 };
         let run = s.k.div_ceil(wanted).next_multiple_of(16).max(16);
         let splits = s.k.div_ceil(run).max(1);
-        Cut { per, splits, run, units: units * splits, sums }
+        Cut { per, splits, run, units: units * splits, sums, rows: 0 }
+    }
+
+    /// The same, where the rows of the left side are added up as well.
+    pub fn summing_rows(self, s: Sizes) -> Cut {
+        Cut { rows: s.batch * s.m, ..self }
     }
 
     /// Bytes of scratch memory for the sums of the splits.
     pub fn scratch_bytes(&self) -> usize {
-        if self.splits == 1 { 0 } else { self.splits * self.sums * 4 }
+        if self.splits == 1 { 0 } else { self.splits * (self.sums + self.rows) * 4 }
     }
 
     pub fn grid(&self) -> Grid {
@@ -72,7 +94,9 @@ impl Cut {
 
     /// The text: params and constants, the way to the operands, and the tiles.
     pub fn text(&self, constants: &[(&str, u32)], params: &str, operands: &str) -> String {
-        let text = with_constants(&[("PER", self.per as u32)], &with_constants(constants, params)) + operands;
+        let own = [("PER", self.per as u32), ("SUMS", u32::from(self.rows > 0))];
+        let text = with_constants(&own, &with_constants(constants, params)) + operands;
+        let text = text + if self.rows > 0 { include_str!("sums.wgsl") } else { NO_SUMS };
         text + &if self.per == 1 { include_str!("direct.wgsl").into() } else { unrolled(self.per) }
     }
 
@@ -84,17 +108,53 @@ impl Cut {
     }
 
     /// Adds up what the splits left. `order` are sizes and strides of the sums of a split in the order of y.
-    pub fn join(&self, gpu: &Gpu, op: &'static str, part: Place, order: &[(usize, usize)], y: &Buffer) -> Result<()> {
-        let mut shape = vec![self.splits];
-        shape.extend(order.iter().map(|(size, _)| size));
-        let mut strides = vec![self.sums as isize];
-        strides.extend(order.iter().map(|(_, stride)| *stride as isize));
-        let mut flags = vec![false; shape.len()];
-        flags[0] = true;
-        let layout = Layout::strided(&shape, &strides);
-        let x = Buffer { place: part, layout: &layout, offset: 0, dtype: DType::F32, whole: false, holder: None };
-        let plan = fold::plan(op, How::Sum, &x, &flags, [1.0, 0.0])?.expect("bug: partial sums of too many axes");
-        plan.run(gpu, op, Operands { x, other: None, own: None, more: None, y: *y, z: None }, None)
+    fn join(
+        &self,
+        gpu: &Gpu,
+        op: &'static str,
+        part: Place,
+        order: [(usize, usize); 3],
+        y: &Buffer,
+        sums: Option<&Buffer>,
+    ) -> Result<()> {
+        let number = |v: usize| index(op, v);
+        number(self.splits * (self.sums + self.rows))?;
+        let [(_, step0), (size1, step1), (size2, step2)] = order;
+        let params = Join {
+            outputs: number(self.sums)?,
+            rows: number(self.rows)?,
+            splits: number(self.splits)?,
+            size1: number(size1)?,
+            size2: number(size2)?,
+            step0: number(step0)?,
+            step1: number(step1)?,
+            step2: number(step2)?,
+            sums_at: number(sums.map_or(0, |b| b.offset))?,
+        };
+        let (halves, dtype) = (gpu.halves(), sums.map(|b| b.dtype));
+        let text = move || {
+            let adds = [("SUMS", u32::from(dtype.is_some()))];
+            let writer = match dtype {
+                Some(dtype) => element::writer("sums", 1, dtype, halves),
+                None => "fn sums_put(at: u32, value: f32) {\n}\n".into(),
+            };
+            with_constants(&adds, &writer) + include_str!("join.wgsl")
+        };
+        let mut head = Head {
+            key: SmallVec::from_slice(&[u32::MAX, TEXT, halves.key() << 4, dtype.map_or(u32::MAX, |d| d as u32)]),
+            params: Join::WGSL,
+            text: Arc::new(text),
+            bindings: SmallVec::from_slice(&[part]),
+            words: params.words(),
+            grid: Grid::threads(self.sums + self.rows),
+            reads: SmallVec::from_slice(&[Span::of(part)]),
+            writes: SmallVec::new(),
+        };
+        if let Some(sums) = sums {
+            head.bindings.push(sums.place);
+            head.writes.push(Span::of(sums.place));
+        }
+        gpu.hold(op, SmallVec::from_iter([pointwise::head(op, head, y)?]))
     }
 }
 
@@ -146,47 +206,54 @@ fn reader(side: &str, name: &str, binding: &str, dtype: DType, four: bool, halve
 }
 
 impl Product {
-    /// `order` is that of `join`.
+    /// `order` is that of `join`; sums are those of the rows of a.
     pub fn run(
         self,
         gpu: &Gpu,
         [a, b]: [&Buffer; 2],
-        bias: Option<&Buffer>,
+        [bias, sums]: [Option<&Buffer>; 2],
         y: &Buffer,
         scratch: Option<Place>,
-        order: &[(usize, usize)],
+        order: [(usize, usize); 3],
     ) -> Result<()> {
         let Product { op, cut, mut key, constants, params, operands, words, fours } = self;
         let (halves, dtypes) = (gpu.halves(), [a.dtype, b.dtype, bias.map_or(DType::F32, |b| b.dtype)]);
         let fetched = u32::from(fours[0]) << 1 | u32::from(fours[1]);
         key.push(dtypes.iter().fold(halves.key() << 2 | fetched, |key, dtype| key << 4 | *dtype as u32));
+        // Where there are none their number says so.
+        let summed = sums.map(|b| b.dtype);
+        key.push(summed.map_or(u32::MAX, |dtype| dtype as u32));
         let text = move |params: &str| {
             let left = reader("left", "Left", "a", dtypes[0], fours[0], halves);
             let right = reader("right", "Right", "b", dtypes[1], fours[1], halves);
-            cut.text(&constants, params, &(left + &right + &element::reader("bias", 2, dtypes[2]) + operands))
+            let bias = element::reader("bias", 2, dtypes[2]);
+            let sums = summed.map_or(String::new(), |dtype| element::writer("sums", 4, dtype, halves));
+            cut.text(&constants, params, &(left + &right + &bias + &sums + operands))
         };
         if y.layout.numel() == 0 {
             return Ok(());
         }
         let part = scratch.unwrap_or(y.place);
         // Without a bias its binding shows something else that is not read.
-        let bindings = [a.place, b.place, bias.map_or(part, |b| b.place), part];
+        let mut bindings: SmallVec<[Place; 6]> =
+            SmallVec::from_slice(&[a.place, b.place, bias.map_or(part, |b| b.place), part]);
+        bindings.extend(sums.map(|b| b.place));
         gpu.expect_rounds(op, cut.run + cut.run / 8)?;
         if cut.splits > 1 {
             let text = || text(params) + NO_FINISH;
             gpu.run_text(op, &key, &text, Bindings::reading(2, &bindings), &words, cut.grid())?;
-            return cut.join(gpu, op, part, order, y);
+            return cut.join(gpu, op, part, order, y, sums);
         }
         let reads = [Some(a), Some(b), bias].into_iter().flatten().map(|b| Span::of(b.place)).collect();
         let head = Head {
             key: SmallVec::from_slice(&key),
             params,
             text: Arc::new(move || text("")),
-            bindings: SmallVec::from_slice(&bindings),
+            bindings,
             words,
             grid: cut.grid(),
             reads,
-            writes: SmallVec::new(),
+            writes: sums.iter().map(|b| Span::of(b.place)).collect(),
         };
         gpu.hold(op, SmallVec::from_iter([pointwise::head(op, head, y)?]))
     }

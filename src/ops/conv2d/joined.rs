@@ -14,7 +14,7 @@ use crate::ops::{Back, Cost, Layouts, Metas, Op, OpRef, V, expect_inputs, fused_
 use crate::tensor::{Meta, Tensor};
 use smallvec::SmallVec;
 
-/// dweight from what `maker` reads, and dy as the last; not recorded.
+/// dweight, and dbias, from what `maker` reads, and dy as the last; not recorded.
 #[derive(Debug)]
 pub(super) struct WeightGradientOfMap {
     gradient: WeightGradient,
@@ -23,14 +23,14 @@ pub(super) struct WeightGradientOfMap {
 
 impl WeightGradientOfMap {
     /// For the vjp of a convolution whose images were not kept: this op and all that it reads but dy.
-    pub fn find(steps: &Steps, back: &mut Back) -> Result<Option<(WeightGradientOfMap, SmallVec<[V; 6]>)>> {
+    pub fn find(steps: &Steps, back: &mut Back, bias: bool) -> Result<Option<(WeightGradientOfMap, SmallVec<[V; 6]>)>> {
         let (x, weight) = (back.input_meta(0), back.input_meta(1).shape());
         let depthwise = steps.conv(WEIGHT, x.shape(), weight)?.is_depthwise();
         if x.dtype != DType::F32 || x.device != Device::Cpu || depthwise {
             return Ok(None);
         }
         let found = back.maker(0)?.filter(|(maker, _)| maker.as_channel_map().is_some());
-        let gradient = WeightGradient { steps: *steps, kernel: [weight[2], weight[3]] };
+        let gradient = WeightGradient { steps: *steps, kernel: [weight[2], weight[3]], bias };
         Ok(found.map(|(maker, operands)| (WeightGradientOfMap { gradient, maker }, operands)))
     }
 
@@ -47,6 +47,9 @@ impl Op for WeightGradientOfMap {
         expect_inputs(WEIGHT, x, x.len().max(2))?;
         self.gradient.infer(&[x[0], x[x.len() - 1]], false)
     }
+    fn visible(&self) -> usize {
+        self.gradient.visible()
+    }
     fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
         self.conv(x).map_or(Cost::default(), |s| cost(&s, x, y))
     }
@@ -61,15 +64,14 @@ impl Op for WeightGradientOfMap {
         let (s, (dy, read)) = (self.conv(&metas)?, x.split_last().expect("bug: a gradient of nothing"));
         let scratch = workspace::<f32>(conv::backward_weight_workspace(&s, true))?;
         let numbers = workspace::<f32>(3 * s.c_in)?;
-        if on_paper() {
-            return Ok(());
+        if !on_paper() {
+            let numbers = numbers.view().out::<f32>();
+            let map = self.maker.as_channel_map().expect("bug: the maker is no map of channels");
+            map.numbers(read, numbers);
+            let (x, dy, dweight) = (read[0].view().slice(), dy.view().slice(), y[0].view().out());
+            conv::backward_weight_of_map(&s, x, Affine::of(numbers), dy, dweight, scratch.view().out());
         }
-        let numbers = numbers.view().out::<f32>();
-        let map = self.maker.as_channel_map().expect("bug: the maker is no map of channels");
-        map.numbers(read, numbers);
-        let (x, dy, dweight) = (read[0].view().slice(), dy.view().slice(), y[0].view().out());
-        conv::backward_weight_of_map(&s, x, Affine::of(numbers), dy, dweight, scratch.view().out());
-        Ok(())
+        self.gradient.sum_bias(dy, y)
     }
     fn vjp(&self, _back: &mut Back) -> Result<()> {
         Err(fused_was_recorded(WEIGHT))

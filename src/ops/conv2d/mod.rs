@@ -9,8 +9,8 @@ use self::joined::WeightGradientOfMap;
 use super::args::{Args, flag, int, ints};
 use super::laws::{Domain, Exact, Sample};
 use super::reduce::on_gpu::scratch;
-use super::registry::Entry;
-use super::run::workspace;
+use super::registry::{self, Entry};
+use super::run::{self, workspace};
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, V, expect_float, expect_inputs, one_device};
 use crate::arena::on_paper;
 use crate::device::cpu::conv::{self, Conv};
@@ -147,7 +147,7 @@ fn cost(s: &Conv, x: &[&Meta], y: &[Meta]) -> Cost {
     Cost { flops: 2.0 * products, ..Cost::streaming(x, y, 0.0) }
 }
 
-/// One of the three from the other two, on a GPU.
+/// One of the three from the other two, on a GPU; `bias` is as `How` says.
 fn product_on(
     gpu: &Gpu,
     op: &'static str,
@@ -282,27 +282,29 @@ impl Op for Conv2d {
         true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
-        let dy = back.dy();
+        let (dy, biased) = (back.dy(), self.bias && back.needs(2));
+        let mut dbias = None;
         if back.needs(0) {
             let weight = back.input(1)?;
             let dx = self.steps.data_gradient(back, dy, weight, back.input_meta(0).shape())?;
             back.give(0, dx);
         }
         if back.needs(1) {
-            let dweight = match WeightGradientOfMap::find(&self.steps, back)? {
+            let dweight = match WeightGradientOfMap::find(&self.steps, back, biased)? {
                 Some((op, mut operands)) => {
                     operands.push(dy);
                     back.apply(op, &operands)?
                 }
                 None => {
                     let x = back.input(0)?;
-                    self.steps.weight_gradient(back, x, dy, back.input_meta(1).shape())?
+                    self.steps.weight_gradient(back, x, dy, back.input_meta(1).shape(), biased)?
                 }
             };
+            dbias = biased.then(|| back.next(dweight, 1));
             back.give(1, dweight);
         }
-        if self.bias && back.needs(2) {
-            let dbias = back.sum(dy, &[0, 2, 3], false)?;
+        if biased {
+            let dbias = dbias.map_or_else(|| back.sum(dy, &[0, 2, 3], false), Ok)?;
             back.give(2, dbias);
         }
         Ok(())
@@ -316,14 +318,16 @@ impl Op for Conv2d {
 }
 
 impl Steps {
-    fn forward(&self, back: &mut Back, x: V, weight: V) -> Result<V> {
-        back.apply(Conv2d { steps: *self, bias: false }, &[x, weight])
+    fn forward(&self, back: &mut Back, x: V, weight: V, bias: Option<V>) -> Result<V> {
+        let operands: SmallVec<[V; 3]> = [x, weight].into_iter().chain(bias).collect();
+        back.apply(Conv2d { steps: *self, bias: bias.is_some() }, &operands)
     }
     fn data_gradient(&self, back: &mut Back, dy: V, weight: V, x: &[usize]) -> Result<V> {
         back.apply(DataGradient { steps: *self, size: [x[2], x[3]] }, &[dy, weight])
     }
-    fn weight_gradient(&self, back: &mut Back, x: V, dy: V, weight: &[usize]) -> Result<V> {
-        back.apply(WeightGradient { steps: *self, kernel: [weight[2], weight[3]] }, &[x, dy])
+    /// That of the bias follows, if it is asked for.
+    fn weight_gradient(&self, back: &mut Back, x: V, dy: V, weight: &[usize], bias: bool) -> Result<V> {
+        back.apply(WeightGradient { steps: *self, kernel: [weight[2], weight[3]], bias }, &[x, dy])
     }
 }
 
@@ -413,12 +417,12 @@ impl Op for DataGradient {
         let ddx = back.dy();
         if back.needs(0) {
             let weight = back.input(1)?;
-            let ddy = self.steps.forward(back, ddx, weight)?;
+            let ddy = self.steps.forward(back, ddx, weight, None)?;
             back.give(0, ddy);
         }
         if back.needs(1) {
             let dy = back.input(0)?;
-            let dweight = self.steps.weight_gradient(back, ddx, dy, back.input_meta(1).shape())?;
+            let dweight = self.steps.weight_gradient(back, ddx, dy, back.input_meta(1).shape(), false)?;
             back.give(1, dweight);
         }
         Ok(())
@@ -431,27 +435,30 @@ impl Op for DataGradient {
     }
 }
 
-/// dweight [out, c / groups, kh, kw] from x and dy, for a `kernel` of kh, kw.
+/// dweight [out, c / groups, kh, kw] from x and dy, for a `kernel` of kh, kw; and dbias [out].
 #[derive(Debug)]
 pub struct WeightGradient {
     steps: Steps,
     kernel: [usize; 2],
+    bias: bool,
 }
 
 const WEIGHT: &str = "conv2d_weight_gradient";
 
 impl WeightGradient {
     fn build(args: &mut Args) -> Result<OpRef> {
-        Ok(WeightGradient { steps: Steps::read(args, WEIGHT)?, kernel: pair(args, WEIGHT, "kernel", 1)? }.into())
+        let (steps, kernel) = (Steps::read(args, WEIGHT)?, pair(args, WEIGHT, "kernel", 1)?);
+        Ok(WeightGradient { steps, kernel, bias: args.flag("has_bias")? }.into())
     }
 
     fn samples() -> Vec<Sample> {
-        let of = |case: &Case| {
+        let of = |(case, bias): (&Case, bool)| {
             let s = steps(case).conv(WEIGHT, &case.0, &case.1).expect("bug: a bad sample");
-            let attributes: Vec<_> = steps(case).attributes().into_iter().chain([ints(&case.1[2..])]).collect();
+            let own = [ints(&case.1[2..]), flag(bias)];
+            let attributes: Vec<_> = steps(case).attributes().into_iter().chain(own).collect();
             Sample::of(Self::build, &attributes, &[(&case.0, Domain::Any), (&y_shape(&s), Domain::Any)])
         };
-        CASES.iter().map(of).collect()
+        CASES.iter().flat_map(|case| [(case, false), (case, true)]).map(of).collect()
     }
 
     fn conv(&self, x: &[usize], dy: &[usize]) -> Result<Conv> {
@@ -478,15 +485,33 @@ impl WeightGradient {
     }
 }
 
+impl WeightGradient {
+    /// dbias, the second result, where it is asked for.
+    fn sum_bias(&self, dy: &Tensor, y: &[Tensor]) -> Result<()> {
+        if !self.bias {
+            return Ok(());
+        }
+        let sum = registry::build("sum", &[ints(&[0, 2, 3]), flag(false)])?;
+        run::into(&*sum, &[dy], &y[1..])
+    }
+}
+
 impl Op for WeightGradient {
     fn name(&self) -> &'static str {
         WEIGHT
+    }
+    fn visible(&self) -> usize {
+        1 + usize::from(self.bias)
     }
     fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
         expect_inputs(WEIGHT, x, 2)?;
         expect_alike(WEIGHT, x)?;
         let s = self.conv(x[0].shape(), x[1].shape())?;
-        super::output(WEIGHT, x, &[s.c_out, s.c_in / s.groups, s.kh, s.kw], x[0].dtype)
+        let mut y = super::output(WEIGHT, x, &[s.c_out, s.c_in / s.groups, s.kh, s.kw], x[0].dtype)?;
+        if self.bias {
+            y.extend(super::output(WEIGHT, x, &[s.c_out], x[0].dtype)?);
+        }
+        Ok(y)
     }
     fn saves(&self, needs: Mask) -> Saves {
         Saves::inputs((needs & 1) << 1 | (needs & 2) >> 1)
@@ -511,25 +536,39 @@ impl Op for WeightGradient {
             conv::backward_weight(s, x, dy, y.view().out::<E>(), scratch.view().out());
             Ok(())
         }
-        if y[0].dtype() == DType::F64 { go::<f64>(&s, x, &y[0]) } else { go::<f32>(&s, x, &y[0]) }
+        if y[0].dtype() == DType::F64 {
+            go::<f64>(&s, x, &y[0])?
+        } else {
+            go::<f32>(&s, x, &y[0])?
+        };
+        self.sum_bias(x[1], y)
     }
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
         let s = self.conv(x[0].shape(), x[1].shape())?;
-        product_on(gpu, WEIGHT, How::Weight, &s, [x[1], x[0]], None, &y[0])
+        product_on(gpu, WEIGHT, How::Weight { bias: self.bias }, &s, [x[1], x[0]], y.get(1), &y[0])
     }
     fn gpu_takes_half(&self) -> bool {
         true
     }
     fn vjp(&self, back: &mut Back) -> Result<()> {
-        let ddweight = back.dy();
-        if back.needs(0) {
+        let (ddweight, ddbias) = (back.dy_of(0), if self.bias { back.dy_of(1) } else { None });
+        if let (true, Some(ddweight)) = (back.needs(0), ddweight) {
             let dy = back.input(1)?;
             let dx = self.steps.data_gradient(back, dy, ddweight, back.input_meta(0).shape())?;
             back.give(0, dx);
         }
         if back.needs(1) {
-            let x = back.input(0)?;
-            let ddy = self.steps.forward(back, x, ddweight)?;
+            let ddy = match (ddweight, ddbias) {
+                (Some(ddweight), ddbias) => {
+                    let x = back.input(0)?;
+                    self.steps.forward(back, x, ddweight, ddbias)?
+                }
+                (None, ddbias) => {
+                    let (ddbias, dy) = (ddbias.expect("bug: a vjp without a gradient"), back.input_meta(1).shape());
+                    let ddbias = back.reshape(ddbias, &[dy[1], 1, 1])?;
+                    back.expand(ddbias, dy)?
+                }
+            };
             back.give(1, ddy);
         }
         Ok(())
@@ -538,6 +577,9 @@ impl Op for WeightGradient {
         let s = self.conv(&x[0].shape, &x[1].shape).ok()?;
         let mut dweight = Exact::zeros(&[s.c_out, s.c_in / s.groups, s.kh, s.kw]);
         each_term(&s, |a, at, b| dweight.data[at] += x[0].data[a] * x[1].data[b]);
-        Some(vec![dweight])
+        let mut dbias = Exact::zeros(&[s.c_out]);
+        let plane = s.out_h() * s.out_w();
+        x[1].data.iter().enumerate().for_each(|(at, dy)| dbias.data[at / plane % s.c_out] += dy);
+        Some([dweight].into_iter().chain(self.bias.then_some(dbias)).collect())
     }
 }

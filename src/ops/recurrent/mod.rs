@@ -9,7 +9,8 @@ mod on_gpu;
 
 use super::args::{Args, flag};
 use super::laws::{Domain, Exact, Sample};
-use super::matmul::multiply;
+use super::linear::affine_gradient;
+use super::matmul::{multiply, weight_gradient};
 use super::registry::Entry;
 use super::run::workspace;
 use super::{Back, Cost, Mask, Metas, Op, OpRef, Saves, V, expect_float, one_device};
@@ -270,9 +271,17 @@ impl Op for Recurrent {
             let dx = back.matmul(sums, w)?;
             back.give(0, dx);
         }
+        let biases = places.biased && (back.needs(places.b_ih()) || back.needs(places.b_hh()));
+        let mut db = None;
         if back.needs(places.w_ih()) {
             let x = plain_input(back, 0)?;
-            let dw = weight_gradient(back, sums, x)?;
+            let dw = if biases {
+                let [dw, sum] = affine_gradient(back, sums, x)?;
+                db = Some(sum);
+                dw
+            } else {
+                weight_gradient(back, sums, x)?
+            };
             back.give(places.w_ih(), dw);
         }
         if back.needs(places.w_hh()) {
@@ -280,8 +289,8 @@ impl Op for Recurrent {
             back.give(places.w_hh(), dw);
         }
         // The sweep sums a gradient down to its input's shape; what both biases share is summed once.
-        if places.biased && (back.needs(places.b_ih()) || back.needs(places.b_hh())) {
-            let db = back.sum(sums, &[0, 1], false)?;
+        if biases {
+            let db = db.map_or_else(|| back.sum(sums, &[0, 1], false), Ok)?;
             let own = if by_state == sums { db } else { back.sum(by_state, &[0, 1], false)? };
             back.give(places.b_ih(), db);
             back.give(places.b_hh(), own);
@@ -333,17 +342,6 @@ struct Gradients {
 fn plain_input(back: &mut Back, i: usize) -> Result<V> {
     let v = back.input(i)?;
     if back.tensor(v).layout().is_contiguous() { Ok(v) } else { back.call("contiguous", &[v], &[]) }
-}
-
-/// dyᵀ · x over steps and samples: dy [t, b, n], x [t, b, k] → [n, k].
-fn weight_gradient(back: &mut Back, dy: V, x: V) -> Result<V> {
-    let flat = |back: &mut Back, v: V| {
-        let shape = back.shape(v);
-        back.reshape(v, &[shape[..shape.len() - 1].iter().product(), shape[shape.len() - 1]])
-    };
-    let (dy, x) = (flat(back, dy)?, flat(back, x)?);
-    let dy = back.transpose(dy)?;
-    back.matmul(dy, x)
 }
 
 /// Steps `from` to `to` of [t, b, n].
