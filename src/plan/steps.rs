@@ -226,9 +226,7 @@ fn damage(problem: &Problem, made: &Made, dice: &mut Dice) -> Vec<Step> {
             for _ in 0..1 + dice.below(2) {
                 let before = dice.below(script.ops.min(made.reached + 1)) as u32;
                 let value = dice.below(script.bytes.len()) as u32;
-                // A value that no op will read is made on the way to others alone: later its maker may be gone.
-                let waits = script.gaps.at(ValueId(value), before as usize).is_some();
-                let make = waits && dice.below(2) == 0;
+                let make = script.maker[value as usize] < before && dice.below(2) == 0;
                 let from = steps.partition_point(|s| s.before < before);
                 let count = steps[from..].partition_point(|s| s.before == before);
                 steps.insert(from + dice.below(count + 1), Step { before, value: ValueId(value), make });

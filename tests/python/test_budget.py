@@ -119,11 +119,6 @@ def test_random_programs_keep_budgets_and_change_no_bit(chunk: int) -> None:
     assert counts["planned"] > 2 * counts["online in steps"] and counts["online"] > 2 * counts["online refused"]
 
 
-def test_a_plan_makes_nothing_whose_maker_is_gone() -> None:
-    """A search over lists of steps once put in the making of a value after the last op that reads it."""
-    check(9265, Counter())
-
-
 def perceptron() -> tuple[nn.Module, optim.Optimizer, bs.Tensor]:
     bs.manual_seed(3)
     net = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.Tanh()) for _ in range(8)))
