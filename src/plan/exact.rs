@@ -189,7 +189,7 @@ fn held(gaps: &Gaps, usual: Set, p: usize) -> Set {
 }
 
 /// Values made again after their release are dropped after the last step that reads them, if they are not before.
-pub fn drop_leftovers(script: &Script, steps: &mut Vec<Step>) {
+fn drop_leftovers(script: &Script, steps: &mut Vec<Step>) {
     let mut released = vec![usize::MAX; script.bytes.len()];
     for p in 0..script.ops {
         script.releases.get(p).iter().for_each(|&v| released[v as usize] = p);

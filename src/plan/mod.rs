@@ -16,7 +16,6 @@ pub mod problem;
 pub mod repeat;
 pub mod search;
 pub mod simulate;
-pub mod steps;
 pub mod tape;
 
 pub use exact::Step;
