@@ -119,6 +119,12 @@ def test_random_programs_keep_budgets_and_change_no_bit(chunk: int) -> None:
     assert counts["planned"] > 2 * counts["online in steps"] and counts["online"] > 2 * counts["online refused"]
 
 
+@pytest.mark.parametrize("seed", [7094, 9265])
+def test_programs_whose_plans_could_once_not_be_followed(seed: int) -> None:
+    """A planner that was tried made values after the last op that reads them, or before what they are made from was there."""
+    check(seed, Counter())
+
+
 def perceptron() -> tuple[nn.Module, optim.Optimizer, bs.Tensor]:
     bs.manual_seed(3)
     net = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.Tanh()) for _ in range(8)))
