@@ -121,7 +121,7 @@ def test_random_programs_keep_budgets_and_change_no_bit(chunk: int) -> None:
 
 @pytest.mark.parametrize("seed", [7094, 9265])
 def test_programs_whose_plans_could_once_not_be_followed(seed: int) -> None:
-    """A planner that was tried made values after the last op that reads them, or before what they are made from was there."""
+    """A planner that was tried made values whose maker, or what they are made from, was gone."""
     check(seed, Counter())
 
 
