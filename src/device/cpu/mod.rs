@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod bits;
+pub mod caches;
 pub mod channels;
 pub mod conv;
 pub mod convert;

@@ -1,6 +1,6 @@
 //! How one matrix is cut into blocks and tiles, which panels are packed when, and how the tiles are shared out.
 
-use super::super::pool;
+use super::super::{caches, pool};
 use super::pack::Panels;
 use super::tile::{self, Ahead, Bias, Element, Tile};
 use super::{ALIGNMENT_BYTES, CHUNK_NANOS, Layout, Operands, Problem, Scratch, part, rate};
@@ -30,6 +30,8 @@ pub struct Blocks {
     most_columns: usize,
     pack_a: Packing,
     pack_b: Packing,
+    /// Panels of A that are packed on use at a time.
+    a_panels: usize,
     /// B stays in the second cache of whoever goes through C along its rows.
     b_lasts: bool,
 }
@@ -39,7 +41,7 @@ pub struct Blocks {
 enum Packing {
     /// Read in place, save for a last panel of B that is not full.
     Never,
-    /// A panel at a time, by the thread that is about to use it.
+    /// A panel at a time, or a few of A, by the thread that is about to use it.
     OnUse,
     /// All panels of a block, before its tiles.
     First,
@@ -53,8 +55,11 @@ const MOST_ROWS: usize = 2016;
 const MOST_COLUMNS: usize = 2048;
 /// An unpacked operand that is read often must fit here, with the gaps between its rows.
 const DIRECT_BYTES: usize = 128 * 1024;
-/// A packed B of at most so many bytes stays in a thread's second cache, while panels of A come and go.
-const LASTING_BYTES: usize = 512 * 1024;
+/// A packed B of at most so many sixteenths of a thread's second cache stays there, while panels of A come and go.
+const LASTING_16THS: usize = 9;
+/// Columns of A that lie side by side are packed so many bytes of a row at a time: whole cache lines, while a row of one panel
+/// begins and ends inside of lines.
+const SIDE_BY_SIDE_BYTES: usize = 3 * 64;
 
 impl Blocks {
     pub fn new<T: Element>(problem: &Problem) -> Blocks {
@@ -78,7 +83,8 @@ impl Blocks {
         let few_passes = n <= 16 * shape.columns;
         let in_place = few_passes && (a.column == 1 && !rows_compete || reach(a.column, block) <= DIRECT_BYTES);
         let b_is_ready = pack_b == Packing::First || pack_b == Packing::Never && n.is_multiple_of(shape.lanes);
-        let b_lasts = b_is_ready && n.next_multiple_of(shape.columns) * block * size <= LASTING_BYTES;
+        let b_lasts = b_is_ready
+            && n.next_multiple_of(shape.columns) * block * size <= caches::second_bytes() / 16 * LASTING_16THS;
         let pack_a = if in_place {
             Packing::Never
         } else if b_lasts {
@@ -86,6 +92,9 @@ impl Blocks {
         } else {
             Packing::First
         };
+
+        let side_by_side =
+            if pack_a == Packing::OnUse && a.row == 1 { SIDE_BY_SIDE_BYTES / (size * shape.rows) } else { 1 };
 
         let whole = row_tiles <= 2 && pack_b == Packing::Never && pack_a == Packing::Never;
         let most_depth = if whole { k } else { block };
@@ -109,6 +118,7 @@ impl Blocks {
             most_columns: MOST_COLUMNS,
             pack_a,
             pack_b,
+            a_panels: side_by_side.clamp(1, row_tiles),
             b_lasts,
         }
     }
@@ -117,7 +127,7 @@ impl Blocks {
     fn parts(&self) -> [usize; 4] {
         let (a, own_a) = match self.pack_a {
             Packing::First => (self.m.min(self.most_rows).div_ceil(self.rows) * self.a_width, 0),
-            Packing::OnUse => (0, self.a_width),
+            Packing::OnUse => (0, self.a_panels * self.a_width),
             Packing::Never => (0, 0),
         };
         let (b, own_b) = match self.pack_b {
@@ -276,7 +286,7 @@ impl<T: Element> Pass<'_, T> {
         // What is packed on use must serve a whole row or column of tiles; else about 16 tiles of rows share a block of A in
         // the second cache.
         let (tall, wide) = if blocks.pack_a == Packing::OnUse {
-            ((tiles / strips).clamp(1, row_tiles), strips)
+            ((tiles / strips).clamp(1, row_tiles).next_multiple_of(blocks.a_panels), strips)
         } else if blocks.pack_b == Packing::OnUse {
             (row_tiles, (tiles / row_tiles).clamp(1, strips))
         } else if blocks.b_lasts {
@@ -303,27 +313,34 @@ impl<T: Element> Pass<'_, T> {
         unsafe {
             if blocks.b_lasts {
                 // C is written along its rows.
-                for row in rows.clone().step_by(blocks.rows) {
-                    let rows = row..rows.end.min(row + blocks.rows);
+                for row in rows.clone().step_by(blocks.a_panels * blocks.rows) {
+                    let panels = self.panels_from(row, rows.end);
                     if blocks.pack_a == Packing::OnUse {
-                        self.rows_of_a(rows.clone(), self.own_a(slot)).pack();
+                        self.rows_of_a(panels.clone(), self.own_a(slot)).pack();
                     }
-                    self.strips(rows, columns.clone(), slot);
+                    for row in panels.clone().step_by(blocks.rows) {
+                        self.strips(row..panels.end.min(row + blocks.rows), &panels, columns.clone(), slot);
+                    }
                 }
             } else {
-                self.strips(rows, columns, slot);
+                self.strips(rows.clone(), &rows, columns, slot);
             }
         }
     }
 
-    /// Where a thread packs a panel of A.
+    /// Rows of the panels of A that are packed together, from `row` on.
+    fn panels_from(&self, row: usize, end: usize) -> Range<usize> {
+        row..end.min(row + self.blocks.a_panels * self.blocks.rows)
+    }
+
+    /// Where a thread packs panels of A.
     unsafe fn own_a(&self, slot: usize) -> *mut T {
         // SAFETY: the workspace has a part for each slot.
         unsafe { self.own.at(slot * self.own_size).start }
     }
 
-    /// Strip by strip, the tiles of all rows.
-    unsafe fn strips(&self, rows: Range<usize>, columns: Range<usize>, slot: usize) {
+    /// Strip by strip, the tiles of some rows of those whose panels are there.
+    unsafe fn strips(&self, rows: Range<usize>, panels: &Range<usize>, columns: Range<usize>, slot: usize) {
         let blocks = self.blocks;
         let mut column = columns.start;
         while column < columns.end {
@@ -346,27 +363,47 @@ impl<T: Element> Pass<'_, T> {
                         (own.cast_const(), blocks.b_width, blocks.b_width.min(left))
                     }
                 };
-                for (nth, row) in rows.clone().step_by(blocks.rows).enumerate() {
-                    let ahead = self.ahead(&rows, &columns, column, nth).unwrap_or(Ahead::nothing(b));
+                for row in rows.clone().step_by(blocks.rows) {
+                    let ahead = self.ahead(panels, &columns, row, column).unwrap_or(Ahead::nothing(b));
+                    let nth = (row - panels.start) / blocks.rows;
+                    let a = match blocks.pack_a {
+                        Packing::First => {
+                            let panel = (row - self.rows.start) / blocks.rows;
+                            self.packed_panel(self.packed_a.start, panel)
+                        }
+                        Packing::OnUse => self.packed_panel(self.own_a(slot), nth),
+                        Packing::Never => (self.a(row), blocks.a.row, blocks.a.column),
+                    };
                     let tile = row..rows.end.min(row + blocks.rows);
-                    self.tile(tile, column, width, (b, b_stride as isize), ahead, slot);
+                    self.tile(tile, column, width, a, (b, b_stride as isize), ahead);
                 }
                 column += width;
             }
         }
     }
 
+    /// Where a panel of A is, and the strides of its rows and steps.
+    unsafe fn packed_panel(&self, panels: *mut T, nth: usize) -> (*const T, isize, isize) {
+        let width = self.blocks.a_width;
+        // SAFETY: a panel that was packed.
+        (unsafe { panels.add(nth * width * self.depth) }.cast_const(), 1, width as isize)
+    }
+
     /// What a thread will most likely want of A or B next: it comes from memory while the tiles before it are computed.
-    fn ahead(&self, rows: &Range<usize>, columns: &Range<usize>, column: usize, nth: usize) -> Option<Ahead<T>> {
+    fn ahead(&self, panels: &Range<usize>, columns: &Range<usize>, row: usize, column: usize) -> Option<Ahead<T>> {
         let blocks = self.blocks;
+        let (rows, nth_row) = (panels.len().div_ceil(blocks.rows), (row - panels.start) / blocks.rows);
         // SAFETY: only what is inside the matrix is asked for, and nothing is written.
         unsafe {
-            if blocks.b_lasts && rows.end < self.rows.end {
-                let next = rows.end..self.rows.end.min(rows.end + blocks.rows);
-                self.rows_of_a(next, std::ptr::null_mut()).ahead((column - columns.start) / blocks.strip)
+            if blocks.b_lasts && panels.end < self.rows.end {
+                let strips = columns.len().div_ceil(blocks.strip);
+                let next = self.panels_from(panels.end, self.rows.end);
+                let nth = nth_row * strips + (column - columns.start) / blocks.strip;
+                self.rows_of_a(next, std::ptr::null_mut()).ahead(nth, rows * strips)
             } else if blocks.pack_b == Packing::OnUse && column + blocks.b_width < self.columns.end {
                 let next = column + blocks.b_width;
-                self.columns_of_b(next..self.columns.end.min(next + blocks.b_width), std::ptr::null_mut()).ahead(nth)
+                let next = next..self.columns.end.min(next + blocks.b_width);
+                self.columns_of_b(next, std::ptr::null_mut()).ahead(nth_row, rows)
             } else {
                 None
             }
@@ -379,23 +416,15 @@ impl<T: Element> Pass<'_, T> {
         rows: Range<usize>,
         column: usize,
         columns: usize,
+        (a, a_row_stride, a_depth_stride): (*const T, isize, isize),
         (b, b_stride): (*const T, isize),
         ahead: Ahead<T>,
-        slot: usize,
     ) {
         let blocks = self.blocks;
         let Operands { c, alpha, accumulate, bias, .. } = self.operands;
         // SAFETY: the caller's promise.
         unsafe {
             let (row, rows) = (rows.start, rows.len());
-            let (a, a_row_stride, a_depth_stride) = match blocks.pack_a {
-                Packing::First => {
-                    let panel = (row - self.rows.start) / blocks.rows * blocks.a_width * self.depth;
-                    (self.packed_a.at(panel).start.cast_const(), 1, blocks.a_width as isize)
-                }
-                Packing::OnUse => (self.own_a(slot).cast_const(), 1, blocks.a_width as isize),
-                Packing::Never => (self.a(row), blocks.a.row, blocks.a.column),
-            };
             let c = c.offset(row as isize * blocks.c.row + column as isize * blocks.c.column);
             let mut tile = Tile {
                 rows,

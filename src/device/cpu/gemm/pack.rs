@@ -3,6 +3,7 @@
 //! A line is a row of A or a column of B; a panel has as many lines as a tile has rows or columns. With packed panels
 //! the micro-kernel reads memory once and in order, whatever the strides were. Missing lines are filled with 0.
 
+use super::super::caches::LINE_BYTES;
 use super::super::simd::{Kernel, Lanes};
 use super::tile::{Ahead, Element};
 use std::ops::Range;
@@ -41,18 +42,21 @@ impl<T: Element> Panels<T> {
 }
 
 impl<T> Panels<T> {
-    /// The cache lines of the first panel, where they follow a pattern: what tile `nth` of those before it can ask for.
-    pub fn ahead(&self, nth: usize) -> Option<Ahead<T>> {
-        let per_line = 64 / size_of::<T>();
-        let lines = self.each.min(self.lines);
-        let (start, end, stride) = if self.line_stride == 1 {
-            (nth * per_line, lines + per_line - 1, self.depth_stride)
-        } else if self.depth_stride == 1 && self.line_stride == self.depth as isize {
-            (nth * per_line * self.depth, lines * self.depth, per_line as isize)
+    /// The share of the cache lines of all panels that the tile `nth` of `of` before them asks for. Spread evenly: a processor
+    /// waits for about a dozen lines at a time. Lines that are rows of a larger matrix it finds by itself.
+    pub fn ahead(&self, nth: usize, of: usize) -> Option<Ahead<T>> {
+        let Panels { from, depth, depth_stride, .. } = *self;
+        let size = size_of::<T>();
+        let (rows, stride, lines) = if self.line_stride == 1 {
+            (depth, depth_stride, (from.addr() % LINE_BYTES + self.lines * size).div_ceil(LINE_BYTES))
+        } else if depth_stride == 1 && self.line_stride == depth as isize {
+            ((self.lines * depth * size).div_ceil(LINE_BYTES), (LINE_BYTES / size) as isize, 1)
         } else {
             return None;
         };
-        (start < end).then(|| Ahead { from: self.from.wrapping_add(start), stride })
+        let share = rows.div_ceil(of).max(1);
+        let from = from.wrapping_offset((nth * share) as isize * stride);
+        Some(Ahead { from, stride, lines, every: (depth / share).max(1) })
     }
 }
 

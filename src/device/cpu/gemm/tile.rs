@@ -5,6 +5,7 @@
 //! output pixels at any stride, the columns of B a packed panel of output channels, and each run of `depth` steps
 //! (one tap of the filter, or one row of taps) begins at an offset of its own in A.
 
+use super::super::caches::LINE_BYTES;
 use super::super::simd::{self, Kernel, Lanes, Level};
 use std::ops::{Add, Mul};
 
@@ -35,18 +36,21 @@ pub struct Tile<'a, T> {
     pub ahead: Ahead<T>,
 }
 
-/// Step p of a tile asks for the cache line at `from + p * stride`: it is wanted when the tiles that are left are done. No
-/// element need be there.
+/// Step `p * every` of a tile asks for so many cache lines from `from + p * stride` on: they are wanted when the tiles that
+/// are left are done. No element need be there.
 #[derive(Clone, Copy)]
 pub struct Ahead<T> {
     pub from: *const T,
     pub stride: isize,
+    pub lines: usize,
+    /// At least 1.
+    pub every: usize,
 }
 
 impl<T> Ahead<T> {
     /// Asks for what is there.
     pub fn nothing(near: *const T) -> Ahead<T> {
-        Ahead { from: near, stride: 0 }
+        Ahead { from: near, stride: 0, lines: 0, every: usize::MAX }
     }
 }
 
@@ -286,12 +290,19 @@ where
         let (mut b, mut ahead) = (tile.b, tile.ahead.from);
         for &run in tile.runs {
             let mut a = tile.a.offset(run);
-            for _ in 0..tile.depth {
-                prefetch(ahead);
+            let mut left = tile.depth;
+            while left > 0 {
+                for line in 0..tile.ahead.lines {
+                    prefetch(ahead.wrapping_byte_add(line * LINE_BYTES));
+                }
                 ahead = ahead.wrapping_offset(tile.ahead.stride);
-                step(&mut sums, a, a_row_stride, b, tile.b_stride);
-                a = a.offset(tile.a_depth_stride);
-                b = b.offset(tile.b_stride);
+                let steps = left.min(tile.ahead.every);
+                for _ in 0..steps {
+                    step(&mut sums, a, a_row_stride, b, tile.b_stride);
+                    a = a.offset(tile.a_depth_stride);
+                    b = b.offset(tile.b_stride);
+                }
+                left -= steps;
             }
         }
     }

@@ -1,0 +1,54 @@
+//! How large the caches of this processor are.
+
+use std::sync::LazyLock;
+
+/// Of all caches of the processors we know.
+pub const LINE_BYTES: usize = 64;
+
+/// What is assumed where the processor does not say.
+const USUAL_SECOND_BYTES: usize = 1 << 20;
+
+/// Bytes of the second cache of one core.
+pub fn second_bytes() -> usize {
+    static BYTES: LazyLock<usize> = LazyLock::new(|| read_second_bytes().unwrap_or(USUAL_SECOND_BYTES));
+    *BYTES
+}
+
+/// From the leaves that list caches: Intel SDM volume 2, CPUID leaf 4; AMD64 manual volume 3, leaf 8000_001D, the same layout.
+#[cfg(target_arch = "x86_64")]
+fn read_second_bytes() -> Option<usize> {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
+    let amd = __cpuid(0x8000_0000).eax >= 0x8000_001D && __cpuid(0x8000_0001).ecx & TOPOLOGY_EXTENSIONS != 0;
+    let leaf = if amd { 0x8000_001D } else { 4 };
+    if !amd && __cpuid(0).eax < leaf {
+        return None;
+    }
+    (0..8).map(|index| __cpuid_count(leaf, index)).take_while(|cache| cache.eax & 31 != 0).find_map(|cache| {
+        let (level, instructions) = (cache.eax >> 5 & 7, cache.eax & 31 == 2);
+        let field = |from: u32, bits: u32| (cache.ebx >> from & ((1 << bits) - 1)) as usize + 1;
+        let bytes = field(0, 12) * field(12, 10) * field(22, 10) * (cache.ecx as usize + 1);
+        (level == 2 && !instructions).then_some(bytes)
+    })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn read_second_bytes() -> Option<usize> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_second_cache_has_a_likely_size() {
+        assert!((128 << 10..=64 << 20).contains(&super::second_bytes()), "{}", super::second_bytes());
+    }
+
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[test]
+    fn the_system_knows_the_same_second_cache() {
+        let Ok(size) = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index2/size") else { return };
+        let kib: usize = size.trim().strip_suffix('K').unwrap().parse().unwrap();
+        assert_eq!(super::second_bytes(), kib << 10);
+    }
+}
