@@ -60,16 +60,13 @@ fn plans_of_short_tapes_are_optimal() {
     assert!(infeasible.is_empty() && gaps[0] < 1e-9);
 }
 
-/// What the search is worth by itself, as it must be on tapes that are too long to be solved to the end.
 #[test]
 fn searched_plans_are_close_to_the_optimum_of_small_graphs() {
     let (gaps, infeasible) = compare_with_the_optimum(Search { exact: false, ..Search::default() });
-    let optimal = gaps.iter().filter(|gap| **gap < 1e-9).count();
     // The optimum may drop in the middle of a gap, and make values before they are wanted; gaps cannot say so. Now and then a
-    // tight budget needs it: such a plan costs up to a third of a step more, or is not found.
-    assert!(infeasible.len() * 50 <= gaps.len());
-    assert!(optimal * 5 >= gaps.len() * 4);
-    assert!(gaps.iter().sum::<f64>() / gaps.len() as f64 <= 0.01 && gaps[0] <= 0.35);
+    // tight budget needs it.
+    assert!(infeasible.len() * 100 <= gaps.len());
+    assert!(gaps.iter().sum::<f64>() / gaps.len() as f64 <= 0.01 && gaps[0] <= 0.15);
 }
 
 /// How far plans are above the optimum, the worst first; and where there is no plan though there is a way.

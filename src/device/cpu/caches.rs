@@ -44,11 +44,20 @@ mod tests {
         assert!((128 << 10..=64 << 20).contains(&super::second_bytes()), "{}", super::second_bytes());
     }
 
+    /// Cores of one machine may differ.
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     #[test]
-    fn the_system_knows_the_same_second_cache() {
-        let Ok(size) = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index2/size") else { return };
-        let kib: usize = size.trim().strip_suffix('K').unwrap().parse().unwrap();
-        assert_eq!(super::second_bytes(), kib << 10);
+    fn the_system_knows_a_second_cache_of_the_same_size() {
+        let read = |cache: &std::path::Path, what: &str| std::fs::read_to_string(cache.join(what)).unwrap_or_default();
+        let cores = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+        let caches =
+            cores.flat_map(|core| std::fs::read_dir(core.path().join("cache")).into_iter().flatten().flatten());
+        let sizes: Vec<usize> = caches
+            .map(|cache| cache.path())
+            .filter(|cache| read(cache, "level").trim() == "2")
+            .map(|cache| read(&cache, "size").trim().trim_end_matches('K').parse::<usize>().unwrap() << 10)
+            .collect();
+        // A sandbox may show no caches.
+        assert!(sizes.is_empty() || sizes.contains(&super::second_bytes()), "{sizes:?}, {}", super::second_bytes());
     }
 }
