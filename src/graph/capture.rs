@@ -147,6 +147,15 @@ impl Capture {
         }
     }
 
+    /// Something else is now in the block of a value: nothing can be made from that any more, and its bytes stay.
+    pub fn overwritten(&mut self, block: u32, bytes: u64) {
+        self.flush();
+        let Some(release) = self.blocks.remove(&block).and_then(|value| self.release(value)) else { return };
+        let (op, outer, at) = self.end();
+        self.came.insert(block, Place { op, outer, at: at as u32 + 1 });
+        self.append(vec![release, Event::Alloc(bytes)]);
+    }
+
     /// A value goes that is not there.
     pub fn vanished(&mut self, key: Key) {
         self.flush();
@@ -207,10 +216,7 @@ impl Capture {
     fn flush(&mut self) {
         arena::drain_deltas(self.space, &mut self.deltas);
         let deltas = std::mem::take(&mut self.deltas);
-        let (op, outer, from) = self.tape.ops.last().map_or((0, false, 0), |op| {
-            let from = if op.forward { op.outer.len() } else { op.inner.len() };
-            (self.tape.ops.len() as u32 - 1, op.forward, from)
-        });
+        let (op, outer, from) = self.end();
         let mut events = Vec::new();
         for delta in &deltas {
             let place = Place { op, outer, at: (from + events.len()) as u32 };
@@ -222,6 +228,14 @@ impl Capture {
             self.went.clear();
         }
         self.append(events);
+    }
+
+    /// Where the next event comes: the last op, whether it is outside of it, and how many there are.
+    fn end(&self) -> (u32, bool, usize) {
+        self.tape.ops.last().map_or((0, false, 0), |op| {
+            let from = if op.forward { op.outer.len() } else { op.inner.len() };
+            (self.tape.ops.len() as u32 - 1, op.forward, from)
+        })
     }
 
     fn append(&mut self, events: Vec<Event>) {

@@ -1,11 +1,9 @@
 //! What a plan does before an op, done: values dropped, and values made again ahead of their use.
 
-use super::replay;
+use super::replay::{self, Held};
 use super::resident::{self, Key};
 use crate::arena::{self, Context};
 use crate::error::Result;
-use crate::tensor::Tensor;
-use rustc_hash::FxHashMap;
 
 #[derive(Clone, Copy)]
 pub enum Action<V> {
@@ -14,10 +12,8 @@ pub enum Action<V> {
     Make(V),
 }
 
-/// Values made again that no saved slot waits for: only the plan holds them.
-pub type Held = FxHashMap<Key, Tensor>;
-
-/// Does it all, in order. Errors when something made again does not fit: the budget's policy then goes on alone.
+/// Does it all, in order; `held` has what was made again and no saved slot waits for. Errors when something made again does not
+/// fit: the budget's policy then goes on alone.
 pub fn perform(actions: &[Action<Key>], held: &mut Held) -> Result<()> {
     let before = (Context::get(), arena::by_engine(true));
     let result = actions.iter().try_for_each(|action| match *action {
@@ -36,7 +32,7 @@ pub fn perform(actions: &[Action<Key>], held: &mut Held) -> Result<()> {
 
 fn make(key: Key, held: &mut Held) -> Result<()> {
     let id = key.0;
-    let outputs = replay::run_again(replay::recipe(id)?, |key| held.get(&key).cloned())?;
+    let outputs = replay::outputs(id, held)?;
     for (k, value) in outputs.into_iter().enumerate() {
         let key = (id, k as u32);
         if held.contains_key(&key) || resident::find(key).is_some() {

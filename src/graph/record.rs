@@ -217,8 +217,11 @@ fn in_place_tagged(op: OpRef, x: &Var, others: &[&Var]) -> Result<Var> {
     }
     x.tensor.storage().bump();
     target.refresh();
-    if let (true, Some(y), Some(node)) = (resident::tracking(), &result, &target.node) {
-        resident::moved(node.id(), y, &x.tensor);
+    if resident::tracking() {
+        let made = result.as_ref().zip(target.node.as_ref());
+        if !made.is_some_and(|(y, node)| resident::moved(node.id(), y, &x.tensor)) {
+            session::overwritten(x.tensor.storage());
+        }
     }
     Ok(target)
 }

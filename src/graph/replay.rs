@@ -47,6 +47,9 @@ pub fn materialise(id: NodeId) -> Result<Vec<Tensor>> {
     Ok(held)
 }
 
+/// Values made again that no saved slot holds.
+pub type Held = FxHashMap<Key, Tensor>;
+
 /// What is needed to run a node again.
 pub(super) struct Recipe {
     id: NodeId,
@@ -84,7 +87,7 @@ fn bring_back(visitor: NodeId, wanted: &[Key], held: &mut Vec<Tensor>) -> Result
         }
         recipes.insert(id, recipe);
     }
-    let mut passing: FxHashMap<Key, Tensor> = FxHashMap::default();
+    let mut passing = Held::default();
     while let Some((id, recipe)) = recipes.pop_first() {
         let reads: SmallVec<[Key; 4]> = recipe.reads().collect();
         let outputs = run_again(recipe, |key| passing.get(&key).cloned())?;
@@ -111,16 +114,42 @@ fn bring_back(visitor: NodeId, wanted: &[Key], held: &mut Vec<Tensor>) -> Result
     Ok(())
 }
 
-/// All that must run for a value that was never kept, from what the nodes above it hold.
-fn remaking(id: NodeId) -> Result<BTreeMap<NodeId, Recipe>> {
+/// All that must run for the outputs of a node: its recipe, and those of what is neither there nor held.
+fn closure(id: NodeId, recipe: impl Fn(NodeId) -> Result<Recipe>, held: &Held) -> Result<BTreeMap<NodeId, Recipe>> {
     let mut recipes: BTreeMap<NodeId, Recipe> = BTreeMap::new();
     let mut pending = vec![id];
     while let Some(id) = pending.pop() {
         if let Entry::Vacant(place) = recipes.entry(id) {
-            let recipe = place.insert(recipe(id)?.shortened());
-            pending.extend(recipe.reads().map(|read| read.0));
+            let recipe = place.insert(recipe(id)?);
+            pending.extend(recipe.reads().filter(|read| !held.contains_key(read)).map(|read| read.0));
         }
     }
+    Ok(recipes)
+}
+
+/// Runs them, the first recorded first, and returns the outputs of the last. What no later one reads goes on the way.
+fn run_all(mut recipes: BTreeMap<NodeId, Recipe>, held: &Held) -> Result<run::Outputs> {
+    let mut passing = Held::default();
+    loop {
+        let (id, recipe) = recipes.pop_first().expect("bug: nothing is to run again");
+        let outputs = run_again(recipe, |key| passing.get(&key).or_else(|| held.get(&key)).cloned())?;
+        if recipes.is_empty() {
+            return Ok(outputs);
+        }
+        passing.extend(outputs.into_iter().enumerate().map(|(k, value)| ((id, k as u32), value)));
+        passing.retain(|made, _| recipes.values().any(|later| later.reads().any(|read| read == *made)));
+    }
+}
+
+/// The outputs of a node once more, with the help of values that are held. A plan has seen to what the node reads; but of what is
+/// older than the step it knows nothing, and that may have gone under pressure.
+pub fn outputs(id: NodeId, held: &Held) -> Result<run::Outputs> {
+    run_all(closure(id, recipe, held)?, held)
+}
+
+/// All that must run for a value that was never kept, from what the nodes above it hold.
+fn remaking(id: NodeId) -> Result<BTreeMap<NodeId, Recipe>> {
+    let mut recipes = closure(id, |id| Ok(recipe(id)?.shortened()), &Held::default())?;
     join_relus(&mut recipes);
     Ok(recipes)
 }
@@ -137,14 +166,7 @@ pub fn single(id: NodeId) -> Result<Option<(OpRef, Vec<Tensor>)>> {
 
 /// A value that was never kept, made again.
 pub fn remake(key: Key) -> Result<Tensor> {
-    let mut recipes = remaking(key.0)?;
-    let mut passing: FxHashMap<Key, Tensor> = FxHashMap::default();
-    while let Some((id, recipe)) = recipes.pop_first() {
-        let outputs = run_again(recipe, |key| passing.get(&key).cloned())?;
-        passing.extend(outputs.into_iter().enumerate().map(|(k, value)| ((id, k as u32), value)));
-        passing.retain(|made, _| *made == key || recipes.values().any(|later| later.reads().any(|read| read == *made)));
-    }
-    Ok(passing.remove(&key).expect("bug: a value was not made again"))
+    Ok(run_all(remaking(key.0)?, &Held::default())?.swap_remove(key.1 as usize))
 }
 
 /// A ReLU and what it alone reads are made in one pass, where there is one. On a GPU ops are joined anyway.

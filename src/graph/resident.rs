@@ -281,25 +281,21 @@ pub fn cost(id: NodeId) -> f64 {
     TABLE.lock().makers.get(&id).map_or(0.0, |maker| maker.cost)
 }
 
-/// An in-place op wrote the result of `node` into the memory of `target`: that is where the value lives from now on.
-pub fn moved(node: NodeId, result: &Tensor, target: &Tensor) {
+/// An in-place op wrote the result of `node` into the memory of `target`: that is where the value lives from now on, if it is all
+/// of that memory. Returns whether it is.
+pub fn moved(node: NodeId, result: &Tensor, target: &Tensor) -> bool {
     let whole = target.offset() == 0
         && target.layout() == result.layout()
         && target.dtype() == result.dtype()
         && target.storage().charged_bytes() == result.storage().charged_bytes();
-    if !whole {
-        return;
-    }
     let mut table = TABLE.lock();
-    let Some(made) = table.made_mut((node, 0)) else { return };
     // Slots that saved the result itself hold its first memory; then there are two copies, and neither is dropped.
-    if !made.slots.is_empty() {
-        return;
-    }
+    let Some(made) = table.made_mut((node, 0)).filter(|made| whole && made.slots.is_empty()) else { return false };
     made.storage = Arc::downgrade(target.storage());
     made.version = target.storage().version();
     drop(table);
     session::moved((node, 0), result.storage(), target.storage());
+    true
 }
 
 /// The tracked values that a node reads, in ascending order.

@@ -5,7 +5,8 @@
 //! of one space at a time.
 
 use super::capture::{Capture, Hints, Recorded};
-use super::follow::{self, Action, Held};
+use super::follow::{self, Action};
+use super::replay::Held;
 use super::resident::{self, Hint, Key};
 use super::store::{self, NodeId};
 use crate::arena::space::Space;
@@ -55,6 +56,8 @@ const SLACK: u64 = 128;
 const TAPES: usize = 8;
 /// Tapes at most that differ only in what other threads or Python allocated meanwhile: a further one counts as the latest.
 const ALIKE: usize = 3;
+/// Plans that are kept, the latest made.
+const PLANS: usize = 64;
 
 #[derive(Default)]
 struct Session {
@@ -243,6 +246,14 @@ pub fn moved(key: Key, from: &Storage, to: &Storage) {
     if let (Some(capture), Some(from), Some(to)) = (SESSION.lock().as_mut().and_then(|s| s.capture.as_mut()), from, to)
     {
         capture.moved(key, from, to);
+    }
+}
+
+/// An in-place op has written to memory whose value, if it had one, is no more.
+pub fn overwritten(storage: &Storage) {
+    let Some(block) = storage.block_in(space()).filter(|_| active()) else { return };
+    if let Some(capture) = SESSION.lock().as_mut().and_then(|s| s.capture.as_mut()) {
+        capture.overwritten(block, storage.charged_bytes() as u64);
     }
 }
 
@@ -443,9 +454,13 @@ impl Session {
     /// The plan for a step like tape `this` that begins with `base` bytes alive. First one that is soon found; when it is used
     /// again, the best that a full search finds.
     fn plan(&mut self, this: usize, base: u64, cap: u64) -> std::result::Result<Arc<Followed>, Refused> {
-        // The online policy makes up for a few bytes that Python holds more than in the step planned.
+        // A few bytes less or more than in the step planned change nothing, as long as its peak still fits.
         let slack = cap / SLACK;
-        let near = |p: &&mut Planned| (p.tape, p.cap) == (this, cap) && p.base.abs_diff(base) <= slack;
+        let serves = |p: &Planned| match &p.result {
+            Ok(followed) => followed.plan.peak + base.saturating_sub(followed.tape.base) <= cap,
+            Err(_) => base >= p.base,
+        };
+        let near = |p: &&mut Planned| (p.tape, p.cap) == (this, cap) && p.base.abs_diff(base) <= slack && serves(p);
         let mut quick = true;
         if let Some(planned) = self.plans.iter_mut().filter(near).min_by_key(|p| p.base.abs_diff(base)) {
             planned.uses += 1;
@@ -457,8 +472,9 @@ impl Session {
         let known = &self.known[this];
         let tape = Arc::new(Tape { base, ..(*known.tape).clone() });
         let result = Followed::new(&tape, cap, &known.hints.search(quick));
+        self.plans.drain(..self.plans.len().saturating_sub(PLANS));
         match self.plans.iter_mut().filter(near).min_by_key(|p| p.base.abs_diff(base)) {
-            Some(planned) => planned.result = result.clone(),
+            Some(planned) => (planned.base, planned.result) = (base, result.clone()),
             None => self.plans.push(Planned { tape: this, base, cap, uses: 1, result: result.clone() }),
         }
         result

@@ -83,7 +83,7 @@ impl Solver<'_> {
         let forwards: Vec<usize> = if script.forward[p] {
             vec![]
         } else {
-            (0..p).filter(|&f| script.forward[f] && self.makes[f] != 0).collect()
+            (0..p).filter(|&f| script.forward[f] && script.until[f] as usize >= p).collect()
         };
         let mut best: FxHashMap<Set, f64> =
             begin.iter().map(|n| (self.entries[n.entry as usize].set, n.cost)).collect();
@@ -179,7 +179,7 @@ pub fn solve(problem: &Problem, budget: u64, most: f64) -> Option<Option<Candida
     }
     steps.reverse();
     drop_leftovers(script, &mut steps);
-    let outcome = follow(script, &steps);
+    let outcome = follow(script, &steps)?;
     Some(Some(Candidate { states: problem.start.clone(), lean: false, outcome, method: "exact", steps }))
 }
 
@@ -189,7 +189,7 @@ fn held(gaps: &Gaps, usual: Set, p: usize) -> Set {
 }
 
 /// Values made again after their release are dropped after the last step that reads them, if they are not before.
-fn drop_leftovers(script: &Script, steps: &mut Vec<Step>) {
+pub fn drop_leftovers(script: &Script, steps: &mut Vec<Step>) {
     let mut released = vec![usize::MAX; script.bytes.len()];
     for p in 0..script.ops {
         script.releases.get(p).iter().for_each(|&v| released[v as usize] = p);
@@ -206,8 +206,9 @@ fn drop_leftovers(script: &Script, steps: &mut Vec<Step>) {
     }
 }
 
-/// What a list of steps does, to the byte.
-pub fn follow(script: &Script, steps: &[Step]) -> Outcome {
+/// What a list of steps does, to the byte. `None` where it cannot be followed: it drops what must stay or is not there, makes a
+/// value from what is away or when its maker is gone, or leaves a visit without what it reads.
+pub fn follow(script: &Script, steps: &[Step]) -> Option<Outcome> {
     let mut outcome = Outcome { peak: script.base as u64, peak_op: 0, recompute: 0.0, replays: 0, stopped: false };
     // Values there that would not be, and the other way round; each from its steps alone.
     let (mut there, mut usual) = (vec![false; script.bytes.len()], vec![false; script.bytes.len()]);
@@ -222,10 +223,18 @@ pub fn follow(script: &Script, steps: &[Step]) -> Outcome {
         while let Some(step) = steps.next_if(|s| s.before as usize == p) {
             let v = step.value.0;
             if !step.make {
-                live -= if std::mem::take(&mut there[v as usize]) { bytes(v) } else { 0 };
+                let may_go = !usual[v as usize] || script.gaps.at(step.value, p).is_some();
+                if !may_go || !std::mem::take(&mut there[v as usize]) {
+                    return None;
+                }
+                live -= bytes(v);
                 continue;
             }
             let f = script.maker[v as usize] as usize;
+            let all_there = script.reads.get(f).iter().all(|&w| there[w as usize]);
+            if script.forward[p] || script.until[f] < p as u32 || !all_there {
+                return None;
+            }
             high = high.max(live + script.rise[f]);
             live += script.net[f];
             outcome.recompute += script.cost[f];
@@ -233,6 +242,9 @@ pub fn follow(script: &Script, steps: &[Step]) -> Outcome {
             for &w in script.makes.get(f) {
                 live += if std::mem::replace(&mut there[w as usize], true) { 0 } else { bytes(w) };
             }
+        }
+        if !script.forward[p] && script.reads.get(p).iter().any(|&v| !there[v as usize]) {
+            return None;
         }
         high = high.max(live + script.high[p] - script.level[p]);
         if high as u64 > outcome.peak {
@@ -244,5 +256,6 @@ pub fn follow(script: &Script, steps: &[Step]) -> Outcome {
             }
         }
     }
-    outcome
+    // Steps in the wrong order, or for ops that are not there.
+    steps.next().is_none().then_some(outcome)
 }

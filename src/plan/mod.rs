@@ -16,6 +16,7 @@ pub mod problem;
 pub mod repeat;
 pub mod search;
 pub mod simulate;
+pub mod steps;
 pub mod tape;
 
 pub use exact::Step;

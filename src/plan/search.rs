@@ -8,6 +8,7 @@ use super::menu::Menu;
 use super::online::{self, Heuristic};
 use super::problem::{Candidate, Problem};
 use super::simulate::{Limit, State};
+use super::steps;
 use super::tape::Tape;
 use super::{Impossible, Plan, Search, Summary};
 
@@ -49,6 +50,9 @@ const QUICK_BLOCK_OPS: usize = 5_000;
 /// each, and to rebuild the best.
 const BLOCK_SEEDS: usize = 1;
 const BLOCK_SHARES: (f64, f64) = (0.1, 0.1);
+
+/// Ops and replays that a search over lists of steps goes through at most, on top.
+const STEPS_WORK: usize = WORK / 3;
 
 pub const SCORES: [Score; 7] = [
     Score::new(Cost::Own, true, true),
@@ -281,8 +285,8 @@ impl<'a> Planner<'a> {
                 let found = self.fit_from(online.states, false, budget, SCORES[0], name);
                 found.into_iter().for_each(|c| self.keep(c));
                 // Hints are said by the states of gaps, of which steps know nothing.
-                if self.problem.free.iter().all(|free| *free) {
-                    let outcome = exact::follow(&self.problem.script, &online.steps);
+                let free = self.problem.free.iter().all(|free| *free);
+                if let Some(outcome) = exact::follow(&self.problem.script, &online.steps).filter(|_| free) {
                     let states = self.problem.start.clone();
                     self.keep(Candidate { states, lean: false, outcome, steps: online.steps, method: name });
                 }
@@ -387,6 +391,7 @@ impl<'a> Planner<'a> {
             Some(better) => self.found.extend(better),
             None if !self.quick => {
                 self.search(budget);
+                self.search_steps(budget);
                 if self.blocks {
                     self.search_blocks(budget);
                 }
@@ -440,6 +445,16 @@ impl<'a> Planner<'a> {
             let mut part = effort.part(0.25);
             let sim = &mut self.evictor.sim;
             self.found.extend(anneal(problem, sim, &best, budget, 0.05, 99, &mut part));
+        }
+    }
+
+    /// Where there is a better way that gaps cannot say. Hints are said by the states of gaps, of which steps know nothing.
+    fn search_steps(&mut self, budget: u64) {
+        let problem = self.problem;
+        if problem.script.ops <= ONLINE_OPS && problem.free.iter().all(|free| *free) {
+            let mut effort = Effort { evaluations: self.evaluations, work: STEPS_WORK };
+            let begin = self.known(budget).map_or(vec![], |c| steps::of(problem, c));
+            self.found.extend(steps::search(problem, &begin, budget, &mut effort));
         }
     }
 

@@ -121,6 +121,9 @@ pub struct Script {
     /// A replay's highest live bytes over those at its beginning; what it leaves behind, values not counted.
     pub rise: Vec<i64>,
     pub net: Vec<i64>,
+    /// Of each forward, the last op before which it may run again. The sweep has not come to it then, as something that is
+    /// made from its outputs is still needed; later what it saved is gone.
+    pub until: Vec<u32>,
 }
 
 impl Script {
@@ -182,6 +185,14 @@ impl Script {
             reads
         }));
         debug_assert_eq!(count, bytes.len());
+        let makes = Lists::of((0..n).map(|p| events(p, made)));
+        let mut needed = vec![0; count];
+        let mut until = vec![0; n];
+        for (p, op) in tape.ops.iter().enumerate().rev() {
+            until[p] = makes.get(p).iter().map(|&v| needed[v as usize]).max().unwrap_or(0);
+            let last = if op.forward { until[p] } else { p as u32 };
+            reads.get(p).iter().for_each(|&v| needed[v as usize] = last.max(needed[v as usize]));
+        }
         Ok(Script {
             base: tape.base as i64,
             ops: n,
@@ -189,7 +200,7 @@ impl Script {
             cost: tape.ops.iter().map(|op| op.cost).collect(),
             base_cost: tape.ops.iter().map(|op| op.cost).sum(),
             reads,
-            makes: Lists::of((0..n).map(|p| events(p, made))),
+            makes,
             releases: Lists::of((0..n).map(|p| events(p, released))),
             opens: Lists::of(opens.into_iter()),
             gaps,
@@ -199,6 +210,7 @@ impl Script {
             level,
             rise,
             net,
+            until,
         })
     }
 }

@@ -1,6 +1,7 @@
-//! A second simulator, written from the doc comment of `plan::simulate` alone: sets, lists and recursion.
+//! A second simulator, written from the doc comment of `plan::simulate` alone: sets, lists and recursion. And one that does what
+//! a list of steps says, with the graph in mind.
 
-use backsweep::plan::State;
+use backsweep::plan::{State, Step};
 use backsweep::plan::gaps::Gaps;
 use backsweep::plan::tape::{Event, Tape};
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,6 +133,23 @@ impl Machine<'_> {
         }
         mine
     }
+
+    /// Op `p` itself.
+    fn events(&mut self, p: usize) {
+        let op = &self.tape.ops[p];
+        for event in op.inner.iter().chain(&op.outer) {
+            match *event {
+                Event::Alloc(bytes) => self.grow(bytes),
+                Event::Free(bytes) => self.live -= bytes as i64,
+                Event::Make(v) => {
+                    self.grow(self.bytes(v.0));
+                    self.resident.insert(v.0);
+                }
+                Event::Release(v) if self.resident.contains(&v.0) => self.free(v.0),
+                Event::Release(_) | Event::Unpin(_) => {}
+            }
+        }
+    }
 }
 
 /// Peak, cost of the replays and their number.
@@ -156,18 +174,42 @@ pub fn run(tape: &Tape, gaps: &Gaps, states: &[State], lean: bool) -> (u64, f64,
                 m.full(p);
             }
         }
-        for event in op.inner.iter().chain(&op.outer) {
-            match *event {
-                Event::Alloc(bytes) => m.grow(bytes),
-                Event::Free(bytes) => m.live -= bytes as i64,
-                Event::Make(v) => {
-                    m.grow(m.bytes(v.0));
-                    m.resident.insert(v.0);
-                }
-                Event::Release(v) if m.resident.contains(&v.0) => m.free(v.0),
-                Event::Release(_) | Event::Unpin(_) => {}
+        m.events(p);
+    }
+    (m.peak as u64, m.recompute, m.replays)
+}
+
+/// The same of a list of steps. Asserts that each can be done: of a tape whose visit "b3" is that of the node of op 3, and lets go
+/// of what that saved.
+pub fn follow(tape: &Tape, gaps: &Gaps, steps: &[Step]) -> (u64, f64, usize) {
+    let base = tape.base as i64;
+    let (resident, passes) = (BTreeSet::new(), BTreeMap::new());
+    let mut m = Machine { tape, gaps, states: &[], resident, passes, live: base, peak: base, recompute: 0.0, replays: 0 };
+    let (mut visited, mut pinned) = (BTreeSet::new(), BTreeSet::new());
+    assert!(steps.windows(2).all(|pair| pair[0].before <= pair[1].before));
+    for (p, op) in tape.ops.iter().enumerate() {
+        let there = |m: &Machine, p: usize| m.tape.ops[p].reads.iter().all(|v| m.resident.contains(&v.0));
+        for step in steps.iter().filter(|s| s.before as usize == p) {
+            if step.make {
+                let f = tape.values[step.value.0 as usize].maker as usize;
+                assert!(there(&m, f), "op {p}: what {} reads is away", tape.ops[f].name);
+                assert!(!visited.contains(&f), "op {p}: {} was visited before", tape.ops[f].name);
+                m.replay(f);
+            } else {
+                assert!(!pinned.contains(&step.value.0), "op {p}: {} is held by somebody", step.value.0);
+                m.free(step.value.0);
             }
         }
+        assert!(there(&m, p), "op {p}: what it reads is away");
+        visited.extend(op.name.strip_prefix('b').map(|f| f.parse::<usize>().unwrap()));
+        for event in op.inner.iter().chain(&op.outer) {
+            match *event {
+                Event::Make(v) => _ = pinned.insert(v.0),
+                Event::Unpin(v) => _ = pinned.remove(&v.0),
+                _ => {}
+            }
+        }
+        m.events(p);
     }
     (m.peak as u64, m.recompute, m.replays)
 }
