@@ -31,9 +31,19 @@ pub(super) struct Deltas {
 
 static ENGINE: AtomicBool = AtomicBool::new(false);
 
-/// While on, what comes and goes is marked as the engine's doing. Returns what it was.
-pub fn by_engine(on: bool) -> bool {
-    ENGINE.swap(on, Relaxed)
+/// What comes and goes is marked as the engine's doing until this is dropped.
+pub struct ByEngine {
+    before: bool,
+}
+
+pub fn by_engine() -> ByEngine {
+    ByEngine { before: ENGINE.swap(true, Relaxed) }
+}
+
+impl Drop for ByEngine {
+    fn drop(&mut self) {
+        ENGINE.store(self.before, Relaxed);
+    }
 }
 
 impl Deltas {

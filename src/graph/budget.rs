@@ -90,9 +90,8 @@ fn relieve(space: Space, missing: usize) -> usize {
         }
         freed
     });
-    let before = arena::by_engine(true);
+    let _engine = arena::by_engine();
     drop(dropped);
-    arena::by_engine(before);
     freed
 }
 

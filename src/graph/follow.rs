@@ -15,7 +15,7 @@ pub enum Action<V> {
 /// Does it all, in order; `held` has what was made again and no saved slot waits for. Errors when something made again does not
 /// fit: the budget's policy then goes on alone.
 pub fn perform(actions: &[Action<Key>], held: &mut Held) -> Result<()> {
-    let before = (Context::get(), arena::by_engine(true));
+    let (before, _engine) = (Context::get(), arena::by_engine());
     let result = actions.iter().try_for_each(|action| match *action {
         Action::Drop(key) => {
             if held.remove(&key).is_none() {
@@ -25,8 +25,7 @@ pub fn perform(actions: &[Action<Key>], held: &mut Held) -> Result<()> {
         }
         Action::Make(key) => make(key, held),
     });
-    before.0.set();
-    arena::by_engine(before.1);
+    before.set();
     result
 }
 
@@ -49,7 +48,6 @@ fn make(key: Key, held: &mut Held) -> Result<()> {
 
 /// Lets go of all that only the plan held.
 pub fn release(held: &mut Held) {
-    let before = arena::by_engine(true);
+    let _engine = arena::by_engine();
     held.clear();
-    arena::by_engine(before);
 }

@@ -53,11 +53,10 @@ impl Entered {
         }
         // A plan knows better what to drop.
         if drop_values && !session::planning() {
-            let before = arena::by_engine(true);
+            let _engine = arena::by_engine();
             for key in made {
                 resident::drop_value(key);
             }
-            arena::by_engine(before);
         }
     }
 }

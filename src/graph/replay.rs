@@ -30,7 +30,7 @@ pub fn materialise(id: NodeId) -> Result<Vec<Tensor>> {
     let saved = |node: &Node| node.saved.iter().flat_map(|s| s.iter()).filter_map(|s| s.tensor().cloned()).collect();
     let mut held: Vec<Tensor> = store::with(id, saved);
     if !wanted.is_empty() {
-        let before = (Context::get(), arena::by_engine(true));
+        let (before, _engine) = (Context::get(), arena::by_engine());
         let result = if session::lean() {
             lean::bring_back(id, &wanted, &mut held)
         } else {
@@ -40,8 +40,7 @@ pub fn materialise(id: NodeId) -> Result<Vec<Tensor>> {
                 _ => Err(error),
             })
         };
-        before.0.set();
-        arena::by_engine(before.1);
+        before.set();
         result?;
     }
     Ok(held)

@@ -80,11 +80,7 @@ impl Solver<'_> {
     /// All that is reached before op `p` from the sets given, by dropping what may go and running makers again.
     fn spread(&mut self, p: usize, usual: Set, held: Set, begin: Vec<Next>, most: f64) -> Option<Vec<Next>> {
         let script = self.script;
-        let forwards: Vec<usize> = if script.forward[p] {
-            vec![]
-        } else {
-            (0..p).filter(|&f| script.forward[f] && script.until[f] as usize >= p).collect()
-        };
+        let forwards: Vec<usize> = (0..p).filter(|&f| script.may_run(f, p)).collect();
         let mut best: FxHashMap<Set, f64> =
             begin.iter().map(|n| (self.entries[n.entry as usize].set, n.cost)).collect();
         let mut heap: BinaryHeap<Next> = begin.into();
@@ -232,7 +228,7 @@ pub fn follow(script: &Script, steps: &[Step]) -> Option<Outcome> {
             }
             let f = script.maker[v as usize] as usize;
             let all_there = script.reads.get(f).iter().all(|&w| there[w as usize]);
-            if script.forward[p] || script.until[f] < p as u32 || !all_there {
+            if !script.may_run(f, p) || !all_there {
                 return None;
             }
             high = high.max(live + script.rise[f]);

@@ -215,6 +215,13 @@ impl Script {
     }
 }
 
+impl Script {
+    /// True when forward `f` may run again before op `p`.
+    pub fn may_run(&self, f: usize, p: usize) -> bool {
+        !self.forward[p] && p <= self.until[f] as usize
+    }
+}
+
 /// Ops that are looked at for each one of a closure rather than sorting it.
 const SCANNED: usize = 16;
 

@@ -93,7 +93,7 @@ impl<'a> Follower<'a> {
         for &Step { value, make, .. } in steps {
             if !make && self.may_go(value.0, p) {
                 self.drop(value.0, p);
-            } else if make && !script.forward[p] && p <= script.until[script.maker[value.0 as usize] as usize] as usize {
+            } else if make && script.may_run(script.maker[value.0 as usize] as usize, p) {
                 self.bring(&[value.0], p)?;
                 self.held[value.0 as usize] -= 1;
             }

@@ -1,9 +1,9 @@
 //! A second simulator, written from the doc comment of `plan::simulate` alone: sets, lists and recursion. And one that does what
 //! a list of steps says, with the graph in mind.
 
-use backsweep::plan::{State, Step};
 use backsweep::plan::gaps::Gaps;
 use backsweep::plan::tape::{Event, Tape};
+use backsweep::plan::{State, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
 struct Machine<'a> {
@@ -184,7 +184,8 @@ pub fn run(tape: &Tape, gaps: &Gaps, states: &[State], lean: bool) -> (u64, f64,
 pub fn follow(tape: &Tape, gaps: &Gaps, steps: &[Step]) -> (u64, f64, usize) {
     let base = tape.base as i64;
     let (resident, passes) = (BTreeSet::new(), BTreeMap::new());
-    let mut m = Machine { tape, gaps, states: &[], resident, passes, live: base, peak: base, recompute: 0.0, replays: 0 };
+    let mut m =
+        Machine { tape, gaps, states: &[], resident, passes, live: base, peak: base, recompute: 0.0, replays: 0 };
     let (mut visited, mut pinned) = (BTreeSet::new(), BTreeSet::new());
     assert!(steps.windows(2).all(|pair| pair[0].before <= pair[1].before));
     for (p, op) in tape.ops.iter().enumerate() {
