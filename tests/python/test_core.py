@@ -32,7 +32,7 @@ def cargo(*arguments: str, **environment: str) -> str:
     return run.stdout
 
 
-EVERY_OP = "every_op_with_a_kernel_agrees_with_the_cpu"
+EVERY_OP, HALVES = "every_op_with_a_kernel_agrees_with_the_cpu", "halves_agree_with_the_cpu"
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,10 @@ def runs() -> Iterator[dict[str, Future[str]]]:
     """What each command printed. As many run at a time as there are processors, those that take longest first."""
     cargo("--no-run")
     commands: dict[str, tuple[list[str], dict[str, str]]] = {
-        "gpu, every op": (["--test", "gpu", EVERY_OP], {}),
-        "gpu": (["--test", "gpu", "--", "--skip", EVERY_OP], {}),
+        "gpu": (["--test", "gpu", "--", "--skip", EVERY_OP, "--skip", HALVES], {}),
+        "halves": (["--test", "gpu", HALVES], {}),
         "core": (["--lib", "--test", "plan", "--test", "graph", "--test", "house"], {}),
+        "every op": (["--test", "gpu", EVERY_OP], {}),
         **{level: (["--test", "laws", "--", "--nocapture"], {"BACKSWEEP_SIMD": level}) for level in LEVELS_HERE},
     }
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -51,9 +52,10 @@ def runs() -> Iterator[dict[str, Future[str]]]:
 
 
 def test_the_core_passes_its_own_tests(runs: dict[str, Future[str]]) -> None:
-    output = "".join(runs[name].result() for name in ("core", "gpu", "gpu, every op"))
+    output = "".join(runs[name].result() for name in ("core", "gpu", "halves", "every op"))
     passed = [int(n) for n in re.findall(r"test result: ok\. (\d+) passed; 0 failed; 0 ignored", output)]
-    assert len(passed) == 6 and min(passed) > 0 and sum(passed) > 100, output[-2000:]
+    # Four programs and thrice the one of the GPU; some of their tests start another.
+    assert len(passed) >= 7 and min(passed) > 0 and sum(passed) > 100, output[-2000:]
 
 
 @pytest.mark.parametrize("level", LEVELS_HERE)
