@@ -3,10 +3,10 @@
 //! Reads what it writes, with any spaces and order of keys; not meant for other JSON.
 
 use super::Plan;
-use super::exact::Step;
 use super::gaps::Gaps;
 use super::search::METHODS;
 use super::simulate::State;
+use super::steps::Step;
 use super::tape::{Event, Op, Tape, Value, ValueId};
 use crate::error::{Error, Result};
 use std::fmt::Write;

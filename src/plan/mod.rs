@@ -14,14 +14,15 @@ pub mod menu;
 pub mod online;
 pub mod problem;
 pub mod repeat;
+pub mod ruin;
 pub mod search;
 pub mod simulate;
 pub mod steps;
 pub mod tape;
 
-pub use exact::Step;
 pub use search::{bound, ladder, least, methods, plan};
 pub use simulate::State;
+pub use steps::Step;
 use tape::ValueId;
 
 /// How a plan is looked for.

@@ -3,9 +3,9 @@
 //! Kirisame et al. 2021, arXiv:2006.09616. Here for comparison, and for where its evictions make a good first plan. What
 //! it brings back stays until it is evicted again; values that are released, or locked by the running op, are no choice.
 
-use super::exact::Step;
 use super::problem::Problem;
 use super::simulate::{NO_GAP, State};
+use super::steps::Step;
 use super::tape::ValueId;
 
 /// Which value is evicted: the one with the least score.

@@ -1,8 +1,8 @@
 //! A tape made ready for planning: which gaps are free to choose, and what is known of every plan.
 
-use super::exact::Step;
 use super::repeat;
 use super::simulate::{Limit, Outcome, Script, Simulator, State};
+use super::steps::Step;
 use super::tape::{Tape, ValueId};
 use crate::error::Result;
 
@@ -45,6 +45,11 @@ impl Problem {
         }
         let choices = (0..count as u32).filter(|&g| free[g as usize]).collect();
         Ok(Problem { script, kinds: repeat::kinds(&tape.ops), free, start, choices })
+    }
+
+    /// True when hints say what to do in some gap. Lists of steps know nothing of them.
+    pub fn hinted(&self) -> bool {
+        self.choices.len() < self.free.len()
     }
 
     /// All free gaps in one state.

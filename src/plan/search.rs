@@ -8,9 +8,9 @@ use super::menu::Menu;
 use super::online::{self, Heuristic};
 use super::problem::{Candidate, Problem};
 use super::simulate::{Limit, State};
-use super::steps;
 use super::tape::Tape;
 use super::{Impossible, Plan, Search, Summary};
+use super::{ruin, steps};
 
 /// Ops and replays that a full search steps over at most: about a second.
 const WORK: usize = 60_000_000;
@@ -284,9 +284,8 @@ impl<'a> Planner<'a> {
             if let Some(online) = online::run(self.problem, budget, heuristic) {
                 let found = self.fit_from(online.states, false, budget, SCORES[0], name);
                 found.into_iter().for_each(|c| self.keep(c));
-                // Hints are said by the states of gaps, of which steps know nothing.
-                let free = self.problem.free.iter().all(|free| *free);
-                if let Some(outcome) = exact::follow(&self.problem.script, &online.steps).filter(|_| free) {
+                let followed = steps::follow(&self.problem.script, &online.steps);
+                if let Some(outcome) = followed.filter(|_| !self.problem.hinted()) {
                     let states = self.problem.start.clone();
                     self.keep(Candidate { states, lean: false, outcome, steps: online.steps, method: name });
                 }
@@ -448,13 +447,13 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Where there is a better way that gaps cannot say. Hints are said by the states of gaps, of which steps know nothing.
+    /// Where there is a better way that gaps cannot say.
     fn search_steps(&mut self, budget: u64) {
         let problem = self.problem;
-        if problem.script.ops <= ONLINE_OPS && problem.free.iter().all(|free| *free) {
+        if problem.script.ops <= ONLINE_OPS && !problem.hinted() {
             let mut effort = Effort { evaluations: self.evaluations, work: STEPS_WORK };
-            let begin = self.known(budget).map_or(vec![], |c| steps::of(problem, c));
-            self.found.extend(steps::search(problem, &begin, budget, &mut effort));
+            let begin = self.known(budget).map_or(vec![], |c| ruin::steps_of(problem, c));
+            self.found.extend(ruin::search(problem, &begin, budget, &mut effort));
         }
     }
 

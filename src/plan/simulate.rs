@@ -213,9 +213,7 @@ impl Script {
             until,
         })
     }
-}
 
-impl Script {
     /// True when forward `f` may run again before op `p`.
     pub fn may_run(&self, f: usize, p: usize) -> bool {
         !self.forward[p] && p <= self.until[f] as usize

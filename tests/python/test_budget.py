@@ -314,6 +314,68 @@ def test_what_was_made_from_a_value_before_a_write_is_planned_to_the_byte(depth:
             assert plan is not None and plan.peak == bs.memory.stats()["peak"] <= budget
 
 
+def test_a_plan_that_a_few_more_bytes_would_take_over_the_budget_gives_way_to_another() -> None:
+    _, forward, tape = known_step()
+    least, span = tape.least().peak - tape.base, tape.peak - tape.base
+    assert least < 0.8 * span
+    budget = bs.memory.stats()["live"] + int(0.9 * span)
+    while True:
+        with bs.memory.budget(budget):
+            for _ in range(3):
+                forward().backward()
+        plan = bs.memory.current_plan()
+        assert plan is not None
+        if plan.peak == budget:
+            break
+        budget = plan.peak
+    # The whole budget is planned for, and then there are 64 bytes more.
+    more = bs.ones(16)
+    bs.memory.reset_peak()
+    with bs.memory.budget(budget):
+        forward().backward()
+    plan = bs.memory.current_plan()
+    assert plan is not None and plan.peak == bs.memory.stats()["peak"] <= budget
+    del more
+
+
+def test_what_is_older_than_a_planned_step_and_gone_is_made_again_as_well() -> None:
+    def run(budget: int | None, more: int) -> list[bytes]:
+        bs.manual_seed(1)
+        x, weight = ((bs.randn(64, 64) * 0.3).detach().requires_grad_() for _ in range(2))
+        gradients = []
+        with bs.memory.budget(budget) if budget else contextlib.nullcontext():
+            for number in range(4):
+                x.grad = weight.grad = None
+                u = x.sin()
+                first = u.cos().sum()
+                first.backward(retain_graph=True)
+                # From here on it is another step, whose plan takes `u` for granted.
+                h = (bs.cat([u] * 2) + 0.5).sin().sum(0, keepdim=True) * weight
+                del u
+                for _ in range(3):
+                    h = bs.cat([h] * 2).sin().sum(0, keepdim=True) * weight
+                # Bytes that no plan knew of push it out.
+                extra = bs.ones(more) if number == 3 else None
+                (h.square().mean() + first).backward()
+                del first, h, extra
+                gradients += [x.grad.numpy().tobytes(), weight.grad.numpy().tobytes()]
+        return gradients
+
+    live = bs.memory.stats()["live"]
+    bs.memory.reset_peak()
+    base = run(None, 1)
+    peak, kept = bs.memory.stats()["peak"], 0
+    for share in (0.8, 0.75, 0.7):
+        for more in (1, 4096, 8192):
+            try:
+                assert run(live + int((peak - live) * share), more) == base
+                kept += 1
+            except bs.OutOfMemoryError:
+                # So many bytes more may be too many.
+                assert more > 1
+    assert kept > 4
+
+
 def test_what_a_write_without_recording_made_of_a_value_is_what_is_replayed() -> None:
     def run(budget: int | None) -> tuple[bytes, int]:
         x = bs.linspace(-1, 1, 4096).requires_grad_()
