@@ -15,7 +15,8 @@ use backsweep::plan::block::{self, Block};
 use backsweep::plan::problem::Problem;
 use backsweep::plan::repeat;
 use backsweep::plan::simulate::{Limit, Script, Simulator};
-use backsweep::plan::tape::{Op, Tape};
+use backsweep::plan::steps;
+use backsweep::plan::tape::{Op, Tape, ValueId};
 use backsweep::plan::{self, Search, State};
 use tapes::Random;
 
@@ -72,7 +73,7 @@ fn plans_that_are_lists_of_steps_can_be_followed() {
                 }
                 *methods.entry(plan.method).or_insert(0) += 1;
                 let gaps = Script::of(&tape).unwrap().gaps;
-                let (peak, recompute, _) = naive::follow(&tape, &gaps, &plan.steps);
+                let (peak, recompute, _) = naive::follow(&tape, &gaps, &plan.steps).unwrap();
                 assert_eq!(peak, plan.peak, "case {case}, {}", plan.method);
                 assert!((recompute - plan.recompute).abs() <= 1e-9 * recompute.max(1.0), "case {case}");
                 // What only the plan itself holds, for a replay of something else.
@@ -83,6 +84,46 @@ fn plans_that_are_lists_of_steps_can_be_followed() {
     }
     println!("{methods:?}, {makes_unread} values made again that no visit reads");
     assert!(methods["exact"] > 0 && methods["search"] > 0 && makes_unread > 0);
+}
+
+#[test]
+fn lists_of_steps_that_cannot_be_followed_are_refused() {
+    let mut random = Random::new(10);
+    let (mut followed, mut refused) = (0, std::collections::BTreeMap::new());
+    for case in 0..if long() { 400 } else { 40 } {
+        let count = 4 + random.below(8);
+        let tape = tapes::training(&mut random, count);
+        let (least, most) = least_and_most(&tape);
+        let how = Search { local_search_evaluations: 500, ..Search::default() };
+        let Ok(plan) = plan::plan(&tape, least + (most - least) / 5, &how) else { continue };
+        let script = Script::of(&tape).unwrap();
+        for _ in 0..500 {
+            let mut steps = plan.steps.clone();
+            for _ in 0..random.below(3) {
+                let make = random.below(2) == 0;
+                let (before, value) = (random.below(tape.ops.len()) as u32, ValueId(random.below(count) as u32));
+                let at = steps.partition_point(|s| s.before <= before);
+                steps.insert(at, plan::Step { before, value, make });
+            }
+            if !steps.is_empty() && random.below(3) == 0 {
+                steps.remove(random.below(steps.len()));
+            }
+            let naive = naive::follow(&tape, &script.gaps, &steps);
+            match (steps::follow(&script, &steps), naive) {
+                (Some(outcome), Ok((peak, recompute, replays))) => {
+                    followed += usize::from(steps != plan.steps);
+                    assert_eq!((outcome.peak, outcome.replays), (peak, replays), "case {case}: {steps:?}");
+                    assert!((outcome.recompute - recompute).abs() <= 1e-9 * recompute.max(1.0), "case {case}");
+                }
+                (Some(_), Err(why)) => panic!("case {case}: {why}, and it is followed: {steps:?}"),
+                (None, Err(why)) => *refused.entry(why).or_insert(0) += 1,
+                // It makes what nothing needs any more.
+                (None, Ok(_)) => *refused.entry("of no use").or_insert(0) += 1,
+            }
+        }
+    }
+    println!("{followed} others followed, refused: {refused:?}");
+    assert!(followed > 100 && refused.len() == 7 && refused.values().all(|&n: &usize| n > 20), "{refused:?}");
 }
 
 #[test]

@@ -179,29 +179,38 @@ pub fn run(tape: &Tape, gaps: &Gaps, states: &[State], lean: bool) -> (u64, f64,
     (m.peak as u64, m.recompute, m.replays)
 }
 
-/// The same of a list of steps. Asserts that each can be done: of a tape whose visit "b3" is that of the node of op 3, and lets go
-/// of what that saved.
-pub fn follow(tape: &Tape, gaps: &Gaps, steps: &[Step]) -> (u64, f64, usize) {
+/// The same of a list of steps, or why one cannot be done. Of a tape whose visit "b3" is that of the node of op 3, and lets go of
+/// what that saved.
+pub fn follow(tape: &Tape, gaps: &Gaps, steps: &[Step]) -> Result<(u64, f64, usize), &'static str> {
     let base = tape.base as i64;
     let (resident, passes) = (BTreeSet::new(), BTreeMap::new());
     let mut m =
         Machine { tape, gaps, states: &[], resident, passes, live: base, peak: base, recompute: 0.0, replays: 0 };
     let (mut visited, mut pinned) = (BTreeSet::new(), BTreeSet::new());
-    assert!(steps.windows(2).all(|pair| pair[0].before <= pair[1].before));
     for (p, op) in tape.ops.iter().enumerate() {
         let there = |m: &Machine, p: usize| m.tape.ops[p].reads.iter().all(|v| m.resident.contains(&v.0));
         for step in steps.iter().filter(|s| s.before as usize == p) {
             if step.make {
                 let f = tape.values[step.value.0 as usize].maker as usize;
-                assert!(there(&m, f), "op {p}: what {} reads is away", tape.ops[f].name);
-                assert!(!visited.contains(&f), "op {p}: {} was visited before", tape.ops[f].name);
+                if f >= p || op.forward {
+                    return Err("too early");
+                } else if !there(&m, f) {
+                    return Err("what is to run again lacks a value");
+                } else if visited.contains(&f) {
+                    return Err("what is to run again was visited");
+                }
                 m.replay(f);
+            } else if !m.resident.contains(&step.value.0) {
+                return Err("what is to go is away");
+            } else if pinned.contains(&step.value.0) {
+                return Err("what is to go is held");
             } else {
-                assert!(!pinned.contains(&step.value.0), "op {p}: {} is held by somebody", step.value.0);
                 m.free(step.value.0);
             }
         }
-        assert!(there(&m, p), "op {p}: what it reads is away");
+        if !there(&m, p) {
+            return Err("an op lacks a value");
+        }
         visited.extend(op.name.strip_prefix('b').map(|f| f.parse::<usize>().unwrap()));
         for event in op.inner.iter().chain(&op.outer) {
             match *event {
@@ -212,5 +221,5 @@ pub fn follow(tape: &Tape, gaps: &Gaps, steps: &[Step]) -> (u64, f64, usize) {
         }
         m.events(p);
     }
-    (m.peak as u64, m.recompute, m.replays)
+    Ok((m.peak as u64, m.recompute, m.replays))
 }
