@@ -6,7 +6,10 @@ use backsweep::arena::ledger::Category;
 use backsweep::arena::space::Space;
 use backsweep::device::Device;
 use backsweep::device::gpu;
-use backsweep::device::gpu::kernel::Grid;
+use backsweep::device::gpu::cooperative::{MATRIX_UNITS, Matrices};
+use backsweep::device::gpu::halves::Halves;
+use backsweep::device::gpu::kernel::{self, Grid};
+use backsweep::device::gpu::tiles::{Sizes, With};
 use backsweep::dtype::DType;
 use backsweep::error::{Error, Kind, Result};
 use backsweep::graph::{self, Request, Var};
@@ -18,10 +21,12 @@ use backsweep::shape::Layout;
 use backsweep::tensor::{Meta, Tensor};
 use samples::*;
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use translate::{ALL, Language, translate};
 
 #[allow(dead_code)]
 mod samples;
+mod translate;
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -75,6 +80,14 @@ fn missing(error: &Error) -> Option<String> {
     error.text().contains("has no GPU kernel").then(|| error.text().split(':').next().unwrap().to_string())
 }
 
+/// True where the GPU takes numbers below the normal ones for zeros, as WGSL allows.
+fn flushes(device: Device) -> bool {
+    static FLUSHES: OnceLock<bool> = OnceLock::new();
+    let one = |number: f32| on(&tensor(&[1], &[f64::from(number)], DType::F32), device);
+    let product = || run::call("mul", &[&one(f32::MIN_POSITIVE), &one(0.25)], &[]).unwrap().numbers().unwrap();
+    *FLUSHES.get_or_init(|| product() == [0.0])
+}
+
 /// Runs an op on both devices; its outputs must be equal, bit for bit but for zeros' signs and NaN's payloads.
 fn agree(device: Device, name: &str, attributes: &[Attribute], x: &[Tensor]) {
     let op = registry::build(name, attributes).unwrap();
@@ -84,7 +97,9 @@ fn agree(device: Device, name: &str, attributes: &[Attribute], x: &[Tensor]) {
     for (near, far) in near.iter().zip(&far) {
         assert_eq!(far.dtype(), near.dtype());
         let (near, far) = (near.to_f64(), far.numbers().unwrap());
-        let off = near.iter().zip(&far).position(|(a, b)| a != b && !(a.is_nan() && b.is_nan()));
+        let gone = |near: f64, far: f64| far == 0.0 && near.abs() < f32::MIN_POSITIVE.into() && flushes(device);
+        let same = |near: f64, far: f64| near == far || near.is_nan() && far.is_nan() || gone(near, far);
+        let off = near.iter().zip(&far).position(|(near, far)| !same(*near, *far));
         if let Some(at) = off {
             panic!("{name} {attributes:?} {x:?}: element {at} is {}, the CPU has {}", far[at], near[at]);
         }
@@ -268,6 +283,8 @@ fn an_index_out_of_range_is_the_next_read_backs_error() {
 fn every_op_with_a_kernel_agrees_with_the_cpu() {
     let Some((device, _turn)) = device() else { return };
     let (mut without, mut failures, mut runs) = (BTreeSet::new(), Vec::new(), 0);
+    let gpu = gpu::open(0).unwrap();
+    gpu.texts();
     for case in cases() {
         for how in 0..STRIDINGS.len() - 1 {
             if how > 0 && case.at > 0 {
@@ -328,7 +345,13 @@ fn every_op_with_a_kernel_agrees_with_the_cpu() {
             runs += 1;
         }
     }
-    println!("gpu: {runs} runs on {}", gpu::list()[0].name);
+    gpu.wait().unwrap();
+    let texts = gpu.texts();
+    for (text, to) in texts.iter().flat_map(|text| ALL.map(|to| (text, to))) {
+        translate(text, to).unwrap_or_else(|error| panic!("{to:?}: {error}\n{text}"));
+    }
+    println!("gpu: {runs} runs of {} kernels on {}", texts.len(), gpu::list()[0].name);
+    assert!(texts.len() > 300, "{} kernels", texts.len());
     println!("without a kernel ({}): {}", without.len(), without.iter().cloned().collect::<Vec<_>>().join(", "));
     assert!(without.is_empty(), "ops without a kernel");
     let shown = failures.iter().take(60).cloned().collect::<Vec<_>>().join("\n");
@@ -645,16 +668,23 @@ fn products_are_cut_into_tiles_and_along_k() {
     }
 }
 
-/// Runs `work` with what the adapter has of 16 bits and without, each joined with others and alone.
+/// Runs `work` with what the adapter has of 16 bits and without, each joined with others and alone, and once without its matrix
+/// units.
 fn in_each_way(work: &dyn Fn()) {
     let gpu = gpu::open(0).unwrap();
-    for (native, joined) in [(true, true), (true, false), (false, true), (false, false)] {
+    let ways =
+        [(true, true, true), (true, true, false), (true, false, true), (false, true, false), (false, false, false)];
+    for (native, joined, units) in ways {
+        if native && joined && !units && gpu.matrices().is_none() {
+            continue;
+        }
         gpu.wait().unwrap();
-        let before = (gpu.use_halves(native), gpu.join_ops(joined));
+        let before = (gpu.use_halves(native), gpu.join_ops(joined), gpu.use_matrices(units));
         work();
         gpu.wait().unwrap();
         gpu.use_halves(before.0);
         gpu.join_ops(before.1);
+        gpu.use_matrices(before.2);
     }
 }
 
@@ -696,6 +726,45 @@ fn gradients_of_biases_are_summed_beside_those_of_weights() {
         assert!(got[0].is_nan() && got[2] == f64::NEG_INFINITY, "{got:?}");
         assert_eq!([got[1], got[3], got[4]], [f64::INFINITY, f64::INFINITY, m as f64]);
     }
+}
+
+#[test]
+fn vulkan_and_metal_take_products_by_matrix_units() {
+    let sizes = Sizes { batch: 1, m: 200, k: 100, n: 300 };
+    let halves = Halves { f16: true, i16: false };
+    for (size, subgroup) in [(8, [8, 8]), (8, [32, 32]), (16, [32, 32]), (16, [32, 64]), (16, [64, 64])] {
+        let matrices = Matrices::among(&[4, size], subgroup, 64 << 10);
+        assert_eq!(matrices, Some(Matrices { size, subgroup }));
+        for turned in [false, true] {
+            let body = gpu::gemm::trial(sizes, turned, With { halves, matrices }).text;
+            let text = kernel::assemble(&[], "", &body);
+            let text = format!("enable f16;\n{MATRIX_UNITS}{text}");
+            assert!(text.contains(&format!("coop_mat{size}x{size}<f16, A>")));
+            for to in [Language::Vulkan, Language::Metal] {
+                translate(&text, to).unwrap_or_else(|error| panic!("{matrices:?} for {to:?}: {error}"));
+            }
+        }
+    }
+    // A size that no kernel has, subgroups larger than its tiles allow, and too little memory of a group.
+    assert_eq!(Matrices::among(&[32], [32, 32], 64 << 10), None);
+    assert_eq!(Matrices::among(&[16], [32, 128], 64 << 10), None);
+    assert_eq!(Matrices::among(&[8, 16], [32, 32], 24 << 10).map(|matrices| matrices.size), Some(8));
+    assert_eq!(Matrices::among(&[8, 16], [32, 32], 16 << 10), None);
+}
+
+#[test]
+fn matrix_units_that_pass_their_trial_are_used() {
+    let Some((_, _turn)) = device() else { return };
+    let gpu = gpu::open(0).unwrap();
+    let size = gpu.matrices().map_or(0, |matrices| matrices.size);
+    println!("matrices of {}: {size}", gpu::list()[0].name);
+    // How large they are where a driver is known to have them (a software driver with BACKSWEEP_GPU_MATRICES=1).
+    if let Ok(wanted) = std::env::var("BACKSWEEP_TEST_MATRICES") {
+        assert_eq!(size.to_string(), wanted);
+    }
+    let before = gpu.use_matrices(false);
+    assert!(gpu.matrices().is_none());
+    gpu.use_matrices(before);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What stands in for GPUs in a build without them: an empty list, and a type without a value.
 
+use super::cooperative::Matrices;
 use super::group::Step;
 use super::halves::Halves;
 use super::kernel::{Bindings, Grid, Kernel, Params};
@@ -81,6 +82,12 @@ impl Gpu {
         match *self {}
     }
     pub fn use_halves(&self, _: bool) -> bool {
+        match *self {}
+    }
+    pub fn matrices(&self) -> Option<Matrices> {
+        match *self {}
+    }
+    pub fn use_matrices(&self, _: bool) -> bool {
         match *self {}
     }
     pub fn counts(&self) -> Result<Counts> {

@@ -1,7 +1,7 @@
 //! Matrix products, summed in float32.
 
 use super::Gpu;
-use super::kernel::{Params as _, index, params};
+use super::kernel::{Params as _, Words, index, params};
 use super::pointwise::Buffer;
 use super::tiles::{self, Cut, Sizes};
 use crate::arena::space::Place;
@@ -170,4 +170,54 @@ impl Plan<'_> {
         let order = [(1, 0), (1, 0), (self.y.layout.numel(), 1)];
         product.run(gpu, [self.a, self.b], [self.bias, self.sums], self.y, scratch, order)
     }
+}
+
+/// A product of float16 to try an adapter with: [m, k] · [k, n], each side with its rows or its columns side by side, cut in two
+/// along k. The sums of the two lie one behind the other.
+pub struct Trial {
+    pub sizes: Sizes,
+    pub text: String,
+    pub words: Words,
+    pub groups: u32,
+}
+
+pub fn trial(sizes: Sizes, turned: bool, with: tiles::With) -> Trial {
+    let cut = Cut::in_two(sizes);
+    let [m, k, n] = [sizes.m, sizes.k, sizes.n].map(|size| size as i32);
+    let params = Params {
+        m: m as u32,
+        k: k as u32,
+        n: n as u32,
+        batch: 1,
+        splits: cut.splits as u32,
+        run: cut.run as u32,
+        size1: 1,
+        size2: 1,
+        a_at: 0,
+        a_m: if turned { 1 } else { k },
+        a_k: if turned { m } else { 1 },
+        a_step0: 0,
+        a_step1: 0,
+        a_step2: 0,
+        b_at: 0,
+        b_k: if turned { 1 } else { n },
+        b_n: if turned { k } else { 1 },
+        b_step0: 0,
+        b_step1: 0,
+        b_step2: 0,
+        bias_at: 0,
+        sums_at: 0,
+    };
+    let constants = [("LEFT_M", u32::from(turned)), ("RIGHT_N", u32::from(!turned)), ("HAS_BIAS", 0)];
+    let product = tiles::Product {
+        op: "matmul",
+        cut,
+        key: SmallVec::new(),
+        constants: SmallVec::from_slice(&constants),
+        params: Params::WGSL,
+        operands: include_str!("matmul.wgsl"),
+        words: params.words(),
+        fours: [true, true],
+    };
+    Trial { sizes, text: product.text_of_parts(with), words: product.words, groups: cut.grid().x }
 }

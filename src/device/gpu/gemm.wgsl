@@ -8,7 +8,7 @@
 // is multiplied.
 // Where k is cut into `splits`, each leaves its sums in `part`, [splits, batch, m, n]. SUMS = 1: the rows of the left side are
 // added up as they are fetched, by the groups of all columns, and those of the first leave the sums (`leave_sum`).
-// Lines with $i (a row of the thread's tile), $h or $j (four rows, four columns) stand for all of them; see tiles.rs.
+// Lines with $i (a row of the thread's tile), $h or $j (four rows, four columns) stand for all of them; see unroll.rs.
 
 const TILE: u32 = 16u * PER;
 const DEEP: u32 = 64u / PER;
@@ -60,21 +60,6 @@ fn fetch_right(r0: Seat, r1: Seat, r2: Seat, r3: Seat, k: u32, k_end: u32) -> Ri
     }
     let four = RightFour(right_at(r0, key), right_at(r1, key), right_at(r2, key), right_at(r3, key));
     return RightBlock(four, none, none, none);
-}
-
-fn write_quad(start: u32, m: u32, n: u32, quad: vec4<f32>) {
-    if (m >= p.m || n >= p.n) {
-        return;
-    }
-    if (p.splits == 1u) {
-        put_quad(m, n, quad);
-        return;
-    }
-    let at = start + m * p.n + n;
-    part[at] = quad.x;
-    if (n + 1u < p.n) { part[at + 1u] = quad.y; }
-    if (n + 2u < p.n) { part[at + 2u] = quad.z; }
-    if (n + 3u < p.n) { part[at + 3u] = quad.w; }
 }
 
 @compute @workgroup_size(256)
@@ -165,11 +150,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         for (var k = 0u; k < DEEP; k++) {
             let a$h = vec4<f32>(left[k * PITCH + ty + $h * 16u]);
             let b$j = vec4<f32>(right[k * PITCH + tx + $j * 16u]);
-            s$i_$j += a$q.$c * b$j;
+            s$i_$j += a$iq.$ic * b$j;
         }
     }
     let start = whole * p.m * p.n;
-    write_quad(start, row + ty * 4u + $mu, column + tx * 4u + $j * 64u, s$i_$j);
+    write_quad(start, row + ty * 4u + $iq * 64u + $iru, column + tx * 4u + $j * 64u, s$i_$j);
     if (SUMS == 1u && column == 0u) {
         // Threads that fetched the same rows are DEEP, or a quarter of that where each fetched four of k.
         let lanes = select(DEEP, DEEP / 4u, LEFT_DEEP == 1u);

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod channels;
 pub mod clip;
 pub mod conv;
+pub mod cooperative;
 pub mod element;
 pub mod faults;
 pub mod fold;
@@ -28,6 +29,7 @@ pub mod scan;
 pub mod sort;
 pub mod text;
 pub mod tiles;
+pub mod unroll;
 #[cfg(feature = "gpu")]
 mod woven;
 
@@ -36,9 +38,13 @@ mod adapter;
 #[cfg(feature = "gpu")]
 mod clock;
 #[cfg(feature = "gpu")]
+mod features;
+#[cfg(feature = "gpu")]
 mod queue;
 #[cfg(feature = "gpu")]
 mod slabs;
+#[cfg(feature = "gpu")]
+mod trial;
 #[cfg(feature = "gpu")]
 pub use adapter::{list, why_none};
 #[cfg(feature = "gpu")]

@@ -16,11 +16,13 @@
 
 use super::adapter::{adapter, now};
 use super::clock::Clock;
+use super::cooperative::Matrices;
+use super::features::{self, wished};
 use super::group::{Ready, Room, Span, Step, Waiting};
 use super::halves::Halves;
 use super::kernel::{Bindings, Grid, Kernel, PARAM_BYTES, Params, Words, assemble};
 use super::woven::Woven;
-use super::{Counts, faults, slabs};
+use super::{Counts, faults, slabs, trial};
 use crate::arena::ledger::Category;
 use crate::arena::space::{Place, SPACES, Space};
 use crate::arena::{self, Block, Context, trace};
@@ -87,11 +89,15 @@ pub struct Gpu {
     software: bool,
     joins: AtomicBool,
     has_halves: AtomicBool,
+    matrices: Option<Matrices>,
+    has_matrices: AtomicBool,
     most_bindings: usize,
     largest_binding: usize,
     param_layout: wgpu::BindGroupLayout,
     param_align: usize,
     stream: Mutex<Stream>,
+    /// Of kernels made since somebody asked for them.
+    texts: Mutex<Option<Vec<String>>>,
     fault: Arc<Fault>,
 }
 
@@ -128,17 +134,20 @@ struct Reader {
 /// What a pipeline is made from: a text by its address or a made-up key, and numbers.
 type Key = (usize, SmallVec<[u32; 16]>);
 
-fn wanted_features() -> wgpu::Features {
-    wgpu::Features::SHADER_F16 | wgpu::Features::SHADER_I16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
-}
-
 impl Gpu {
     fn open(number: u8) -> Result<Gpu> {
         let (adapter, space) = (adapter(number), Space::gpu(number));
-        let (limits, features) = (adapter.limits(), adapter.features() & wanted_features());
+        let matrices = features::matrices(adapter);
+        let (limits, features) = (adapter.limits(), features::wanted(adapter, matrices));
+        let experimental = match matrices {
+            // SAFETY: the one kernel that uses them keeps to its memory, and `trial` says whether they work.
+            Some(_) => unsafe { wgpu::ExperimentalFeatures::enabled() },
+            None => wgpu::ExperimentalFeatures::disabled(),
+        };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("backsweep"),
             required_features: features,
+            experimental_features: experimental,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -207,6 +216,8 @@ impl Gpu {
             watched: false,
             _bill: bill,
         };
+        let (enabled, halves) = (features::enabled(features), features::halves(features));
+        let matrices = matrices.filter(|matrices| trial::passes(&device, &queue, &enabled, halves, *matrices));
         let slabs = slabs::of(&limits);
         arena::register(space, slabs);
         let faults = plain("faults", faults::BYTES, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC);
@@ -218,13 +229,16 @@ impl Gpu {
             largest_binding: slabs.largest_block,
             features,
             checked: std::env::var("BACKSWEEP_GPU_CHECKED").map_or(cfg!(debug_assertions), |wish| wish != "0"),
-            joins: AtomicBool::new(std::env::var("BACKSWEEP_GPU_FUSE").map_or(true, |wish| wish != "0")),
-            has_halves: AtomicBool::new(std::env::var("BACKSWEEP_GPU_F16").map_or(true, |wish| wish != "0")),
+            joins: AtomicBool::new(wished("BACKSWEEP_GPU_FUSE")),
+            has_halves: AtomicBool::new(wished("BACKSWEEP_GPU_F16")),
+            matrices,
+            has_matrices: AtomicBool::new(true),
             most_bindings: BINDINGS.min(limits.max_storage_buffers_per_shader_stage as usize),
             software: adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             param_layout,
             param_align: (limits.min_uniform_buffer_offset_alignment as usize).max(16),
             stream: Mutex::new(stream),
+            texts: Mutex::new(None),
             fault,
         })
     }
@@ -257,12 +271,7 @@ impl Gpu {
 
     /// What of 16 bits kernels use.
     pub fn halves(&self) -> Halves {
-        if self.has_halves.load(Relaxed) { self.own_halves() } else { Halves::default() }
-    }
-
-    fn own_halves(&self) -> Halves {
-        let has = |feature| self.features.contains(feature);
-        Halves { f16: has(wgpu::Features::SHADER_F16), i16: has(wgpu::Features::SHADER_I16) }
+        if self.has_halves.load(Relaxed) { features::halves(self.features) } else { Halves::default() }
     }
 
     /// Says whether kernels use what the adapter has of 16 bits; returns what was said before. For tests.
@@ -270,14 +279,24 @@ impl Gpu {
         self.has_halves.swap(on, Relaxed)
     }
 
+    /// The matrices of float16 that kernels have multiplied by units of the adapter.
+    pub fn matrices(&self) -> Option<Matrices> {
+        self.matrices.filter(|_| self.has_halves.load(Relaxed) && self.has_matrices.load(Relaxed))
+    }
+
+    /// Says whether kernels use matrix units; returns what was said before. For tests.
+    pub fn use_matrices(&self, on: bool) -> bool {
+        self.has_matrices.swap(on, Relaxed)
+    }
+
+    /// The texts of the kernels made since the last call, the first of which says that they be kept. For tests.
+    pub fn texts(&self) -> Vec<String> {
+        self.texts.lock().replace(vec![]).unwrap_or_default()
+    }
+
     /// True when it can say how long a kernel took.
     pub fn has_clock(&self) -> bool {
         self.features.contains(wgpu::Features::TIMESTAMP_QUERY)
-    }
-
-    /// True when kernels may use subgroup operations.
-    pub fn has_subgroups(&self) -> bool {
-        self.features.contains(wgpu::Features::SUBGROUP)
     }
 
     /// Refuses kernels whose threads go round loops so often that a software driver would end them: llvmpipe stops a
@@ -491,7 +510,8 @@ impl Gpu {
     fn pipeline(&self, stream: &mut Stream, name: &str, text: &str, bindings: usize) -> Result<wgpu::ComputePipeline> {
         let layout = self.layouts(stream, bindings).1.clone();
         stream.counts.pipelines += 1;
-        let text = self.own_halves().enabled() + text;
+        let text = features::enabled(self.features) + text;
+        self.texts.lock().iter_mut().for_each(|texts| texts.push(text.clone()));
         let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
         let [internal, validation] = scopes.map(|filter| self.device.push_error_scope(filter));
         let descriptor =

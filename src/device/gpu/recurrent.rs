@@ -140,8 +140,14 @@ impl Step<'_> {
         if known {
             return gpu.run(&FIRST, &constants, &bindings, &params, Grid::threads(batch * hidden));
         }
-        let text =
-            || cut.text(&constants, Params::WGSL, concat!(include_str!("cells.wgsl"), include_str!("recurrent.wgsl")));
+        let text = || {
+            cut.text(
+                &constants,
+                Params::WGSL,
+                concat!(include_str!("cells.wgsl"), include_str!("recurrent.wgsl")),
+                None,
+            )
+        };
         gpu.run_text(op, &cut.key(TEXT, &constants), &text, &bindings, &params, cut.grid())
     }
 }

@@ -1,11 +1,14 @@
-//! How a product of matrices is cut into tiles, and the text of its kernel (`gemm.wgsl`, `direct.wgsl`, `join.wgsl`).
+//! How a product of matrices is cut into tiles, and the text of its kernel (`gemm.wgsl`, `cooperative.wgsl`, `direct.wgsl`,
+//! `join.wgsl`).
 
 use super::Gpu;
+use super::cooperative::Matrices;
 use super::element;
 use super::group::{Head, NO_FINISH, Span};
 use super::halves::{self, Halves};
 use super::kernel::{Bindings, Grid, Params as _, Words, index, params, with_constants};
 use super::pointwise::{self, Buffer};
+use super::unroll::unroll;
 use crate::arena::space::Place;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -78,6 +81,12 @@ impl Cut {
         Cut { per, splits, run, units: units * splits, sums, rows: 0 }
     }
 
+    /// Cut in two, in tiles of 128.
+    pub fn in_two(s: Sizes) -> Cut {
+        let units = 2 * s.batch * s.m.div_ceil(128) * s.n.div_ceil(128);
+        Cut { per: 8, splits: 2, run: s.k.div_ceil(2).next_multiple_of(16), units, sums: s.batch * s.m * s.n, rows: 0 }
+    }
+
     /// The same, where the rows of the left side are added up as well.
     pub fn summing_rows(self, s: Sizes) -> Cut {
         Cut { rows: s.batch * s.m, ..self }
@@ -92,12 +101,23 @@ impl Cut {
         if self.per == 1 { Grid::threads(self.units) } else { Grid::groups(self.units) }
     }
 
-    /// The text: params and constants, the way to the operands, and the tiles.
-    pub fn text(&self, constants: &[(&str, u32)], params: &str, operands: &str) -> String {
+    /// The text: params and constants, the way to the operands, and the tiles, of matrices where an adapter multiplies these.
+    pub fn text(&self, constants: &[(&str, u32)], params: &str, operands: &str, matrices: Option<Matrices>) -> String {
         let own = [("PER", self.per as u32), ("SUMS", u32::from(self.rows > 0))];
         let text = with_constants(&own, &with_constants(constants, params)) + operands;
         let text = text + if self.rows > 0 { include_str!("sums.wgsl") } else { NO_SUMS };
-        text + &if self.per == 1 { include_str!("direct.wgsl").into() } else { unrolled(self.per) }
+        let per = self.per;
+        text + &match matrices {
+            _ if per == 1 => include_str!("direct.wgsl").into(),
+            None => {
+                let tiles = unroll(include_str!("gemm.wgsl"), &[("i", per), ("h", per / 4), ("j", per / 4)]);
+                include_str!("quads.wgsl").to_string() + &tiles
+            }
+            Some(matrices) => {
+                let along = |name: &str| constants.contains(&(name, 1));
+                include_str!("quads.wgsl").to_string() + &matrices.tiles(per, along("LEFT_M"), along("RIGHT_N"))
+            }
+        }
     }
 
     /// What tells these texts apart from other generated ones: `kernel` is a number of the caller's.
@@ -158,6 +178,14 @@ impl Cut {
     }
 }
 
+/// What of an adapter the text of a product depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct With {
+    pub halves: Halves,
+    /// Where float16 is multiplied in tiles.
+    pub matrices: Option<Matrices>,
+}
+
 /// A product worked out, whose result is gapless.
 pub struct Product {
     pub op: &'static str,
@@ -206,9 +234,23 @@ fn reader(side: &str, name: &str, binding: &str, dtype: DType, four: bool, halve
 }
 
 impl Product {
+    /// The text, for operands and a bias of these dtypes. `params` is their declaration where it is not to be found elsewhere.
+    fn text(&self, params: &str, dtypes: [DType; 3], sums: Option<DType>, with: With) -> String {
+        let left = reader("left", "Left", "a", dtypes[0], self.fours[0], with.halves);
+        let right = reader("right", "Right", "b", dtypes[1], self.fours[1], with.halves);
+        let bias = element::reader("bias", 2, dtypes[2]);
+        let sums = sums.map_or(String::new(), |dtype| element::writer("sums", 4, dtype, with.halves));
+        self.cut.text(&self.constants, params, &(left + &right + &bias + &sums + self.operands), with.matrices)
+    }
+
+    /// The text of a product of float16 that is cut along k, so that its sums are left in binding 3.
+    pub fn text_of_parts(&self, with: With) -> String {
+        self.text(self.params, [DType::F16, DType::F16, DType::F32], None, with) + NO_FINISH
+    }
+
     /// `order` is that of `join`; sums are those of the rows of a.
     pub fn run(
-        self,
+        mut self,
         gpu: &Gpu,
         [a, b]: [&Buffer; 2],
         [bias, sums]: [Option<&Buffer>; 2],
@@ -216,23 +258,20 @@ impl Product {
         scratch: Option<Place>,
         order: [(usize, usize); 3],
     ) -> Result<()> {
-        let Product { op, cut, mut key, constants, params, operands, words, fours } = self;
-        let (halves, dtypes) = (gpu.halves(), [a.dtype, b.dtype, bias.map_or(DType::F32, |b| b.dtype)]);
-        let fetched = u32::from(fours[0]) << 1 | u32::from(fours[1]);
-        key.push(dtypes.iter().fold(halves.key() << 2 | fetched, |key, dtype| key << 4 | *dtype as u32));
-        // Where there are none their number says so.
-        let summed = sums.map(|b| b.dtype);
-        key.push(summed.map_or(u32::MAX, |dtype| dtype as u32));
-        let text = move |params: &str| {
-            let left = reader("left", "Left", "a", dtypes[0], fours[0], halves);
-            let right = reader("right", "Right", "b", dtypes[1], fours[1], halves);
-            let bias = element::reader("bias", 2, dtypes[2]);
-            let sums = summed.map_or(String::new(), |dtype| element::writer("sums", 4, dtype, halves));
-            cut.text(&constants, params, &(left + &right + &bias + &sums + operands))
-        };
         if y.layout.numel() == 0 {
             return Ok(());
         }
+        let (op, cut, dtypes) = (self.op, self.cut, [a.dtype, b.dtype, bias.map_or(DType::F32, |b| b.dtype)]);
+        let multiplied = cut.per > 1 && a.dtype == DType::F16 && b.dtype == DType::F16;
+        let with = With { halves: gpu.halves(), matrices: gpu.matrices().filter(|_| multiplied) };
+        let fetched = u32::from(self.fours[0]) << 1 | u32::from(self.fours[1]);
+        let summed = sums.map(|b| b.dtype);
+        self.key.extend([
+            dtypes.iter().fold(with.halves.key() << 2 | fetched, |key, dtype| key << 4 | *dtype as u32),
+            // Where there are none their number says so.
+            summed.map_or(u32::MAX, |dtype| dtype as u32),
+            u32::from(with.matrices.is_some()),
+        ]);
         let part = scratch.unwrap_or(y.place);
         // Without a bias its binding shows something else that is not read.
         let mut bindings: SmallVec<[Place; 6]> =
@@ -240,47 +279,23 @@ impl Product {
         bindings.extend(sums.map(|b| b.place));
         gpu.expect_rounds(op, cut.run + cut.run / 8)?;
         if cut.splits > 1 {
-            let text = || text(params) + NO_FINISH;
-            gpu.run_text(op, &key, &text, Bindings::reading(2, &bindings), &words, cut.grid())?;
+            let text = || self.text(self.params, dtypes, summed, with) + NO_FINISH;
+            gpu.run_text(op, &self.key, &text, Bindings::reading(2, &bindings), &self.words, cut.grid())?;
             return cut.join(gpu, op, part, order, y, sums);
         }
         let reads = [Some(a), Some(b), bias].into_iter().flatten().map(|b| Span::of(b.place)).collect();
         let head = Head {
-            key: SmallVec::from_slice(&key),
-            params,
-            text: Arc::new(move || text("")),
+            key: SmallVec::from_slice(&self.key),
+            params: self.params,
             bindings,
-            words,
+            words: self.words.clone(),
             grid: cut.grid(),
             reads,
             writes: sums.iter().map(|b| Span::of(b.place)).collect(),
+            text: Arc::new(move || self.text("", dtypes, summed, with)),
         };
         gpu.hold(op, SmallVec::from_iter([pointwise::head(op, head, y)?]))
     }
-}
-
-/// The tiles, with what a thread does for each row and column of its own written out: a driver may keep an array that a
-/// loop runs over in memory, and variables in registers.
-fn unrolled(per: usize) -> String {
-    let mut text = String::new();
-    for line in include_str!("gemm.wgsl").lines() {
-        if line.starts_with("//") {
-            continue;
-        }
-        let (by_row, by_column) = (line.contains("$i"), line.contains("$j"));
-        let rows = if by_row { per } else { 1 };
-        let quads = |wanted: bool| if wanted { per / 4 } else { 1 };
-        for i in 0..rows {
-            for j in 0..quads(by_column || line.contains("$h")) {
-                let numbers = [("$i", i), ("$q", i / 4), ("$m", i / 4 * 64 + i % 4), ("$h", j), ("$j", j)];
-                let mut line = line.replace("$c", ["x", "y", "z", "w"][i % 4]);
-                numbers.iter().for_each(|(name, value)| line = line.replace(name, &value.to_string()));
-                text += &line;
-                text.push('\n');
-            }
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -304,14 +319,5 @@ mod tests {
         for (dtype, f16) in [(DType::F16, false), (DType::BF16, true), (DType::F32, true)] {
             assert!(!text(dtype, f16).contains("<f16>") && text(dtype, f16).contains("alias LeftCell = f32;"));
         }
-    }
-
-    #[test]
-    fn lines_are_written_out_for_each_row_and_quad() {
-        let text = unrolled(8);
-        assert!(
-            text.contains("s5_1 += a1.y * b1;") && text.contains("row + ty * 4u + 65u, column + tx * 4u + 1 * 64u")
-        );
-        assert!(!text.contains('$') && !unrolled(4).contains("s0_1"));
     }
 }
