@@ -162,9 +162,16 @@ if THERE:
         ]  # fmt: skip
         for place, (a, b) in enumerate(zip(want, got, strict=True)):
             assert b.device == "gpu" and a.dtype is b.dtype
-            # Of normal numbers the last digits may differ.
-            np.testing.assert_allclose(b.tolist(), a.tolist(), rtol=1e-6 * (place == 0))
+            assert b.tolist() == a.tolist(), place
         assert bs.zeros_like(got[0]).device == "gpu" and bs.tensor([1.0], device="gpu").device == "gpu"
+
+    def test_normal_numbers_have_the_bits_of_the_cpu() -> None:
+        for seed, n in [(1, 100_000), (3, 4097)]:
+            bs.manual_seed(seed)
+            want = [bs.randn(n).numpy() for _ in range(2)]
+            bs.manual_seed(seed)
+            got = [bs.randn(n, device="gpu").cpu().numpy() for _ in range(2)]
+            assert all(np.array_equal(a.view(np.uint32), b.view(np.uint32)) for a, b in zip(want, got, strict=True))
 
     def test_numbers_of_the_host_stand_beside_tensors_of_a_gpu() -> None:
         x = bs.ones(3, device="gpu")

@@ -13,6 +13,7 @@ pub mod gemm;
 pub mod lines;
 pub mod math;
 pub mod nonzero;
+mod normal;
 pub mod optim;
 pub mod parts;
 pub mod pointwise;

@@ -1,18 +1,21 @@
 //! Counter-based random numbers: Philox 4×32-10 (Salmon et al. 2011, Random123). A draw is a function of key and counter,
 //! so replay, threads and devices cannot change it, and the first n draws do not depend on how many are asked for.
 
+use super::normal::{self, high};
 use super::pool;
+use super::simd::{Kernel, Lanes, dispatch_f64};
 
 /// Four words from a 64-bit counter and a 64-bit key.
+#[inline(always)]
 pub fn philox4x32(counter: u64, key: u64) -> [u32; 4] {
     philox([counter as u32, (counter >> 32) as u32, 0, 0], [key as u32, (key >> 32) as u32])
 }
 
+#[inline(always)]
 fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
+    let (a, b) = (0xD251_1F53, 0xCD9E_8D57);
     for _ in 0..10 {
-        let a = u64::from(c[0]) * 0xD251_1F53;
-        let b = u64::from(c[2]) * 0xCD9E_8D57;
-        c = [(b >> 32) as u32 ^ c[1] ^ k[0], b as u32, (a >> 32) as u32 ^ c[3] ^ k[1], a as u32];
+        c = [high(c[2], b) ^ c[1] ^ k[0], c[2].wrapping_mul(b), high(c[0], a) ^ c[3] ^ k[1], c[0].wrapping_mul(a)];
         k = [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)];
     }
     c
@@ -88,20 +91,43 @@ pub fn keep(out: &mut [f32], stream: Stream, p: f64, scale: f32) {
     fill(out, stream, |bits| if f64::from(unit(bits)) < p { scale } else { 0.0 });
 }
 
-/// Standard normal numbers by the inverse of Box and Muller's transform, two words each.
+/// Standard normal numbers, two words each.
 pub fn normal(out: &mut [f32], stream: Stream) {
     let chunks: Vec<parking_lot::Mutex<&mut [f32]>> = out.chunks_mut(CHUNK).map(parking_lot::Mutex::new).collect();
     pool::run(chunks.len(), &|c| {
-        for (i, value) in chunks[c].lock().iter_mut().enumerate() {
-            let at = stream.offset + (c * CHUNK + i) as u64;
-            let words = philox4x32(at, stream.key);
-            // In (0, 1], so that the logarithm is finite.
-            let radius = (-2.0 * ((f64::from(words[0]) + 1.0) / 4_294_967_296.0).ln()).sqrt();
-            let angle = std::f64::consts::TAU * f64::from(words[1]) / 4_294_967_296.0;
-            *value = (radius * angle.cos()) as f32;
-        }
+        let start = stream.offset.wrapping_add((c * CHUNK) as u64);
+        dispatch_f64(Normal { out: &mut chunks[c].lock(), stream: Stream { offset: start, ..stream } });
     });
 }
+
+struct Normal<'a> {
+    out: &'a mut [f32],
+    stream: Stream,
+}
+
+impl Kernel<f64> for Normal<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes<Elem = f64>>(self) {
+        let Stream { key, offset } = self.stream;
+        for (i, out) in self.out.chunks_mut(LANES).enumerate() {
+            let mut words = [[0; LANES]; 2];
+            for lane in 0..LANES {
+                let drawn = philox4x32(offset.wrapping_add((i * LANES + lane) as u64), key);
+                (words[0][lane], words[1][lane]) = (drawn[0], drawn[1]);
+            }
+            let mut numbers = [0.0; LANES];
+            for lane in 0..LANES {
+                numbers[lane] = normal::normal([words[0][lane], words[1][lane]]);
+            }
+            out.copy_from_slice(&numbers[..out.len()]);
+        }
+    }
+}
+
+/// Numbers that are made side by side.
+const LANES: usize = 16;
 
 #[cfg(test)]
 mod tests {

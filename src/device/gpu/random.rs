@@ -1,5 +1,4 @@
-//! Random numbers, and dropout: the streams of `cpu/random`. Uniform numbers, integers and what is dropped are the same bits;
-//! normal numbers are within a few units in the last place.
+//! Random numbers, and dropout: the streams of `cpu/random`, bit for bit.
 
 use super::Gpu;
 use super::element::{reader, writer};
@@ -25,7 +24,7 @@ params!(Params {
     span_high: u32,
 });
 
-const RANDOM: &str = concat!(include_str!("philox.wgsl"), include_str!("random.wgsl"));
+const RANDOM: &str = concat!(include_str!("philox.wgsl"), include_str!("normal.wgsl"), include_str!("random.wgsl"));
 /// Tells these texts apart from other generated ones.
 const TEXT: u32 = 16;
 

@@ -3,23 +3,6 @@
 // `x_at` and `y_put` are in front; integers are written in words, over the same bytes.
 @group(0) @binding(2) var<storage, read_write> words: array<u32>;
 
-// cos(2π · turn / 2^32), by quarter turns, which are exact.
-fn cosine(turn: u32) -> f32 {
-    let quarter = (turn + 0x20000000u) >> 30u;
-    let angle = f32(bitcast<i32>(turn - (quarter << 30u))) * 1.4629180792671596e-9f;
-    let size = select(m_cos(angle), m_sin(angle), (quarter & 1u) == 1u);
-    return select(size, -size, quarter == 1u || quarter == 2u);
-}
-
-fn normal(i: u32) -> f32 {
-    let words = philox(drawn_at(vec2<u32>(i, 0u)));
-    // ln((w + 1) / 2^32): near 1 from what is missing, so that no digit is lost.
-    let missing = 0xffffffffu - words.x;
-    let far = m_log((f32(words.x) + 1.0f) * 2.3283064365386963e-10f);
-    let near = m_log1p(-(f32(missing) * 2.3283064365386963e-10f));
-    return sqrt(-2.0f * select(far, near, missing < 0x80000000u)) * cosine(words.y);
-}
-
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = thread(id, groups);
@@ -27,7 +10,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         return;
     }
     if (KIND == 1u) {
-        y_put(i, normal(i));
+        y_put(i, normal(philox(drawn_at(vec2<u32>(i, 0u))).xy));
         return;
     }
     if (KIND == 3u) {
