@@ -14,6 +14,17 @@ pub(super) fn high(a: u32, b: u32) -> u32 {
 const LN_2: u32 = 1_488_522_236;
 const LN_4_3: u32 = 617_792_546;
 
+/// 1/18 to 1, of 2³¹.
+const SHARES: [u32; 18] = {
+    let mut shares = [0; 18];
+    let mut i = 0;
+    while i < 18 {
+        shares[i] = (1 << 31) / (18 - i as u32);
+        i += 1;
+    }
+    shares
+};
+
 /// −ln((w + 1) / 2³²) = m / 2³² · 2ⁿ as (m, n), the top bit of m set; m is of no use where w + 1 = 2³².
 #[inline(always)]
 fn logarithm(w: u32) -> (u32, i32) {
@@ -25,8 +36,8 @@ fn logarithm(w: u32) -> (u32, i32) {
     let y = if far { m + high(m, 0x5555_5555) } else { m }.wrapping_neg();
     // −ln(1 − y) / y = Σ yᵏ / (k + 1), of 2³¹, as far as there are digits.
     let mut series = 0u32;
-    for k in (1..=18).rev() {
-        series = (1 << 31) / k + high(series, y);
+    for share in SHARES {
+        series = share + high(series, y);
     }
     // Near 1 the logarithm is as small as y, and has as many digits.
     let near = zeros == 0 && !far;
