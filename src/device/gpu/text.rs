@@ -157,34 +157,45 @@ impl Real for Word {
 #[derive(Clone, Copy)]
 pub struct Text {
     pub arity: usize,
-    write: fn(DType) -> String,
+    source: Source,
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    Formula(fn([Word; MOST]) -> Word),
+    Written(fn(DType) -> String),
 }
 
 impl Text {
     pub const fn of<F: Formula>() -> Text {
-        Text { arity: F::ARITY, write: write::<F> }
+        Text { arity: F::ARITY, source: Source::Formula(F::eval::<Word>) }
     }
 
     /// A formula that is written as text.
     pub const fn written(arity: usize, write: fn(DType) -> String) -> Text {
-        Text { arity, write }
+        Text { arity, source: Source::Written(write) }
     }
 
     /// `fn formula(x0: T, …) -> T`, where T is f32, or i32 for integers.
     pub fn function(&self, compute: DType) -> String {
-        (self.write)(compute)
+        match self.source {
+            Source::Formula(eval) => write(eval, self.arity, compute),
+            Source::Written(write) => write(compute),
+        }
     }
 
     /// Tells formulas apart. Two that are equal may be one to the linker, which does no harm.
     pub fn key(&self) -> usize {
-        self.write as usize
+        match self.source {
+            Source::Formula(eval) => eval as usize,
+            Source::Written(write) => write as usize,
+        }
     }
 }
 
-fn write<F: Formula>(compute: DType) -> String {
+fn write(eval: fn([Word; MOST]) -> Word, arity: usize, compute: DType) -> String {
     STEPS.with_borrow_mut(Vec::clear);
-    let x: [Word; MOST] = std::array::from_fn(|i| step(Step::Operand(i)));
-    let result = F::eval(x);
+    let result = eval(std::array::from_fn(|i| step(Step::Operand(i))));
     let steps = STEPS.with_borrow(Clone::clone);
     let mut wanted = vec![false; steps.len()];
     wanted[result.0 as usize] = true;
@@ -195,7 +206,7 @@ fn write<F: Formula>(compute: DType) -> String {
     }
     let float = compute.is_float();
     let kind = if float { "f32" } else { "i32" };
-    let list: Vec<String> = (0..F::ARITY).map(|i| format!("x{i}: {kind}")).collect();
+    let list: Vec<String> = (0..arity).map(|i| format!("x{i}: {kind}")).collect();
     let mut text = format!("fn formula({}) -> {kind} {{\n", list.join(", "));
     let name = |w: Word| match steps[w.0 as usize] {
         Step::Operand(i) => format!("x{i}"),

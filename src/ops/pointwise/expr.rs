@@ -3,10 +3,11 @@
 //! `create_graph=True` needs the derivative as recorded ops, of any order. Reading the same formula once more, over
 //! handles instead of numbers, gives them; nothing is derived twice by hand.
 
-use super::{NEVER, Pointwise};
+use super::NEVER;
 use crate::error::Result;
 use crate::ops::{Back, V};
 use crate::real::Real;
+use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -99,16 +100,16 @@ impl Real for Expr {
     }
 }
 
-/// The vjp of a formula, written with recorded ops.
-pub fn recorded_vjp<P: Pointwise<N>, const N: usize>(back: &mut Back) -> Result<()> {
+/// The vjp of a formula, written with recorded ops. `vjp` takes the inputs, the output and its gradient.
+pub fn recorded_vjp(back: &mut Back, reads: &[u8], vjp: fn(&[Expr], Expr, Expr) -> [Expr; 3]) -> Result<()> {
+    let n = reads.len();
     STEPS.with_borrow_mut(Vec::clear);
-    let x: [Expr; N] = std::array::from_fn(|i| step(Step::Operand(i)));
-    let (y, dy) = (step(Step::Operand(N)), step(Step::Operand(N + 1)));
-    let roots = P::vjp(x, y, dy);
+    let operands: SmallVec<[Expr; 5]> = (0..n + 2).map(|i| step(Step::Operand(i))).collect();
+    let roots = &vjp(&operands[..n], operands[n], operands[n + 1])[..n];
     let steps = STEPS.with_borrow(Clone::clone);
 
     let mut wanted = vec![false; steps.len()];
-    let gives = |i: usize, back: &Back| back.needs(i) && P::READS[i] != NEVER;
+    let gives = |i: usize, back: &Back| back.needs(i) && reads[i] != NEVER;
     for (i, root) in roots.iter().enumerate() {
         wanted[root.0 as usize] |= gives(i, back);
     }
@@ -125,13 +126,13 @@ pub fn recorded_vjp<P: Pointwise<N>, const N: usize>(back: &mut Back) -> Result<
             continue;
         }
         values[at] = Some(match steps[at] {
-            Step::Operand(i) if i == N + 1 => back.dy(),
-            Step::Operand(i) if i == N => back.output(0)?,
+            Step::Operand(i) if i == n + 1 => back.dy(),
+            Step::Operand(i) if i == n => back.output(0)?,
             Step::Operand(i) => back.input(i)?,
             Step::Literal(c) => back.number(c, dtype)?,
             Step::Call(name, operands, n) => {
                 let of = |o: &Expr| values[o.0 as usize].expect("bug: a step before its operand");
-                let list: smallvec::SmallVec<[V; 3]> = operands[..n].iter().map(of).collect();
+                let list: SmallVec<[V; 3]> = operands[..n].iter().map(of).collect();
                 back.call(name, &list, &[])?
             }
         });

@@ -10,7 +10,6 @@ mod exponential;
 pub mod expr;
 mod split;
 
-use super::args::Args;
 use super::laws::{Domain, Exact, Sample};
 use super::registry::Entry;
 use super::{Back, Cost, Layouts, Mask, Metas, Op, OpRef, Saves, bit, expect_inputs, one_device};
@@ -27,9 +26,9 @@ use crate::error::{Error, Result};
 use crate::real::Real;
 use crate::shape::{self, Dims, Layout, Strides};
 use crate::tensor::{Meta, Tensor};
+use expr::Expr;
 use smallvec::SmallVec;
 use std::fmt;
-use std::marker::PhantomData;
 
 /// How the result's type follows from the inputs' types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,50 +73,89 @@ pub trait Pointwise<const N: usize>: Send + Sync + 'static {
     fn vjp<R: Real>(x: [R; N], y: R, dy: R) -> [R; N];
 }
 
-/// The op of a formula.
-pub struct Elementwise<P, const N: usize>(PhantomData<P>);
+/// The op of a formula: what its trait says, as values, so that one implementation of [`Op`] serves them all.
+pub struct Elementwise {
+    name: &'static str,
+    rule: Rule,
+    reads: &'static [u8],
+    domains: &'static [Domain],
+    flops: f64,
+    split: Option<fn() -> OpRef>,
+    kernels: Kernels,
+    text: Text,
+    /// The derivative by each input; where there is none, the value, which is never called.
+    slopes: &'static [(Kernels, Text); 3],
+    exact: fn(&[f64]) -> f64,
+    recorded: fn(&[Expr], Expr, Expr) -> [Expr; 3],
+}
 
-impl<P: Pointwise<N>, const N: usize> Elementwise<P, N> {
-    const OP: Elementwise<P, N> = Elementwise(PhantomData);
-    const KERNELS: Kernels = Kernels::of::<(P, Value<N>)>();
-    /// One for each input that has a gradient; the other places repeat the first kernels and are never called.
-    const SLOPES: [Kernels; 3] = [
-        if P::READS[0] != NEVER { Kernels::of::<(P, Derivative<N, 0>)>() } else { Self::KERNELS },
-        if N > 1 && P::READS[1 % N] != NEVER { Kernels::of::<(P, Derivative<N, 1>)>() } else { Self::KERNELS },
-        if N > 2 && P::READS[2 % N] != NEVER { Kernels::of::<(P, Derivative<N, 2>)>() } else { Self::KERNELS },
-    ];
-
-    const TEXT: Text = Text::of::<(P, Value<N>)>();
-    const SLOPE_TEXTS: [Text; 3] =
-        [Text::of::<(P, Derivative<N, 0>)>(), Text::of::<(P, Derivative<N, 1>)>(), Text::of::<(P, Derivative<N, 2>)>()];
-
-    fn entry() -> Entry {
-        fn build<P: Pointwise<N>, const N: usize>(_: &mut Args) -> Result<OpRef> {
-            Ok(Elementwise::<P, N>::op())
+impl Elementwise {
+    const fn of<P: Pointwise<N>, const N: usize>() -> Elementwise {
+        let value = const { (Kernels::of::<(P, Value<N>)>(), Text::of::<(P, Value<N>)>()) };
+        Elementwise {
+            name: P::NAME,
+            rule: P::RULE,
+            reads: const { &P::READS },
+            domains: const { &P::DOMAINS },
+            flops: P::FLOPS,
+            split: P::SPLIT,
+            kernels: value.0,
+            text: value.1,
+            slopes: const { &[slope::<P, N, 0>(), slope::<P, N, 1>(), slope::<P, N, 2>()] },
+            exact: |x| P::forward(array(x)),
+            recorded: |x, y, dy| {
+                let dx = P::vjp(array::<Expr, N>(x), y, dy);
+                std::array::from_fn(|i| dx[i.min(N - 1)])
+            },
         }
-        Entry { name: P::NAME, build: build::<P, N>, samples: samples::<P, N> }
     }
 
-    pub fn op() -> OpRef {
-        OpRef::Static(const { &Elementwise::<P, N>::OP })
+    fn entry<P: Pointwise<N>, const N: usize>() -> Entry {
+        Entry {
+            name: P::NAME,
+            build: |_| Ok(Elementwise::op::<P, N>()),
+            samples: || samples(const { &Elementwise::of::<P, N>() }),
+        }
     }
 
-    fn promoted(types: impl Iterator<Item = DType>) -> DType {
-        let from = if P::RULE == Rule::Select { 1 } else { 0 };
+    fn op<P: Pointwise<N>, const N: usize>() -> OpRef {
+        OpRef::Static(const { &Elementwise::of::<P, N>() })
+    }
+
+    fn promoted(&self, types: impl Iterator<Item = DType>) -> DType {
+        let from = if self.rule == Rule::Select { 1 } else { 0 };
         types.skip(from).reduce(DType::promote).unwrap_or(DType::F32)
     }
 
-    /// The type the formula is evaluated in.
-    fn compute(types: impl Iterator<Item = DType>) -> DType {
-        let promoted = Self::promoted(types);
-        if P::RULE == Rule::Float { promoted.to_float().compute() } else { promoted.compute() }
+    /// The type the formula is evaluated in. Integers that it cannot be evaluated on are an error.
+    fn compute(&self, x: &[&Tensor]) -> Result<DType> {
+        let promoted = self.promoted(x.iter().map(|t| t.dtype()));
+        let compute = if self.rule == Rule::Float { promoted.to_float().compute() } else { promoted.compute() };
+        if self.rule == Rule::Arithmetic && !compute.is_float() {
+            arithmetic::check_integers(self.name, x)?;
+        }
+        Ok(compute)
     }
 }
 
-impl<P: Pointwise<N>, const N: usize> fmt::Debug for Elementwise<P, N> {
+impl fmt::Debug for Elementwise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(P::NAME)
+        f.write_str(self.name)
     }
+}
+
+/// The derivative by input I, where there is one.
+const fn slope<P: Pointwise<N>, const N: usize, const I: usize>() -> (Kernels, Text) {
+    if I < N && P::READS[I % N] != NEVER {
+        (Kernels::of::<(P, Derivative<N, I>)>(), Text::of::<(P, Derivative<N, I>)>())
+    } else {
+        (Kernels::of::<(P, Value<N>)>(), Text::of::<(P, Value<N>)>())
+    }
+}
+
+#[inline(always)]
+fn array<R: Copy, const N: usize>(x: &[R]) -> [R; N] {
+    std::array::from_fn(|i| x[i])
 }
 
 /// The value, as a formula of x…
@@ -155,43 +193,43 @@ fn first<R: Real, const N: usize>(x: [R; MOST]) -> [R; N] {
     out
 }
 
-impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
+impl Op for Elementwise {
     fn name(&self) -> &'static str {
-        P::NAME
+        self.name
     }
 
     fn infer(&self, x: &[&Meta], _recording: bool) -> Result<Metas> {
-        expect_inputs(P::NAME, x, N)?;
-        let device = one_device(P::NAME, x)?;
-        let promoted = Self::promoted(x.iter().map(|m| m.dtype));
-        let dtype = match P::RULE {
+        expect_inputs(self.name, x, self.reads.len())?;
+        let device = one_device(self.name, x)?;
+        let promoted = self.promoted(x.iter().map(|m| m.dtype));
+        let dtype = match self.rule {
             Rule::Arithmetic | Rule::Select => promoted,
             Rule::Float => promoted.to_float(),
             Rule::Compare => DType::Bool,
         };
-        Ok(SmallVec::from_iter([Meta { layout: elementwise_layout(P::NAME, x)?, dtype, device }]))
+        Ok(SmallVec::from_iter([Meta { layout: elementwise_layout(self.name, x)?, dtype, device }]))
     }
 
     fn differentiable(&self) -> Mask {
-        P::READS.iter().enumerate().filter(|(_, r)| **r != NEVER).map(|(i, _)| bit(i)).sum()
+        self.reads.iter().enumerate().filter(|(_, r)| **r != NEVER).map(|(i, _)| bit(i)).sum()
     }
 
     fn saves(&self, needs: Mask) -> Saves {
-        let reads = P::READS.iter().enumerate().filter(|(i, r)| needs & bit(*i) != 0 && **r != NEVER);
+        let reads = self.reads.iter().enumerate().filter(|(i, r)| needs & bit(*i) != 0 && **r != NEVER);
         let reads = reads.fold(0, |all, (_, r)| all | r);
         Saves { inputs: Mask::from(reads & (Y - 1)), outputs: Mask::from(reads & Y != 0) }
     }
 
     fn cost(&self, x: &[&Meta], y: &[Meta]) -> Cost {
-        Cost::streaming(x, y, P::FLOPS)
+        Cost::streaming(x, y, self.flops)
     }
 
     fn cheap(&self) -> bool {
-        N <= 2 && P::READS.iter().all(|reads| reads & Y == 0)
+        self.reads.len() <= 2 && self.reads.iter().all(|reads| reads & Y == 0)
     }
 
     fn split(&self) -> Option<OpRef> {
-        P::SPLIT.map(|op| op())
+        self.split.map(|op| op())
     }
 
     fn layouts(&self, _input: usize) -> Layouts {
@@ -207,22 +245,16 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
     }
 
     fn cpu(&self, x: &[&Tensor], y: &[Tensor]) -> Result<()> {
-        let compute = Self::compute(x.iter().map(|t| t.dtype()));
-        if P::RULE == Rule::Arithmetic && !compute.is_float() {
-            arithmetic::check_integers(P::NAME, x)?;
-        }
-        let views: [Option<View>; N] = std::array::from_fn(|i| Some(x[i].view()));
-        launch(&Self::KERNELS, compute, &views, &y[0].view());
+        let compute = self.compute(x)?;
+        let views: SmallVec<[Option<View>; 3]> = x.iter().map(|t| Some(t.view())).collect();
+        launch(&self.kernels, compute, &views, &y[0].view());
         Ok(())
     }
 
     fn gpu(&self, x: &[&Tensor], y: &[Tensor], gpu: &Gpu) -> Result<()> {
-        let compute = Self::compute(x.iter().map(|t| t.dtype()));
-        if P::RULE == Rule::Arithmetic && !compute.is_float() {
-            arithmetic::check_integers(P::NAME, x)?;
-        }
-        let sources: [Source; N] = std::array::from_fn(|i| source(x[i]));
-        launch_on(gpu, P::NAME, &Self::TEXT, compute, &sources, &y[0].buffer())
+        let compute = self.compute(x)?;
+        let sources: SmallVec<[Source; 3]> = x.iter().map(|t| source(t)).collect();
+        launch_on(gpu, self.name, &self.text, compute, &sources, &y[0].buffer())
     }
 
     fn takes_numbers(&self) -> bool {
@@ -234,20 +266,19 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
 
     fn vjp(&self, back: &mut Back) -> Result<()> {
         if back.records() {
-            return expr::recorded_vjp::<P, N>(back);
+            return expr::recorded_vjp(back, self.reads, self.recorded);
         }
-        for i in 0..N {
-            if !back.needs(i) || P::READS[i] == NEVER {
+        for (i, &reads) in self.reads.iter().enumerate() {
+            if !back.needs(i) || reads == NEVER {
                 continue;
             }
-            let reads = P::READS[i];
             if reads == PASS {
                 let dy = back.dy();
                 back.give(i, dy);
                 continue;
             }
             let mut operands: SmallVec<[super::V; MOST]> = SmallVec::new();
-            for k in 0..N {
+            for k in 0..self.reads.len() {
                 if reads & (1 << k) != 0 {
                     operands.push(back.input(k)?);
                 }
@@ -256,8 +287,8 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
                 operands.push(back.output(0)?);
             }
             operands.push(back.dy());
-            let (kernels, text) = (&Self::SLOPES[i], &Self::SLOPE_TEXTS[i]);
-            let slope = Slope { name: P::NAME, kernels, text, inputs: N, reads };
+            let (kernels, text) = &self.slopes[i];
+            let slope = Slope { name: self.name, kernels, text, inputs: self.reads.len(), reads };
             let dx = back.apply(slope, &operands)?;
             back.give(i, dx);
         }
@@ -265,11 +296,10 @@ impl<P: Pointwise<N>, const N: usize> Op for Elementwise<P, N> {
     }
 
     fn reference(&self, x: &[Exact]) -> Option<Vec<Exact>> {
-        let shape = x.iter().try_fold(Dims::new(), |s, e| shape::broadcast(P::NAME, &s, &e.shape)).ok()?;
+        let shape = x.iter().try_fold(Dims::new(), |s, e| shape::broadcast(self.name, &s, &e.shape)).ok()?;
         Some(vec![Exact::build(&shape, |index| {
-            let mut values = [0.0; N];
-            values.iter_mut().zip(x).for_each(|(v, e)| *v = e.at_broadcast(index));
-            P::forward::<f64>(values)
+            let values: SmallVec<[f64; 3]> = x.iter().map(|e| e.at_broadcast(index)).collect();
+            (self.exact)(&values)
         })])
     }
 }
@@ -421,7 +451,7 @@ fn source(t: &Tensor) -> Source<'_> {
 }
 
 /// The shapes every formula is tried on: plain, broadcast both ways, 0-d, empty, and longer than any vector.
-fn samples<P: Pointwise<N>, const N: usize>() -> Vec<Sample> {
+fn samples(op: &'static Elementwise) -> Vec<Sample> {
     let shapes: [[&[usize]; 3]; 6] = [
         [&[3, 5], &[3, 5], &[3, 5]],
         [&[4, 1, 3], &[2, 1], &[3]],
@@ -431,8 +461,8 @@ fn samples<P: Pointwise<N>, const N: usize>() -> Vec<Sample> {
         [&[2, 3, 2, 5], &[3, 1, 5], &[]],
     ];
     let sample = |list: &[&[usize]; 3]| {
-        let inputs = list.iter().zip(P::DOMAINS).take(N).map(|(shape, domain)| (shape.to_vec(), domain));
-        Sample::new(Elementwise::<P, N>::op(), inputs)
+        let inputs = list.iter().zip(op.domains).map(|(shape, domain)| (shape.to_vec(), *domain));
+        Sample::new(OpRef::Static(op), inputs)
     };
     shapes.iter().map(sample).collect()
 }
@@ -467,7 +497,7 @@ macro_rules! pointwise {
             fn vjp<R: $crate::real::Real>($vx: [R; $n], $y: R, $dy: R) -> [R; $n] { $vjp }
         })*
         pub fn register(list: &mut Vec<$crate::ops::registry::Entry>) {
-            list.extend([$($crate::ops::pointwise::Elementwise::<$type, $n>::entry()),*]);
+            list.extend([$($crate::ops::pointwise::Elementwise::entry::<$type, $n>()),*]);
         }
     };
 }

@@ -49,7 +49,7 @@ impl<P: Pointwise<1>> Op for Split<P> {
     }
 
     fn infer(&self, x: &[&Meta], recording: bool) -> Result<Metas> {
-        Elementwise::<P, 1>::OP.infer(x, recording)
+        const { Elementwise::of::<P, 1>() }.infer(x, recording)
     }
 
     fn saves(&self, needs: Mask) -> Saves {
