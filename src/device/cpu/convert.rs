@@ -1,5 +1,6 @@
 //! Elements from one type to another, at any stride: the only place that knows all eight storage types at once.
 
+use super::halves;
 use super::view::View;
 use crate::dtype::DType;
 use half::{bf16, f16};
@@ -20,7 +21,7 @@ pub trait Compute: Copy + Default + Send + Sync + 'static {
 
 /// `y as $to` for numbers; a bool is "not zero".
 macro_rules! compute {
-    ($t:ty, $dtype:ident, $absent:expr) => {
+    ($t:ty, $dtype:ident, $absent:expr, $rounded:ident $wide:ty) => {
         impl Compute for $t {
             const DTYPE: DType = DType::$dtype;
             const NAN: &'static Self = &$absent;
@@ -28,6 +29,10 @@ macro_rules! compute {
                 x as $t
             }
             unsafe fn gather(src: *const u8, dtype: DType, stride: isize, dst: *mut Self, n: usize) {
+                if Self::DTYPE == DType::F32 && dtype.is_half() && stride == 1 {
+                    // SAFETY: the caller's promise.
+                    return unsafe { halves::widen(src, dtype, dst.cast(), n) };
+                }
                 macro_rules! each {
                     ($s:ty, $f:expr) => {{
                         let src = src.cast::<$s>();
@@ -49,6 +54,10 @@ macro_rules! compute {
                 }
             }
             unsafe fn scatter(src: *const Self, dst: *mut u8, dtype: DType, stride: isize, n: usize) {
+                if Self::DTYPE == DType::F32 && dtype.is_half() && stride == 1 {
+                    // SAFETY: the caller's promise.
+                    return unsafe { halves::narrow(src.cast(), dst, dtype, n) };
+                }
                 macro_rules! each {
                     ($d:ty, $f:expr) => {{
                         let dst = dst.cast::<$d>();
@@ -63,8 +72,8 @@ macro_rules! compute {
                     DType::U8 => each!(u8, |x: $t| x as i64 as u8),
                     DType::I32 => each!(i32, |x: $t| x as i32),
                     DType::I64 => each!(i64, |x: $t| x as i64),
-                    DType::F16 => each!(f16, |x: $t| f16::from_f64(x as f64)),
-                    DType::BF16 => each!(bf16, |x: $t| bf16::from_f64(x as f64)),
+                    DType::F16 => each!(f16, |x: $t| f16::$rounded(x as $wide)),
+                    DType::BF16 => each!(bf16, |x: $t| bf16::$rounded(x as $wide)),
                     DType::F32 => each!(f32, |x: $t| x as f32),
                     DType::F64 => each!(f64, |x: $t| x as f64),
                 }
@@ -72,9 +81,9 @@ macro_rules! compute {
         }
     };
 }
-compute!(f32, F32, f32::NAN);
-compute!(f64, F64, f64::NAN);
-compute!(i64, I64, 0);
+compute!(f32, F32, f32::NAN, from_f32 f32);
+compute!(f64, F64, f64::NAN, from_f64 f64);
+compute!(i64, I64, 0, from_f64 f64);
 
 /// Every element in logical order, as f64.
 pub fn read_f64(view: &View) -> Vec<f64> {

@@ -10,6 +10,7 @@ pub mod copy;
 pub mod extreme;
 pub mod fold;
 pub mod gemm;
+mod halves;
 pub mod lines;
 pub mod math;
 pub mod nonzero;
