@@ -2,7 +2,7 @@
 
 use super::simd::{self, Kernel, Lanes};
 use crate::dtype::DType;
-use half::{bf16, f16};
+use half::f16;
 
 /// # Safety
 /// `src` points at `n` elements of `dtype`, a half, and `dst` at room for `n`; neither overlaps the other.
@@ -107,6 +107,7 @@ fn bits_of_bf16(bits: u32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::bf16;
 
     /// Every half, and the floats that lie on and beside the middle between two.
     fn floats(of: fn(u16) -> f32) -> Vec<f32> {

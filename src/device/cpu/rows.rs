@@ -77,21 +77,26 @@ macro_rules! registers {
     }};
 }
 
-/// Joins what `$term` says of each register, in `$chains` chains so that none waits for the one before.
+/// Joins what `$term` says of each register, in `$chains` chains so that none waits for the one before. Whole registers need
+/// no masks, nor a look at `$n`.
 macro_rules! joined {
     ($lanes:ident, $len:expr, $chains:literal, $start:expr, $join:path, |$i:ident, $n:ident| $term:expr) => {{
         let len = $len;
         let mut chains = [$start; $chains];
         let mut at = 0;
-        while at < len {
-            for (u, chain) in chains.iter_mut().enumerate() {
-                let $i = at + u * $lanes::WIDTH;
-                if $i < len {
-                    let $n = len - $i;
-                    *chain = $join(*chain, $term);
-                }
+        while at + $chains * $lanes::WIDTH <= len {
+            for u in 0..$chains {
+                let ($i, $n) = (at + u * $lanes::WIDTH, $lanes::WIDTH);
+                chains[u] = $join(chains[u], $term);
             }
             at += $chains * $lanes::WIDTH;
+        }
+        for u in 0..$chains {
+            let $i = at + u * $lanes::WIDTH;
+            if $i < len {
+                let $n = len - $i;
+                chains[u] = $join(chains[u], $term);
+            }
         }
         let mut all = chains[0];
         for u in 1..$chains {
