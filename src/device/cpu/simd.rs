@@ -9,12 +9,16 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod plain;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::F32x8;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::F32x16;
+#[cfg(target_arch = "aarch64")]
+pub use neon::F32x4;
 pub use plain::F32x1;
 
 use crate::real::Real;
@@ -24,12 +28,14 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Level {
-    /// What every processor of the target has.
+    /// One number at a time, on any processor.
     Plain = 1,
+    /// NEON, which every aarch64 processor has and no other.
+    Neon = 2,
     /// AVX2, FMA and F16C.
-    Avx2 = 2,
+    Avx2 = 3,
     /// AVX-512 F, BW, DQ and VL, and all of `Avx2`.
-    Avx512 = 3,
+    Avx512 = 4,
 }
 
 /// The level of this process: the best the processor has, or less if `BACKSWEEP_SIMD` says so.
@@ -38,8 +44,9 @@ pub fn level() -> Level {
     static FOUND: AtomicU8 = AtomicU8::new(0);
     match FOUND.load(Relaxed) {
         1 => Level::Plain,
-        2 => Level::Avx2,
-        3 => Level::Avx512,
+        2 => Level::Neon,
+        3 => Level::Avx2,
+        4 => Level::Avx512,
         _ => {
             let level = lowered(detected(), std::env::var("BACKSWEEP_SIMD").ok().as_deref());
             FOUND.store(level as u8, Relaxed);
@@ -47,6 +54,18 @@ pub fn level() -> Level {
         }
     }
 }
+
+/// The levels of this process, in rising order.
+#[cfg(test)]
+pub fn levels() -> impl Iterator<Item = Level> {
+    let all = [Level::Plain, Level::Neon, Level::Avx2, Level::Avx512];
+    let here = |&at: &Level| at <= level() && (at != Level::Neon || cfg!(target_arch = "aarch64"));
+    all.into_iter().filter(here)
+}
+
+/// What `BACKSWEEP_SIMD` can lower the level to.
+#[cfg(test)]
+pub const LOWER: &[&str] = if cfg!(target_arch = "x86_64") { &["plain", "avx2"] } else { &["plain"] };
 
 fn lowered(found: Level, wanted: Option<&str>) -> Level {
     match wanted.map(str::trim) {
@@ -72,7 +91,7 @@ fn detected() -> Level {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn detected() -> Level {
-    Level::Plain
+    if cfg!(target_arch = "aarch64") { Level::Neon } else { Level::Plain }
 }
 
 /// Some numbers in one register. The memory functions do not ask for alignment.
@@ -201,6 +220,8 @@ pub fn dispatch_f32<K: Kernel<f32>>(kernel: K) -> K::Out {
         // SAFETY: `level` found the instructions.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { AtLevels::avx2(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => kernel.run::<F32x4>(),
         _ => kernel.run::<F32x1>(),
     }
 }
@@ -215,6 +236,8 @@ pub fn dispatch_f32_at<K: KernelF32>(wanted: Level, kernel: K) -> K::Out {
         // SAFETY: `level` found the instructions.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { AtLevelsF32::avx2(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => kernel.run::<F32x4>(),
         _ => kernel.run::<F32x1>(),
     }
 }
@@ -235,7 +258,7 @@ pub fn dispatch_f64<K: Kernel<f64>>(kernel: K) -> K::Out {
 }
 
 /// The arithmetic operators of a lane type, with literals on the right, from four functions of its register.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! lane_operators {
     ($lanes:ident: $($operator:ident $method:ident $intrinsic:path),*) => {
         $(impl std::ops::$operator for $lanes {
@@ -284,7 +307,7 @@ macro_rules! shared_f32_functions {
     };
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use lane_operators;
 use shared_f32_functions;
 

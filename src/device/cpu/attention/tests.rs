@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::device::cpu::random::uniform;
+use crate::device::cpu::simd;
 
 struct Case {
     shape: [usize; 6],
@@ -217,7 +218,7 @@ fn every_level_agrees() {
         return;
     }
     let this = std::env::current_exe().expect("a test knows its own program");
-    for level in ["plain", "avx2"] {
+    for level in simd::LOWER {
         let run = std::process::Command::new(&this).args(["attention::tests"]).env("BACKSWEEP_SIMD", level).output();
         let output = run.expect("the test program starts");
         assert!(output.status.success(), "at {level}: {}", String::from_utf8_lossy(&output.stdout));

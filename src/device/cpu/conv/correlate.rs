@@ -28,12 +28,12 @@ const AHEAD: usize = 8;
 /// The pixels of a tile at the most.
 const MOST: usize = 8;
 
-/// Pixels a tile, by lane width: as many as leave registers for the panel's row and for the addresses.
+/// Pixels a tile, by lane width and registers of the panel: as many as leave registers for the panel's row and for the addresses.
 #[inline(always)]
-const fn most_pixels<L: Lanes>() -> usize {
-    match L::WIDTH {
-        16 => MOST,
-        8 => 6,
+const fn most_pixels<L: Lanes, const V: usize>() -> usize {
+    match (L::WIDTH, V) {
+        (16, _) | (4, 1 | 2) => MOST,
+        (8, _) | (4, _) => 6,
         _ => 4,
     }
 }
@@ -211,9 +211,13 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
                 };
                 if L::WIDTH == 1 {
                     tiles.run::<L, 8>();
+                } else if L::WIDTH == 4 && tiles.channels > 3 * L::WIDTH {
+                    tiles.run::<L, 4>();
+                } else if L::WIDTH == 4 && tiles.channels > 2 * L::WIDTH {
+                    tiles.run::<L, 3>();
                 } else if tiles.channels > L::WIDTH {
                     tiles.run::<L, 2>();
-                } else if L::WIDTH == 16 && slide::knows(horizontal.taps) && horizontal.step == horizontal.spread {
+                } else if lanes::has_32_registers::<L>() && slide::knows(horizontal.taps) && horizontal.step == horizontal.spread {
                     Slide {
                         taps: [vertical.taps, horizontal.taps],
                         strides: [walk.row_stride, horizontal.spread * window.pixel_stride],
@@ -312,7 +316,8 @@ impl<E: Float> Tiles<E> {
         }
         let mut cursor = Cursor { col: 0, row: 0, source: [0; 3], out: [0; 3] };
         let mut left = self.count;
-        let mut tiles = left.div_ceil(most_pixels::<L>());
+        let most = most_pixels::<L, V>();
+        let mut tiles = left.div_ceil(most);
         while left > 0 {
             // Tiles of nearly equal size, rather than a small one at the end.
             let m = left.div_ceil(tiles);
@@ -324,10 +329,10 @@ impl<E: Float> Tiles<E> {
             // SAFETY: offsets of pixels of this chunk.
             unsafe {
                 match m {
-                    8 if L::WIDTH == 16 => self.tile::<L, V, 8>(&source, &out, start),
-                    7 if L::WIDTH == 16 => self.tile::<L, V, 7>(&source, &out, start),
-                    6 if L::WIDTH >= 8 => self.tile::<L, V, 6>(&source, &out, start),
-                    5 if L::WIDTH >= 8 => self.tile::<L, V, 5>(&source, &out, start),
+                    8 if most == 8 => self.tile::<L, V, 8>(&source, &out, start),
+                    7 if most == 8 => self.tile::<L, V, 7>(&source, &out, start),
+                    6 if most >= 6 => self.tile::<L, V, 6>(&source, &out, start),
+                    5 if most >= 6 => self.tile::<L, V, 5>(&source, &out, start),
                     4 => self.tile::<L, V, 4>(&source, &out, start),
                     3 => self.tile::<L, V, 3>(&source, &out, start),
                     2 => self.tile::<L, V, 2>(&source, &out, start),

@@ -3,10 +3,20 @@
 use super::Float;
 use crate::device::cpu::simd::{Kernel, Lanes};
 
-/// Channels of a panel: two registers. Loops over eight lanes of one are left to the compiler to vectorise.
+/// Channels of a panel: two registers, or four of NEON's. Loops over eight lanes of one are left to the compiler to vectorise.
 #[inline(always)]
 pub(super) const fn panel<L: Lanes>() -> usize {
-    if L::WIDTH == 1 { 8 } else { 2 * L::WIDTH }
+    match L::WIDTH {
+        1 => 8,
+        4 => 16,
+        width => 2 * width,
+    }
+}
+
+/// There are 32 registers with AVX-512 and NEON, and 16 with AVX2.
+#[inline(always)]
+pub(super) const fn has_32_registers<L: Lanes>() -> bool {
+    matches!(L::WIDTH, 4 | 16)
 }
 
 /// No panel is wider.

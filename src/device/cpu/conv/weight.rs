@@ -170,6 +170,8 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
                 let window = self.c.view::<L>(&chunk, self.group, self.x, self.scratch);
                 match (L::WIDTH, self.channels > L::WIDTH) {
                     (1, _) => self.chunk::<L, 8>(&chunk, &window, index == first),
+                    (4, _) if self.channels > 3 * L::WIDTH => self.chunk::<L, 4>(&chunk, &window, index == first),
+                    (4, _) if self.channels > 2 * L::WIDTH => self.chunk::<L, 3>(&chunk, &window, index == first),
                     (_, true) => self.chunk::<L, 2>(&chunk, &window, index == first),
                     (_, false) => self.chunk::<L, 1>(&chunk, &window, index == first),
                 }
@@ -233,9 +235,9 @@ struct Tiles<'a, E> {
 impl<E: Float> Tiles<'_, E> {
     #[inline(always)]
     unsafe fn run<L: Lanes<Elem = E>, const V: usize>(&self) {
-        let most = match L::WIDTH {
-            16 => MOST,
-            8 => 6,
+        let most = match (L::WIDTH, V) {
+            (16, _) | (4, 1 | 2) => MOST,
+            (8, _) | (4, _) => 6,
             _ => 4,
         };
         let mut sums = self.sums;
@@ -250,14 +252,14 @@ impl<E: Float> Tiles<'_, E> {
                     // SAFETY: m elements of the run, and their rows of sums.
                     unsafe {
                         match m {
-                            12 if L::WIDTH == 16 => self.tile::<L, V, 12>(x, sums),
-                            11 if L::WIDTH == 16 => self.tile::<L, V, 11>(x, sums),
-                            10 if L::WIDTH == 16 => self.tile::<L, V, 10>(x, sums),
-                            9 if L::WIDTH == 16 => self.tile::<L, V, 9>(x, sums),
-                            8 if L::WIDTH == 16 => self.tile::<L, V, 8>(x, sums),
-                            7 if L::WIDTH == 16 => self.tile::<L, V, 7>(x, sums),
-                            6 if L::WIDTH >= 8 => self.tile::<L, V, 6>(x, sums),
-                            5 if L::WIDTH >= 8 => self.tile::<L, V, 5>(x, sums),
+                            12 if most == MOST => self.tile::<L, V, 12>(x, sums),
+                            11 if most == MOST => self.tile::<L, V, 11>(x, sums),
+                            10 if most == MOST => self.tile::<L, V, 10>(x, sums),
+                            9 if most == MOST => self.tile::<L, V, 9>(x, sums),
+                            8 if most == MOST => self.tile::<L, V, 8>(x, sums),
+                            7 if most == MOST => self.tile::<L, V, 7>(x, sums),
+                            6 if most >= 6 => self.tile::<L, V, 6>(x, sums),
+                            5 if most >= 6 => self.tile::<L, V, 5>(x, sums),
                             4 => self.tile::<L, V, 4>(x, sums),
                             3 => self.tile::<L, V, 3>(x, sums),
                             2 => self.tile::<L, V, 2>(x, sums),

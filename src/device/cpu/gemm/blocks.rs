@@ -115,7 +115,7 @@ impl Blocks {
             lanes: shape.lanes,
             depth: k.div_ceil(blocks_of_k),
             most_rows: MOST_ROWS / shape.rows * rows,
-            most_columns: MOST_COLUMNS,
+            most_columns: MOST_COLUMNS / shape.columns * shape.columns,
             pack_a,
             pack_b,
             a_panels: side_by_side.clamp(1, row_tiles),

@@ -205,7 +205,7 @@ fn every_level_agrees() {
         return;
     }
     let this = std::env::current_exe().expect("a test knows its own program");
-    for level in ["plain", "avx2"] {
+    for level in simd::LOWER {
         let run = std::process::Command::new(&this).args(["gemm::tests"]).env("BACKSWEEP_SIMD", level).output();
         let output = run.expect("the test program starts");
         assert!(output.status.success(), "at {level}: {}", String::from_utf8_lossy(&output.stdout));

@@ -1,7 +1,7 @@
 //! The micro-kernel: one tile of C, held in registers while k runs.
 //!
-//! `f32` has a tile for each SIMD level (12 rows of 2 registers with AVX-512, 6 rows of 2 with AVX2); `f64`, and `f32`
-//! without SIMD, have one of 6×8 that the compiler vectorises. A convolution can use it as it stands: the rows of A are
+//! `f32` has a tile for each SIMD level (12 rows of 2 registers with AVX-512, 6 rows of 2 with AVX2, 8 rows of 3 with
+//! NEON); `f64`, and `f32` without SIMD, have one of 6×8 that the compiler vectorises. A convolution can use it as it stands: the rows of A are
 //! output pixels at any stride, the columns of B a packed panel of output channels, and each run of `depth` steps
 //! (one tap of the filter, or one row of taps) begins at an offset of its own in A.
 
@@ -101,6 +101,7 @@ impl Element for f32 {
         match simd::level() {
             Level::Avx512 => TileShape { rows: 12, columns: 32, lanes: 16 },
             Level::Avx2 => TileShape { rows: 6, columns: 16, lanes: 8 },
+            Level::Neon => TileShape { rows: 8, columns: 12, lanes: 4 },
             Level::Plain => PLAIN_SHAPE,
         }
     }
@@ -112,6 +113,8 @@ impl Element for f32 {
             (Level::Avx512, 3 | 4) => 64,
             (Level::Avx2, 1) => 64,
             (Level::Avx2, 2) => 32,
+            (Level::Neon, 1 | 2) => 32,
+            (Level::Neon, 3 | 4) => 24,
             _ => Self::tile_shape().columns,
         }
     }
@@ -193,6 +196,13 @@ impl Kernel<f32> for F32Tile<'_> {
                     3 | 4 => up_to_2_rows::<L, 4>(tile),
                     _ => lanes::<L, 1, 8>(tile),
                 },
+                4 => match tile.columns.div_ceil(4) {
+                    1 => up_to_8_rows::<L, 1>(tile),
+                    2 => up_to_8_rows::<L, 2>(tile),
+                    3 => up_to_8_rows::<L, 3>(tile),
+                    4..=6 => up_to_4_rows::<L, 6>(tile),
+                    _ => up_to_2_rows::<L, 8>(tile),
+                },
                 _ => plain_rows::<f32, PLAIN_FUSED>(tile),
             }
         }
@@ -234,6 +244,7 @@ macro_rules! by_rows {
 by_rows!(up_to_2_rows: 1 2);
 by_rows!(up_to_4_rows: 1 2 3 4);
 by_rows!(up_to_6_rows: 1 2 3 4 5 6);
+by_rows!(up_to_8_rows: 1 2 3 4 5 6 7 8);
 by_rows!(up_to_12_rows: 1 2 3 4 5 6 7 8 9 10 11 12);
 
 /// `M` rows of `V` registers.
@@ -381,7 +392,12 @@ pub fn prefetch<T>(p: *const T) {
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) p, options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = p;
 }
 

@@ -1,6 +1,6 @@
 //! Errors in units in the last place, at every level, against the `f64` reading; and the values at the corners.
 
-use crate::device::cpu::simd::{F32Lanes, KernelF32, Level, dispatch_f32_at, level};
+use crate::device::cpu::simd::{F32Lanes, KernelF32, Level, dispatch_f32_at, levels};
 use crate::real::Real;
 
 /// A function in `math`, to be run over a slice.
@@ -45,10 +45,6 @@ impl<F: Function> KernelF32 for Apply<'_, F> {
             unsafe { F::lanes(L::load(self.0.as_ptr().add(i))).store(self.1.as_mut_ptr().add(i)) };
         }
     }
-}
-
-fn levels() -> impl Iterator<Item = Level> {
-    [Level::Plain, Level::Avx2, Level::Avx512].into_iter().filter(|&found| found <= level())
 }
 
 fn evaluate<F: Function>(at: Level, function: F, x: &[f32]) -> Vec<f32> {
