@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-/// Of all caches of the processors we know.
+/// Of all caches of the processors we know, but for Apple's, whose lines are two of these.
 pub const LINE_BYTES: usize = 64;
 
 /// What is assumed where the processor does not say.
@@ -32,9 +32,14 @@ fn read_second_bytes() -> Option<usize> {
     })
 }
 
+/// From Linux, which says it in KiB. Apple's second caches are 4 MiB and more, but several cores share one.
 #[cfg(not(target_arch = "x86_64"))]
 fn read_second_bytes() -> Option<usize> {
-    None
+    let read = |index: usize, what: &str| {
+        std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/{what}")).ok()
+    };
+    let second = (0..8).find(|&index| read(index, "level").is_some_and(|level| level.trim() == "2"))?;
+    Some(read(second, "size")?.trim().strip_suffix('K')?.parse::<usize>().ok()? << 10)
 }
 
 #[cfg(test)]

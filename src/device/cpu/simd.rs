@@ -120,6 +120,15 @@ pub trait Lanes: Real {
 
     fn splat(x: Self::Elem) -> Self;
 
+    /// The `N` numbers from `p` on, each in all lanes.
+    /// # Safety
+    /// `p` is valid for reads of `N` elements.
+    #[inline(always)]
+    unsafe fn splats<const N: usize>(p: *const Self::Elem) -> [Self; N] {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|i| Self::splat(unsafe { *p.add(i) }))
+    }
+
     /// self · a + b, rounded once.
     fn mul_add(self, a: Self, b: Self) -> Self;
 

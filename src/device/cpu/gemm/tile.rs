@@ -373,6 +373,15 @@ unsafe fn step<L: Lanes, const M: usize, const V: usize>(
         for v in 1..V {
             row[v] = L::load(b.add(v * L::WIDTH));
         }
+        if L::WIDTH == 4 && a_row_stride == 1 {
+            let numbers = L::splats::<M>(a);
+            for i in 0..M {
+                for v in 0..V {
+                    sums[i][v] = numbers[i].mul_add(row[v], sums[i][v]);
+                }
+            }
+            return;
+        }
         for i in 0..M {
             let x = L::splat(*a.offset(i as isize * a_row_stride));
             for v in 0..V {

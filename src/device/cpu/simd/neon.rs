@@ -179,6 +179,27 @@ impl Lanes for F32x4 {
     }
 
     #[inline(always)]
+    unsafe fn splats<const N: usize>(p: *const f32) -> [F32x4; N] {
+        // A multiply-add takes its number from any lane of a register, so that four are loaded by one instruction.
+        let whole = N - N % 4;
+        let mut all = [F32x4::splat(0.0); N];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for i in (0..whole).step_by(4) {
+                let four = vld1q_f32(p.add(i));
+                all[i] = F32x4(vdupq_laneq_f32::<0>(four));
+                all[i + 1] = F32x4(vdupq_laneq_f32::<1>(four));
+                all[i + 2] = F32x4(vdupq_laneq_f32::<2>(four));
+                all[i + 3] = F32x4(vdupq_laneq_f32::<3>(four));
+            }
+            for i in whole..N {
+                all[i] = F32x4::splat(*p.add(i));
+            }
+        }
+        all
+    }
+
+    #[inline(always)]
     fn mul_add(self, a: F32x4, b: F32x4) -> F32x4 {
         F32x4(registers!(vfmaq_f32(b.0, self.0, a.0)))
     }
