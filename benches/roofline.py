@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-LEVELS = ("avx512", "avx2", "plain")
+LEVELS = ("neon", "plain") if platform.machine() in ("aarch64", "arm64") else ("avx512", "avx2", "plain")
 
 
 def measure() -> dict[str, Any]:

@@ -15,8 +15,9 @@ import pytest
 import backsweep as bs
 
 ROOT = Path(__file__).parents[2]
-LEVELS = ("plain", "avx2", "avx512")
-LEVELS_HERE = LEVELS[: LEVELS.index(str(bs.cpu_info()["simd"])) + 1]
+SIMD = str(bs.cpu_info()["simd"])
+LEVELS = ("plain", "neon") if SIMD == "neon" else ("plain", "avx2", "avx512")
+LEVELS_HERE = LEVELS[: LEVELS.index(SIMD) + 1]
 
 
 def cargo(*arguments: str, **environment: str) -> str:

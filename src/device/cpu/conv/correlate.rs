@@ -217,7 +217,10 @@ impl<E: Float> Kernel<E> for Job<'_, E> {
                     tiles.run::<L, 3>();
                 } else if tiles.channels > L::WIDTH {
                     tiles.run::<L, 2>();
-                } else if lanes::has_32_registers::<L>() && slide::knows(horizontal.taps) && horizontal.step == horizontal.spread {
+                } else if lanes::has_32_registers::<L>()
+                    && slide::knows(horizontal.taps)
+                    && horizontal.step == horizontal.spread
+                {
                     Slide {
                         taps: [vertical.taps, horizontal.taps],
                         strides: [walk.row_stride, horizontal.spread * window.pixel_stride],
