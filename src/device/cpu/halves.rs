@@ -48,6 +48,7 @@ impl Kernel<f32> for Widen {
                 }
                 return;
             }
+            #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
             let mut done = 0;
             #[cfg(target_arch = "x86_64")]
             if L::WIDTH >= AT_ONCE {
@@ -79,6 +80,7 @@ impl Kernel<f32> for Narrow {
                 }
                 return;
             }
+            #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
             let mut done = 0;
             #[cfg(target_arch = "x86_64")]
             if L::WIDTH >= AT_ONCE {

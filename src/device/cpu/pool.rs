@@ -31,8 +31,18 @@ const MOST_CHUNKS: f64 = 256.0;
 
 type Work<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
+#[cfg(test)]
+thread_local! {
+    /// As many threads as a test counts on, whatever others set meanwhile; 0 outside of one that does.
+    static COUNTED_ON: Cell<usize> = const { Cell::new(0) };
+}
+
 /// The number of threads that share a job, the calling one included.
 pub fn threads() -> usize {
+    #[cfg(test)]
+    if let count @ 1.. = COUNTED_ON.get() {
+        return count;
+    }
     match THREADS.load(Relaxed) {
         0 => {
             let wanted = std::env::var("BACKSWEEP_THREADS").ok().and_then(|text| text.trim().parse().ok());
@@ -45,6 +55,19 @@ pub fn threads() -> usize {
         }
         count => count,
     }
+}
+
+/// Runs `work` with so many threads to a job, for this thread alone.
+#[cfg(test)]
+pub fn with_threads<R>(count: usize, work: impl FnOnce() -> R) -> R {
+    struct Before(usize);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            COUNTED_ON.set(self.0);
+        }
+    }
+    let _before = Before(COUNTED_ON.replace(count.max(1)));
+    work()
 }
 
 /// Sets the number of threads from the next job on. Results do not depend on it.
@@ -431,15 +454,12 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// The pool and its thread count are of the whole process: tests that set them take turns.
+    /// The pool is of the whole process: tests of it take turns.
     static TURN: Mutex<()> = Mutex::new(());
 
     fn with_threads(count: usize, test: impl FnOnce()) {
         let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let before = threads();
-        set_threads(count);
-        test();
-        set_threads(before);
+        super::with_threads(count, test);
     }
 
     #[test]

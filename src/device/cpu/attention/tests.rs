@@ -203,12 +203,7 @@ fn no_result_depends_on_the_number_of_threads() {
     let case = Case { causal: true, ..Case::new([2, 2, 300, 520, 24, 32]) };
     let inputs = case.inputs();
     let inputs = [0, 1, 2, 3].map(|i| inputs[i].as_slice());
-    let before = pool::threads();
-    let results = [1, 2, 5].map(|threads| {
-        pool::set_threads(threads);
-        case.run::<f32>(inputs)
-    });
-    pool::set_threads(before);
+    let results = [1, 2, 5].map(|threads| pool::with_threads(threads, || case.run::<f32>(inputs)));
     assert!(results[0] == results[1] && results[1] == results[2]);
 }
 

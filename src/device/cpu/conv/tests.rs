@@ -228,8 +228,7 @@ fn lower_levels_follow_the_definition_as_well() {
 fn results_do_not_depend_on_the_number_of_threads() {
     let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     let run = |s: &Conv, threads| {
-        pool::set_threads(threads);
-        let r = computed::<f32>(s, &inputs(s), |x| x as f32);
+        let r = pool::with_threads(threads, || computed::<f32>(s, &inputs(s), |x| x as f32));
         [bits(&r.y), bits(&r.dx), bits(&r.dweight)]
     };
     for s in cases() {

@@ -185,17 +185,13 @@ fn products_of_nothing_ask_for_nothing() {
 fn results_do_not_depend_on_the_number_of_threads() {
     let mut random = Random(11);
     let shapes = [(150, 200, 500, 1), (64, 64, 9000, 1), (40, 50, 60, 40), (1, 3000, 700, 1), (30, 2100, 800, 1)];
-    let before = pool::threads();
     for (m, n, k, batch) in shapes {
         let case = Case::<f32>::random(&mut random, m, n, k, [batch, 1]);
-        pool::set_threads(1);
-        let serial = case.run();
+        let serial = pool::with_threads(1, || case.run());
         for threads in [2, 3, 5] {
-            pool::set_threads(threads);
-            assert!(case.run() == serial, "{:?} with {threads} threads", case.problem);
+            assert!(pool::with_threads(threads, || case.run()) == serial, "{:?} with {threads} threads", case.problem);
         }
     }
-    pool::set_threads(before);
 }
 
 /// The level is of the whole process: each lower one is tested by a process of its own.
