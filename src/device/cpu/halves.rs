@@ -135,7 +135,7 @@ mod tests {
                 assert!(x.to_bits() == wide(h).to_bits() || x.is_nan() && wide(h).is_nan(), "{dtype:?} {h:#x}: {x}");
             }
             let floats = floats(wide);
-            assert!(floats.len() % AT_ONCE != 0, "some are left over");
+            assert!(!floats.len().is_multiple_of(AT_ONCE), "some are left over");
             let mut found = vec![0u16; floats.len()];
             // SAFETY: both are as long as is said.
             unsafe { narrow(floats.as_ptr(), found.as_mut_ptr().cast(), dtype, found.len()) };
